@@ -1,0 +1,43 @@
+# Every command prepares what it needs: `make demo` and `make test` work on a fresh clone with Python 3.10+, make and a C++17 compiler.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+KERNELS := CMakeLists.txt $(shell find csrc -type f)
+CPP := $(shell find csrc -name '*.h' -o -name '*.cpp')
+
+.PHONY: setup demo test bench lint format clean
+
+setup: $(VENV)/.built
+
+$(VENV)/.installed: pyproject.toml setup.py constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt setuptools pybind11 cmake ninja
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[model,test,bench,lint]'
+	touch $@
+
+$(VENV)/.built: $(VENV)/.installed $(KERNELS)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python setup.py -q build_ext --inplace
+	touch $@
+
+demo: setup
+	$(BIN)/python -m gloria.demo --out runs/demo
+
+test: setup
+	$(BIN)/python -m pytest tests bench
+
+bench: setup
+	$(BIN)/python -m pytest bench/ --benchmark
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
+
+clean:
+	rm -rf build $(VENV) gloria_ops/_C*.so *.egg-info

@@ -1,0 +1,62 @@
+// The Python face of the kernels: addresses and shapes in, nothing returned. Callers have checked everything before.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "cpu/dispatch.h"
+
+namespace py = pybind11;
+using gloria::Problem;
+using gloria::Ragged;
+
+namespace {
+
+const int64_t* indices(uintptr_t address) { return reinterpret_cast<const int64_t*>(address); }
+
+Ragged ragged(uintptr_t rows, uintptr_t starts, uintptr_t lengths, int64_t count) {
+  return {reinterpret_cast<const void*>(rows), indices(starts), indices(lengths), count};
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Compiled kernels of gloria_ops; raw addresses, no checks.";
+
+  py::enum_<gloria::DType>(m, "DType").value("float32", gloria::DType::kFloat32).value("bfloat16", gloria::DType::kBFloat16);
+  py::enum_<gloria::WordNorm>(m, "WordNorm")
+      .value("none", gloria::WordNorm::kNone)
+      .value("softmax", gloria::WordNorm::kSoftmax)
+      .value("clipped_l2", gloria::WordNorm::kClippedL2);
+  py::enum_<gloria::Pool>(m, "Pool")
+      .value("logsumexp", gloria::Pool::kLogSumExp)
+      .value("max", gloria::Pool::kMax)
+      .value("mean", gloria::Pool::kMean)
+      .value("sum", gloria::Pool::kSum);
+
+  py::class_<Ragged>(m, "Ragged").def(py::init(&ragged), py::arg("rows"), py::arg("starts"), py::arg("lengths"), py::arg("count"));
+  py::class_<Problem>(m, "Problem")
+      .def(py::init([](gloria::DType dtype, int64_t dim, Ragged images, Ragged texts, gloria::WordNorm word_norm, float attention_scale,
+                       bool cosine, gloria::Pool pool, float word_scale, bool pool_mean, bool pool_divide, int threads) {
+             return Problem{dtype,  dim,  images,     texts,     word_norm,   attention_scale,
+                            cosine, pool, word_scale, pool_mean, pool_divide, threads};
+           }),
+           py::kw_only(), py::arg("dtype"), py::arg("dim"), py::arg("images"), py::arg("texts"), py::arg("word_norm"),
+           py::arg("attention_scale"), py::arg("cosine"), py::arg("pool"), py::arg("word_scale"), py::arg("pool_mean"),
+           py::arg("pool_divide"), py::arg("threads"));
+
+  m.def("available_isas", &gloria::available_isas);
+  m.def(
+      "forward",
+      [](const Problem& problem, uintptr_t scores, const std::string& isa) {
+        gloria::forward(problem, reinterpret_cast<float*>(scores), isa);
+      },
+      py::arg("problem"), py::arg("scores"), py::arg("isa"), py::call_guard<py::gil_scoped_release>());
+  m.def(
+      "backward",
+      [](const Problem& problem, uintptr_t grad_scores, uintptr_t grad_regions, uintptr_t grad_words, const std::string& isa) {
+        gloria::backward(
+            problem,
+            {reinterpret_cast<const float*>(grad_scores), reinterpret_cast<void*>(grad_regions), reinterpret_cast<void*>(grad_words)}, isa);
+      },
+      py::arg("problem"), py::arg("grad_scores"), py::arg("grad_regions"), py::arg("grad_words"), py::arg("isa"),
+      py::call_guard<py::gil_scoped_release>());
+}

@@ -1,0 +1,199 @@
+// The elementwise stages between the products: word normalisation, attention, and their gradients, on C form tiles.
+//
+// A tile holds the affinities of one bin of texts (rows: words) with one image (lanes: regions). Sums over the words of a text run
+// down the rows of a panel; sums over the regions are kept as 16 lanes a row and added up once.
+#pragma once
+
+#include "bins.h"
+#include "tile.h"
+
+namespace gloria::GLORIA_ISA {
+
+// Attention scales up to here need no running maximum once the affinities are normalised: e^(2*16) times any M fits in float32.
+constexpr float kBoundedScale = 16.0f;
+constexpr float kNormEpsilon = 1e-8f;    // of the clipped L2 norm (SCAN)
+constexpr float kCosineEpsilon = 1e-8f;  // of the cosine (MATH: max(|c||t|, eps))
+constexpr float kLeak = 0.1f;            // slope of the clipped L2 norm's LeakyReLU
+
+// Everything about one tile that the stages share.
+struct Tile {
+  const BinText* texts;
+  int64_t text_count;
+  int64_t rows;      // words with padding
+  int64_t regions;   // of this image
+  float* affinity;   // s
+  float* normed;     // x = norm(s); the same memory as `affinity` where there is no norm, as `attention` where x is not kept
+  float* attention;  // e, the attention without its denominator
+  float* top;        // [rows][16] maximum of x
+  float* sum;        // [rows][16] sum of e: the denominator
+  float* dot;        // [rows][16] sum of e * s
+};
+
+inline Vec sqrt(Vec x) {
+  for (int i = 0; i < kLanes; ++i) x[i] = __builtin_sqrtf(x[i]);
+  return x;
+}
+inline Vec leaky(Vec s) { return s > 0.0f ? s : s * kLeak; }
+
+// All ones in the lanes below `count`, to be and-ed; the padding of the last panel takes no part in the attention.
+inline IVec lanes_below(int64_t count) {
+  IVec lane;
+  for (int i = 0; i < kLanes; ++i) lane[i] = i;
+  return lane < static_cast<int>(count < 0 ? 0 : count > kLanes ? kLanes : count);
+}
+inline Vec select(IVec mask, Vec x) { return reinterpret_cast<Vec>(mask & reinterpret_cast<IVec>(x)); }
+
+template <class Operand>
+inline void accumulate(const Tile& t, int64_t row, int part, Vec e, Vec s) {
+  const int64_t at = row * kPanel + part * kLanes;
+  store(t.sum + at, load(t.sum + at) + e);
+  store(t.dot + at, load(t.dot + at) + e * s);
+}
+
+// x over the words [begin, end) of one text in one panel. `then(row, s, x)` is called while x is still in registers.
+template <WordNorm norm, class Then>
+inline void normalise(const float* s, float* x, int64_t begin, int64_t end, Then then) {
+  if constexpr (norm == WordNorm::kSoftmax) {
+    Vec top = load(s + begin * kPanel);
+    for (int64_t r = begin + 1; r < end; ++r) top = maximum(load(s + r * kPanel), top);
+    Vec total = Vec{};
+    for (int64_t r = begin; r < end; ++r) {
+      const Vec q = exp(load(s + r * kPanel) - top);
+      store(x + r * kPanel, q);
+      total += q;
+    }
+    const Vec scale = 1.0f / total;
+    for (int64_t r = begin; r < end; ++r) then(r, load(s + r * kPanel), load(x + r * kPanel) * scale);
+  } else if constexpr (norm == WordNorm::kClippedL2) {
+    Vec total = Vec{};
+    for (int64_t r = begin; r < end; ++r) {
+      const Vec y = leaky(load(s + r * kPanel));
+      total += y * y;
+    }
+    const Vec scale = 1.0f / (sqrt(total) + kNormEpsilon);
+    for (int64_t r = begin; r < end; ++r) {
+      const Vec v = load(s + r * kPanel);
+      then(r, v, leaky(v) * scale);
+    }
+  } else {
+    for (int64_t r = begin; r < end; ++r) {
+      const Vec v = load(s + r * kPanel);
+      then(r, v, v);
+    }
+  }
+}
+
+// s -> x -> e, with the sums over the regions that the score needs.
+template <class Operand, WordNorm norm>
+inline void attend(const Problem& problem, const Tile& t) {
+  const int64_t panels = panels_of(t.regions);
+  const float scale = problem.attention_scale;
+  const bool hard = __builtin_isinf(scale), bounded = norm != WordNorm::kNone && scale <= kBoundedScale;
+  std::memset(t.sum, 0, t.rows * kPanel * 4);
+  std::memset(t.dot, 0, t.rows * kPanel * 4);
+  if (!bounded)
+    for (int64_t i = 0; i < t.rows * kPanel; ++i) t.top[i] = -__builtin_inff();
+
+  for (int64_t p = 0; p < panels; ++p)
+    for (int part = 0; part < kParts; ++part) {
+      const int64_t at = p * t.rows * kPanel + part * kLanes;
+      const float* s = t.affinity + at;
+      float *x = t.normed + at, *e = t.attention + at;
+      const IVec valid = lanes_below(t.regions - p * kPanel - part * kLanes);
+      for (const BinText* text = t.texts; text != t.texts + t.text_count; ++text) {
+        if (bounded)
+          normalise<norm>(s, x, text->begin, text->end, [&](int64_t r, Vec sv, Vec xv) {
+            const Vec ev = as_operand(Operand{}, select(valid, exp(xv * scale)));
+            store(x + r * kPanel, xv);
+            store(e + r * kPanel, ev);
+            accumulate<Operand>(t, r, part, ev, sv);
+          });
+        else
+          normalise<norm>(s, x, text->begin, text->end, [&](int64_t r, Vec, Vec xv) {
+            float* top = t.top + r * kPanel + part * kLanes;
+            if constexpr (norm != WordNorm::kNone) store(x + r * kPanel, xv);
+            const Vec old = load(top);
+            store(top, valid ? maximum(xv, old) : old);
+          });
+      }
+    }
+  if (bounded) return;
+
+  for (const BinText* text = t.texts; text != t.texts + t.text_count; ++text)
+    for (int64_t r = text->begin; r < text->end; ++r) {
+      float* top = t.top + r * kPanel;
+      for (int i = 1; i < kPanel; ++i) top[0] = top[i] > top[0] ? top[i] : top[0];
+    }
+  for (int64_t p = 0; p < panels; ++p)
+    for (int part = 0; part < kParts; ++part) {
+      const int64_t at = p * t.rows * kPanel + part * kLanes;
+      const IVec valid = lanes_below(t.regions - p * kPanel - part * kLanes);
+      for (const BinText* text = t.texts; text != t.texts + t.text_count; ++text)
+        for (int64_t r = text->begin; r < text->end; ++r) {
+          const Vec top = broadcast(t.top[r * kPanel]);
+          const Vec xv = load(t.normed + at + r * kPanel);
+          const Vec soft = hard ? (xv == top ? broadcast(1.0f) : Vec{}) : exp((xv - top) * scale);
+          const Vec ev = as_operand(Operand{}, select(valid, soft));
+          // s is read before e is written: without a kept x they may be the same memory only for x, never for s.
+          accumulate<Operand>(t, r, part, ev, load(t.affinity + at + r * kPanel));
+          store(t.attention + at + r * kPanel, ev);
+        }
+    }
+}
+
+// Per word: ds_ij = alpha e_ij + (norm backward of dx_ij), dx_ij = scale * e_ij * (alpha s_ij + beta h_ij - delta),
+// with h = e G (cosine). A hard maximum has dx = 0.
+struct WordGradient {
+  float alpha, beta, delta;
+};
+
+// Writes ds over h. `h` is ignored (and may hold anything) for the dot similarity.
+template <WordNorm norm, bool cosine>
+inline void affinity_gradient(const Problem& problem, const Tile& t, const WordGradient* words, float* h) {
+  const int64_t panels = panels_of(t.regions);
+  const float scale = __builtin_isinf(problem.attention_scale) ? 0.0f : problem.attention_scale;
+  for (int64_t p = 0; p < panels; ++p)
+    for (int part = 0; part < kParts; ++part) {
+      const int64_t at = p * t.rows * kPanel + part * kLanes;
+      const float *s = t.affinity + at, *x = t.normed + at, *e = t.attention + at;
+      float* out = h + at;
+      for (const BinText* text = t.texts; text != t.texts + t.text_count; ++text) {
+        const auto gradient_of_x = [&](int64_t r) {
+          const WordGradient& w = words[r];
+          Vec inner = load(s + r * kPanel) * w.alpha - w.delta;
+          if constexpr (cosine) inner += load(out + r * kPanel) * w.beta;
+          return load(e + r * kPanel) * scale * inner;
+        };
+        if constexpr (norm == WordNorm::kNone) {
+          for (int64_t r = text->begin; r < text->end; ++r)
+            store(out + r * kPanel, gradient_of_x(r) + load(e + r * kPanel) * words[r].alpha);
+        } else if constexpr (norm == WordNorm::kSoftmax) {
+          Vec total = Vec{};  // sum over the words of x dx
+          for (int64_t r = text->begin; r < text->end; ++r) {
+            const Vec dx = gradient_of_x(r);
+            store(out + r * kPanel, dx);
+            total += load(x + r * kPanel) * dx;
+          }
+          for (int64_t r = text->begin; r < text->end; ++r)
+            store(out + r * kPanel, load(x + r * kPanel) * (load(out + r * kPanel) - total) + load(e + r * kPanel) * words[r].alpha);
+        } else {
+          Vec squares = Vec{}, total = Vec{};  // |y|^2 and <y, dx> over the words, y = leaky(s)
+          for (int64_t r = text->begin; r < text->end; ++r) {
+            const Vec y = leaky(load(s + r * kPanel)), dx = gradient_of_x(r);
+            store(out + r * kPanel, dx);
+            squares += y * y;
+            total += y * dx;
+          }
+          const Vec length = sqrt(squares), scaled = 1.0f / (length + kNormEpsilon);
+          const Vec along = length > 0.0f ? total * scaled * scaled / length : Vec{};
+          for (int64_t r = text->begin; r < text->end; ++r) {
+            const Vec v = load(s + r * kPanel);
+            const Vec dy = load(out + r * kPanel) * scaled - leaky(v) * along;
+            store(out + r * kPanel, (v > 0.0f ? dy : dy * kLeak) + load(e + r * kPanel) * words[r].alpha);
+          }
+        }
+      }
+    }
+}
+
+}  // namespace gloria::GLORIA_ISA

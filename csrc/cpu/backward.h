@@ -1,0 +1,248 @@
+// Gradients of the scores: affinities and attention are computed again, nothing of their size is kept.
+//
+// A thread owns an image and walks the bins of texts; the gradient of a region needs no other thread. The gradients of the words are
+// summed over the images in the order of the images: each bin has a counter of the images that have added to it, and waits its turn.
+// The same inputs therefore give the same bits, whatever the number of threads.
+#pragma once
+
+#include <omp.h>
+#include <sched.h>
+
+#include "words.h"
+
+namespace gloria::GLORIA_ISA {
+
+// A thread's sums for its image, and what the gradient products need beside `Scratch`.
+template <class Operand>
+struct ImageGradient {
+  float* regions;  // C form of (dL/dV)^T: rows are the width, columns the regions
+  float* gram;     // C form of dL/dG + (dL/dG)^T, upper blocks
+  float* flat;     // `regions` transposed back
+  Word* words;     // B form of the bin's words: K is the words
+  Word* weighted;  // B form of beta e
+  WordGradient* terms;
+  float* lengthwise;  // coefficient of t in dL/dt of each word, from |t| in the cosine
+
+  ImageGradient(Arena& arena, const Problem& problem, const Bins& bins, const ImageShape<Operand>& largest) {
+    constexpr bool rounds = Operand::kPer > 1;
+    regions = arena.take<float>(largest.width * largest.rows);
+    gram = problem.cosine ? arena.take<float>(largest.gram_size()) : nullptr;
+    flat = arena.take<float>(largest.width * largest.rows);
+    words = rounds ? arena.take<Word>(bins.max_rows * largest.blocks * 16) : nullptr;
+    weighted = rounds && problem.cosine ? arena.take<Word>(bins.max_rows * largest.rows / 2) : nullptr;
+    terms = arena.take<WordGradient>(bins.max_rows);
+    lengthwise = arena.take<float>(bins.max_rows);
+  }
+};
+
+// The sums over the images, in the order of the bins.
+struct WordSum {
+  float* gradient;    // C forms, one a bin
+  float* lengthwise;  // [rows of all bins]
+  int64_t* images;    // how many images each bin has taken in
+};
+
+template <class Operand>
+inline void word_gradients(const Problem& problem, int64_t index, const Bin& bin, const Scratch<Operand>& scratch, const float* norms,
+                           const float* grad_scores, const ImageGradient<Operand>& out) {
+  for (int64_t t = 0; t < bin.text_count; ++t) {
+    const BinText& text = bin.texts[t];
+    float* u = scratch.similarity + text.begin;
+    for (int64_t r = text.begin; r < text.end; ++r)
+      scratch.similarity[r] = word_similarity(problem, word_sums(problem, scratch, r), norms[bin.offset + r]);
+    pool_weights(problem, u, text.end - text.begin, scratch.weights + text.begin);
+    const float upstream = grad_scores[index * problem.texts.count + text.text];
+    for (int64_t r = text.begin; r < text.end; ++r) {
+      const WordSums w = word_sums(problem, scratch, r);
+      const float norm = norms[bin.offset + r], du = upstream * scratch.weights[r];
+      out.lengthwise[r] = 0.0f;
+      if (problem.cosine && !cosine_is_clamped(w, norm)) {
+        // u = <e, s> / (|e V| |t|) has no gradient along e: no delta.
+        out.terms[r] = {du / (w.context * norm), -du * scratch.similarity[r] / (w.context * w.context), 0.0f};
+        out.lengthwise[r] = -du * scratch.similarity[r] / (norm * norm);
+      } else {
+        const float alpha = du / w.sum / (problem.cosine ? kCosineEpsilon : 1.0f);
+        out.terms[r] = {alpha, 0.0f, alpha * w.dot / w.sum};
+      }
+    }
+  }
+}
+
+template <class Operand, bool cosine>
+inline void affinity_gradient_of(const Problem& problem, const Tile& tile, const WordGradient* terms, float* spread) {
+  switch (problem.word_norm) {
+    case WordNorm::kNone:
+      return affinity_gradient<WordNorm::kNone, cosine>(problem, tile, terms, spread);
+    case WordNorm::kSoftmax:
+      return affinity_gradient<WordNorm::kSoftmax, cosine>(problem, tile, terms, spread);
+    case WordNorm::kClippedL2:
+      return affinity_gradient<WordNorm::kClippedL2, cosine>(problem, tile, terms, spread);
+  }
+}
+
+// out = beta e, row by row.
+inline void weight_attention(const Tile& tile, const Bin& bin, const WordGradient* terms, float* out) {
+  for (int64_t p = 0; p < panels_of(tile.regions); ++p)
+    for (int64_t r = 0; r < bin.rows; ++r)
+      for (int part = 0; part < kParts; ++part) {
+        const int64_t at = (p * bin.rows + r) * kPanel + part * kLanes;
+        store(out + at, r < bin.used ? load(tile.attention + at) * terms[r].beta : Vec{});
+      }
+}
+
+// What the norm of the context gives back: through the Gram matrix, or straight to the regions.
+template <class Operand>
+inline void context_gradient(const Problem& problem, const Bin& bin, const ImageShape<Operand>& shape, const Tile& tile,
+                             const Scratch<Operand>& scratch, const ImageGradient<Operand>& out) {
+  float* weighted_values = scratch.affinity;  // s is no longer needed
+  weight_attention(tile, bin, out.terms, weighted_values);
+  const int64_t alloc = bin.rows / Operand::kPer, words = words_of<Operand>(bin.used);
+  const Word* weighted = to_right(Operand{}, weighted_values, bin.rows, shape.panels, out.weighted);
+  if (use_gram(problem, shape.regions)) {
+    const Word* attention = to_right(Operand{}, scratch.attention, bin.rows, shape.panels, scratch.right);
+    product<Operand>({weighted, alloc, true}, {attention, alloc}, {out.gram, shape.rows, true}, shape.panels * kPanel, shape.panels, words,
+                     Extent::kUpperRows);
+  } else {
+    const int64_t dim_panels = panels_of(problem.dim);
+    const Word* context = to_right(Operand{}, scratch.context, bin.rows, dim_panels, scratch.right);
+    product<Operand>({context, alloc, true}, {weighted, alloc}, {out.regions, shape.width, true}, dim_panels * kPanel, shape.panels, words);
+  }
+}
+
+inline void wait_for_turn(const int64_t* images, int64_t turn) {
+  for (int spins = 0; __atomic_load_n(images, __ATOMIC_ACQUIRE) != turn; ++spins)
+    if (spins > 1000) sched_yield();
+}
+
+template <class Operand>
+inline void bin_gradient(const Problem& problem, int64_t index, int64_t bin_index, const Bins& bins, const ImageShape<Operand>& shape,
+                         const Image<Operand>& image, const Scratch<Operand>& scratch, const float* norms, const float* grad_scores,
+                         const ImageGradient<Operand>& out, const WordSum& total) {
+  const Bin& bin = bins.bins[bin_index];
+  pack_bin<Operand>(problem, bin, scratch.words);
+  attention_of(problem, bin, shape, image, scratch);
+  if (problem.cosine) context_norms(problem, bin, shape, image, scratch, true);
+  word_gradients(problem, index, bin, scratch, norms, grad_scores, out);
+  const Tile tile = tile_of(scratch, bin, shape.regions);
+  if (problem.cosine)
+    affinity_gradient_of<Operand, true>(problem, tile, out.terms, scratch.spread);
+  else
+    affinity_gradient_of<Operand, false>(problem, tile, out.terms, scratch.spread);
+  clear_padding(scratch.spread, bin, shape.panels);
+  if (problem.cosine) context_gradient(problem, bin, shape, tile, scratch, out);
+
+  // dV^T += T^T ds, then in turn dT += ds V.
+  const int64_t alloc = bin.rows / Operand::kPer, dim_panels = panels_of(problem.dim);
+  const Word* words = rows_to_right(Operand{}, scratch.words, bin.rows, shape.blocks, out.words);
+  const Word* gradient = to_right(Operand{}, scratch.spread, bin.rows, shape.panels, scratch.right);
+  product<Operand>({words, alloc, true}, {gradient, alloc}, {out.regions, shape.width, true}, dim_panels * kPanel, shape.panels,
+                   words_of<Operand>(bin.used));
+  gradient = to_left(Operand{}, scratch.spread, bin.rows, shape.panels, scratch.left);
+  wait_for_turn(total.images + bin_index, index);
+  product<Operand>({gradient, bin.rows, false}, {image.down, shape.rows / Operand::kPer},
+                   {total.gradient + bin.offset * dim_panels * kPanel, bin.rows, index > 0}, bin.rows, dim_panels,
+                   words_of<Operand>(shape.regions));
+  for (int64_t r = 0; r < bin.used; ++r)
+    total.lengthwise[bin.offset + r] = (index > 0 ? total.lengthwise[bin.offset + r] : 0.0f) + out.lengthwise[r];
+  __atomic_store_n(total.images + bin_index, index + 1, __ATOMIC_RELEASE);
+}
+
+template <class Value>
+inline void write_row(const float* chunks, int64_t stride, int64_t dim, Value* row) {
+  for (int64_t d = 0; d < dim; d += kPanel, chunks += stride)
+    for (int64_t i = 0; i < kPanel && d + i < dim; ++i) narrow(chunks[i], row + d + i);
+}
+
+template <class Operand, class Value>
+inline void write_regions(const Problem& problem, int64_t index, const ImageShape<Operand>& shape, const float* flat, void* grad) {
+  Value* rows = static_cast<Value*>(grad) + problem.images.starts[index] * problem.dim;
+  for (int64_t r = 0; r < shape.regions; ++r)
+    write_row(flat + r * kPanel, shape.panels * kPanel * kPanel, problem.dim, rows + r * problem.dim);
+}
+
+// dL/dt = sum ds V + lengthwise t.
+template <class Value>
+inline void write_words(const Problem& problem, const Bin& bin, const WordSum& total, void* grad) {
+  const int64_t dim_panels = panels_of(problem.dim);
+  for (int64_t t = 0; t < bin.text_count; ++t) {
+    const BinText& text = bin.texts[t];
+    const int64_t start = problem.texts.starts[text.text] * problem.dim;
+    for (int64_t r = text.begin; r < text.end; ++r) {
+      const Value* row = static_cast<const Value*>(problem.texts.rows) + start + (r - text.begin) * problem.dim;
+      float* sum = total.gradient + bin.offset * dim_panels * kPanel + r * kPanel;
+      for (int64_t d = 0; d < problem.dim; ++d)
+        sum[(d / kPanel) * bin.rows * kPanel + d % kPanel] += total.lengthwise[bin.offset + r] * widen(row[d]);
+      write_row(sum, bin.rows * kPanel, problem.dim, static_cast<Value*>(grad) + start + (r - text.begin) * problem.dim);
+    }
+  }
+}
+
+template <class Operand>
+inline void image_gradient(const Problem& problem, int64_t index, const Bins& bins, const Image<Operand>& image,
+                           const Scratch<Operand>& scratch, const float* norms, const Gradients& gradients,
+                           const ImageGradient<Operand>& sums, const WordSum& total) {
+  const ImageShape<Operand> shape(problem.images.lengths[index], problem.dim);
+  prepare_image(problem, index, true, image);
+  std::memset(sums.regions, 0, shape.width * shape.panels * kPanel * 4);
+  if (problem.cosine) std::memset(sums.gram, 0, shape.gram_size() * 4);
+  for (int64_t b = 0; b < bins.count; ++b)
+    bin_gradient(problem, index, b, bins, shape, image, scratch, norms, gradients.scores, sums, total);
+  if (use_gram(problem, shape.regions)) {
+    mirror(sums.gram, shape.rows, shape.panels);
+    const Word* gram = to_right(Operand{}, sums.gram, shape.rows, shape.panels, image.gram);
+    const int64_t alloc = shape.rows / Operand::kPer;
+    product<Operand>({image.down, alloc, true}, {gram, alloc}, {sums.regions, shape.width, true}, panels_of(problem.dim) * kPanel,
+                     shape.panels, words_of<Operand>(shape.regions));
+  }
+  transpose_blocks(reinterpret_cast<const Word*>(sums.regions), shape.panels, shape.width, reinterpret_cast<Word*>(sums.flat));
+  if (problem.dtype == DType::kFloat32)
+    write_regions<Operand, float>(problem, index, shape, sums.flat, gradients.regions);
+  else
+    write_regions<Operand, BFloat16>(problem, index, shape, sums.flat, gradients.regions);
+}
+
+template <class Operand>
+void backward(const Problem& problem, const Bins& bins, const Gradients& gradients) {
+  const ImageShape<Operand> largest(longest(problem.images), problem.dim);
+  const bool direct = any_direct(problem);
+  Arena measure;
+  const auto layout = [&](Arena& arena, auto&& use) {
+    const Image<Operand> image(arena, problem, largest, true);
+    const Scratch<Operand> scratch(arena, problem, bins, largest, direct, true);
+    const ImageGradient<Operand> sums(arena, problem, bins, largest);
+    use(image, scratch, sums);
+  };
+  layout(measure, [](auto&&...) {});
+  const int64_t threads = problem.threads < problem.images.count ? problem.threads : problem.images.count;
+  const Buffers buffers(threads, measure.used());
+  const Buffers norms_buffer(1, bins.rows * 4), lengthwise(1, bins.rows * 4), turns(1, bins.count * 8),
+      sum_buffer(1, bins.rows * panels_of(problem.dim) * kPanel * 4);
+  float* norms = reinterpret_cast<float*>(norms_buffer[0]);
+  const WordSum total{reinterpret_cast<float*>(sum_buffer[0]), reinterpret_cast<float*>(lengthwise[0]),
+                      reinterpret_cast<int64_t*>(turns[0])};
+  std::memset(total.images, 0, bins.count * 8);
+  int64_t next = 0;
+
+#pragma omp parallel num_threads(threads)
+  {
+    Arena arena(buffers[omp_get_thread_num()]);
+    layout(arena, [&](const auto& image, const auto& scratch, const auto& sums) {
+#pragma omp for schedule(static)
+      for (int64_t b = 0; b < bins.count; ++b) word_norms(problem, bins.bins[b], norms);
+      // Images are taken in order, so that the one whose turn it is always belongs to a running thread.
+      for (int64_t i = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED); i < problem.images.count;
+           i = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED))
+        image_gradient(problem, i, bins, image, scratch, norms, gradients, sums, total);
+    });
+#pragma omp barrier
+#pragma omp for schedule(static)
+    for (int64_t b = 0; b < bins.count; ++b) {
+      if (problem.dtype == DType::kFloat32)
+        write_words<float>(problem, bins.bins[b], total, gradients.words);
+      else
+        write_words<BFloat16>(problem, bins.bins[b], total, gradients.words);
+    }
+  }
+}
+
+}  // namespace gloria::GLORIA_ISA

@@ -1,0 +1,102 @@
+// Chooses the engine by what the processor reports at run time, never by what built it.
+#include "dispatch.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+namespace gloria {
+
+Engine engine_baseline();
+#if defined(__x86_64__)
+Engine engine_avx2();
+Engine engine_avx512();
+Engine engine_avx512_bf16();
+Engine engine_amx();
+Engine engine_amx_emulated();
+#endif
+
+namespace {
+
+struct Candidate {
+  Engine engine;
+  bool bfloat16;  // products in bfloat16: serves bfloat16 problems only
+  bool available;
+};
+
+#if defined(__x86_64__)
+// Linux hands out the tile registers on request, to the whole process.
+bool has_amx() {
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  const bool bf16 = d >> 22 & 1u, tile = d >> 24 & 1u;
+  return bf16 && tile && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+#endif
+
+// Fastest first; the emulated tiles last, they exist for the tests.
+const std::vector<Candidate>& candidates() {
+  static const std::vector<Candidate> all = [] {
+    std::vector<Candidate> list;
+#if defined(__x86_64__)
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
+    list.push_back({engine_amx(), true, bf16 && has_amx()});
+    list.push_back({engine_avx512_bf16(), true, bf16});
+    list.push_back({engine_avx512(), false, avx512});
+    list.push_back({engine_avx2(), false, avx2});
+#endif
+    list.push_back({engine_baseline(), false, true});
+#if defined(__x86_64__)
+    list.push_back({engine_amx_emulated(), true, bf16});
+#endif
+    return list;
+  }();
+  return all;
+}
+
+const Engine& choose(const Problem& problem, const std::string& isa) {
+  const auto& all = candidates();
+  const auto asked = std::find_if(all.begin(), all.end(), [&](const Candidate& c) { return isa == c.engine.isa && c.available; });
+  if (asked == all.end()) throw std::invalid_argument("isa '" + isa + "' is not available on this processor");
+  if (problem.dtype == DType::kBFloat16 || !asked->bfloat16) return asked->engine;
+  return std::find_if(all.begin(), all.end(), [](const Candidate& c) { return c.available && !c.bfloat16; })->engine;
+}
+
+// Rows of words to a tile: the tiles of a bin should stay in a second-level cache of 1 MiB beside the operands.
+int64_t bin_capacity(const Problem& problem) {
+  int64_t regions = 1;
+  for (int64_t i = 0; i < problem.images.count; ++i) regions = std::max(regions, problem.images.lengths[i]);
+  return std::clamp<int64_t>(49152 / regions / 32 * 32, 64, 256);
+}
+
+}  // namespace
+
+std::vector<std::string> available_isas() {
+  std::vector<std::string> names;
+  for (const Candidate& c : candidates())
+    if (c.available) names.emplace_back(c.engine.isa);
+  return names;
+}
+
+void forward(const Problem& problem, float* scores, const std::string& isa) {
+  const Engine& engine = choose(problem, isa);
+  const PackedBins bins(problem.texts, bin_capacity(problem), engine.pad);
+  engine.forward(problem, bins.all(), scores);
+}
+
+void backward(const Problem& problem, const Gradients& gradients, const std::string& isa) {
+  const Engine& engine = choose(problem, isa);
+  const PackedBins bins(problem.texts, bin_capacity(problem), engine.pad);
+  engine.backward(problem, bins.all(), gradients);
+}
+
+}  // namespace gloria

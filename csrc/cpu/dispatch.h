@@ -1,0 +1,33 @@
+// The host side of the CPU kernels: which engines this processor runs, and the packing of texts into bins.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "engine.h"
+
+namespace gloria {
+
+// Depends on the lengths alone, never on the number of threads: the order of summation in the gradients follows from it.
+class PackedBins {
+ public:
+  PackedBins(const Ragged& texts, int64_t capacity, int64_t pad);
+  PackedBins(const PackedBins&) = delete;
+  PackedBins& operator=(const PackedBins&) = delete;
+  const Bins& all() const { return all_; }
+
+ private:
+  std::vector<BinText> texts_;
+  std::vector<Bin> list_;
+  Bins all_{};
+};
+
+// Instruction sets this processor has, fastest first.
+std::vector<std::string> available_isas();
+
+// Runs on the engine of `isa`, or of a slower instruction set where `isa` has none for the dtype. Throws std::invalid_argument
+// for an instruction set that this processor does not have.
+void forward(const Problem& problem, float* scores, const std::string& isa);
+void backward(const Problem& problem, const Gradients& gradients, const std::string& isa);
+
+}  // namespace gloria

@@ -1,0 +1,15 @@
+// What the host calls: one forward and one backward for each instruction set and operand type.
+#pragma once
+
+#include "bins.h"
+
+namespace gloria {
+
+struct Engine {
+  const char* isa;
+  int64_t pad;  // rows of a bin are a multiple of it
+  void (*forward)(const Problem&, const Bins&, float* scores);
+  void (*backward)(const Problem&, const Bins&, const Gradients&);
+};
+
+}  // namespace gloria

@@ -1,0 +1,135 @@
+// Products of tiles: the loop over blocks, and the micro-kernels of float32 FMA and bfloat16 dot products.
+#pragma once
+
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
+#include "forms.h"
+
+namespace gloria::GLORIA_ISA {
+
+// Left operand: an A form of `alloc` rows, or the B form (`alloc` words of K a panel) of its transpose.
+struct Left {
+  const Word* words;
+  int64_t alloc;
+  bool transposed;
+};
+struct Right {
+  const Word* words;
+  int64_t alloc;  // words of K a panel
+};
+struct Result {
+  float* values;
+  int64_t alloc;  // rows a panel
+  bool accumulate;
+};
+
+// Which part of a product with a symmetric matrix is wanted. Blocks are kGroup panels wide.
+//   kFull          everything
+//   kUpperRows     the result is symmetric: only rows up to the end of each block of columns
+//   kUpperInner    the right operand is zero below its block diagonal: K stops at the end of each block of columns
+enum class Extent { kFull, kUpperRows, kUpperInner };
+
+#if defined(GLORIA_AMX)
+constexpr int64_t kGroup = 2;  // panels a micro-kernel
+#else
+constexpr int64_t kGroup = kLanes == 16 ? 3 : 1;  // panels a micro-kernel
+#endif
+constexpr int64_t kRows = kLanes == 16 ? 8 : kLanes == 8 ? 4 : 2;  // rows a micro-kernel
+
+inline Vec splat(Float32Operand, Word w) {
+  float x;
+  std::memcpy(&x, &w, 4);
+  return broadcast(x);
+}
+inline Vec multiply_add(Float32Operand, Vec a, Vec b, Vec sum) { return a * b + sum; }
+
+#if defined(__AVX512BF16__)
+inline Vec splat(BFloat16Operand, Word w) { return reinterpret_cast<Vec>(_mm512_set1_epi32(static_cast<int>(w))); }
+inline Vec multiply_add(BFloat16Operand, Vec a, Vec b, Vec sum) {
+  return reinterpret_cast<Vec>(
+      _mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b)));
+}
+#endif
+
+// One block of kRows x (panels * 16) results, all of K in registers.
+template <class Operand, int panels, bool transposed>
+inline void micro_kernel(const Word* a, int64_t a_block, const Word* b, int64_t b_panel, int64_t words, float* c, int64_t c_panel,
+                         bool accumulate) {
+  constexpr int64_t row_stride = transposed ? 1 : 16, k_stride = transposed ? 16 : 1;
+  Vec sum[kRows][panels * kParts];
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 16
+    for (int j = 0; j < panels * kParts; ++j)
+      sum[i][j] = accumulate ? load(c + (j / kParts) * c_panel + i * kPanel + (j % kParts) * kLanes) : Vec{};
+  for (int64_t k0 = 0; k0 < words; k0 += 16, a += a_block) {
+    const int64_t end = words - k0 < 16 ? words - k0 : 16;
+    for (int64_t k = 0; k < end; ++k, b += kPanel) {
+      Vec right[panels * kParts];
+#pragma GCC unroll 16
+      for (int j = 0; j < panels * kParts; ++j)
+        right[j] = load(reinterpret_cast<const float*>(b + (j / kParts) * b_panel) + (j % kParts) * kLanes);
+#pragma GCC unroll 16
+      for (int i = 0; i < kRows; ++i) {
+        const Vec left = splat(Operand{}, a[i * row_stride + k * k_stride]);
+#pragma GCC unroll 16
+        for (int j = 0; j < panels * kParts; ++j) sum[i][j] = multiply_add(Operand{}, left, right[j], sum[i][j]);
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 16
+    for (int j = 0; j < panels * kParts; ++j) store(c + (j / kParts) * c_panel + i * kPanel + (j % kParts) * kLanes, sum[i][j]);
+}
+
+template <class Operand, int panels, bool transposed>
+inline void column_block(Left left, const Word* b, Right right, Result result, float* c, int64_t rows, int64_t words) {
+  const int64_t a_block = transposed ? 256 : left.alloc * 16;
+  for (int64_t i = 0; i < rows; i += kRows) {
+    const Word* a = left.words + (transposed ? (i / 16) * left.alloc * 16 + i % 16 : i * 16);
+    micro_kernel<Operand, panels, transposed>(a, a_block, b, right.alloc * 16, words, c + i * kPanel, result.alloc * kPanel,
+                                              result.accumulate);
+  }
+}
+
+template <class Operand, bool transposed>
+inline void product_by_registers(Left left, Right right, Result result, int64_t rows, int64_t panels, int64_t words, Extent extent) {
+  for (int64_t p = 0; p < panels; p += kGroup) {
+    const int64_t n = panels - p < kGroup ? panels - p : kGroup;
+    const int64_t last = (p + n) * kPanel;
+    const int64_t r = extent == Extent::kUpperRows && last < rows ? last : rows;
+    const int64_t k = extent == Extent::kUpperInner && last / Operand::kPer < words ? last / Operand::kPer : words;
+    const Word* b = right.words + p * right.alloc * 16;
+    float* c = result.values + p * result.alloc * kPanel;
+    if (n == 1) column_block<Operand, 1, transposed>(left, b, right, result, c, r, k);
+    if constexpr (kGroup == 3) {
+      if (n == 2) column_block<Operand, 2, transposed>(left, b, right, result, c, r, k);
+      if (n == 3) column_block<Operand, 3, transposed>(left, b, right, result, c, r, k);
+    }
+  }
+}
+
+#if defined(GLORIA_AMX)
+}  // namespace gloria::GLORIA_ISA
+#include "gemm_amx.h"
+namespace gloria::GLORIA_ISA {
+#endif
+
+// result (rows x panels*16) = left (rows x K) * right (K x panels*16), K given in words; rows a multiple of 16.
+// Every element sums over K in ascending order in one chain, wherever it stands in the tile: scores do not depend on neighbours.
+template <class Operand>
+inline void product(Left left, Right right, Result result, int64_t rows, int64_t panels, int64_t words, Extent extent = Extent::kFull) {
+#if defined(GLORIA_AMX)
+  product_by_tiles(left, right, result, rows, panels, words, extent);
+#else
+  if (left.transposed)
+    product_by_registers<Operand, true>(left, right, result, rows, panels, words, extent);
+  else
+    product_by_registers<Operand, false>(left, right, result, rows, panels, words, extent);
+#endif
+}
+
+}  // namespace gloria::GLORIA_ISA

@@ -1,0 +1,58 @@
+// Vectors of the processor's natural width, and the exponential; compiled once for each instruction set.
+#pragma once
+
+#include <cstdint>
+
+#if !defined(GLORIA_ISA)
+#error "GLORIA_ISA names the instruction set that this translation unit is compiled for"
+#endif
+
+namespace gloria::GLORIA_ISA {
+
+// Every tile is kept in panels of 16 lanes whatever the width of a register, so that one layout serves all.
+constexpr int kPanel = 16;
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+constexpr int kParts = kPanel / kLanes;  // registers a panel row
+
+typedef float Vec __attribute__((vector_size(4 * kLanes), may_alias));
+typedef int32_t IVec __attribute__((vector_size(4 * kLanes), may_alias));
+
+inline Vec broadcast(float x) { return x - Vec{}; }
+inline Vec load(const float* p) { return *reinterpret_cast<const Vec*>(p); }
+inline void store(float* p, Vec x) { *reinterpret_cast<Vec*>(p) = x; }
+inline Vec maximum(Vec a, Vec b) { return a > b ? a : b; }
+
+// e^x for x <= 88, relative error below 1e-7; below -87 it stays at e^-87. NaN goes through (hence the order of the comparison).
+inline Vec exp(Vec x) {
+  const Vec low = broadcast(-87.0f);
+  x = x < low ? low : x;
+  const Vec round = broadcast(12582912.0f);  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+  const Vec shifted = x * 1.44269504088896341f + round;
+  const Vec n = shifted - round;
+  Vec r = x - n * 0.693145751953125f;  // ln 2 in two parts, the first exact in 15 bits
+  r = r - n * 1.428606820309417e-06f;
+  // minimax of (e^r - 1 - r) / r^2 on |r| <= ln(2)/2
+  Vec p = broadcast(1.3814540180e-03f);
+  p = p * r + 8.3687453029e-03f;
+  p = p * r + 4.1668390798e-02f;
+  p = p * r + 1.6666520397e-01f;
+  p = p * r + 4.9999993432e-01f;
+  p = (p * r) * r + r + 1.0f;
+  const IVec exponent = reinterpret_cast<IVec>(shifted) << 23;
+  return reinterpret_cast<Vec>(reinterpret_cast<IVec>(p) + exponent);
+}
+
+inline float lane_sum(const float* p) {
+  float sum = 0.0f;
+  for (int i = 0; i < kPanel; ++i) sum += p[i];
+  return sum;
+}
+
+}  // namespace gloria::GLORIA_ISA

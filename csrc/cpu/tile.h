@@ -1,0 +1,70 @@
+// Rounding of float32 result tiles into the operand form that the next product wants.
+#pragma once
+
+#include "gemm.h"
+
+namespace gloria::GLORIA_ISA {
+
+// The value that the products will see for x; keeps a sum taken beside a product consistent with it.
+inline Vec as_operand(Float32Operand, Vec x) { return x; }
+
+// In float32 a C form already is the A form and the B form of the same matrix.
+inline const Word* to_left(Float32Operand, const float* c_form, int64_t, int64_t, Word*) { return reinterpret_cast<const Word*>(c_form); }
+inline const Word* to_right(Float32Operand, const float* c_form, int64_t, int64_t, Word*) { return reinterpret_cast<const Word*>(c_form); }
+// A form of X (rows x K) as the B form of X (its rows are the inner dimension).
+inline const Word* rows_to_right(Float32Operand, const Word* a_form, int64_t, int64_t, Word*) { return a_form; }
+
+#if defined(__AVX512BF16__)
+inline Vec as_operand(BFloat16Operand, Vec x) {
+  const __m256i bits = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(x)));
+  return reinterpret_cast<Vec>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
+
+inline __m512i round_pair(const float* low, const float* high) {
+  return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(_mm512_load_ps(high), _mm512_load_ps(low)));
+}
+
+// C form (rows x panels*16) -> A form; an odd last panel is joined with zeros.
+inline const Word* to_left(BFloat16Operand, const float* c_form, int64_t rows, int64_t panels, Word* out) {
+  alignas(64) static constexpr float zeros[kPanel] = {};
+  for (int64_t p = 0; p < panels; p += 2)
+    for (int64_t r = 0; r < rows; ++r) {
+      const float* low = c_form + (p * rows + r) * kPanel;
+      const float* high = p + 1 < panels ? low + rows * kPanel : zeros;
+      _mm512_store_si512(out + ((p / 2) * rows + r) * 16, round_pair(low, high));
+    }
+  return out;
+}
+
+// C form (rows x panels*16) -> B form whose inner dimension is the rows.
+inline const Word* to_right(BFloat16Operand, const float* c_form, int64_t rows, int64_t panels, Word* out) {
+  const __m512i interleave = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19,
+                                              3, 18, 2, 17, 1, 16, 0);
+  for (int64_t i = 0; i < panels * rows / 2; ++i) {  // rows is even: pairs never cross a panel
+    const float* low = c_form + i * 2 * kPanel;
+    _mm512_store_si512(out + i * 16, _mm512_permutexvar_epi16(interleave, round_pair(low, low + kPanel)));
+  }
+  return out;
+}
+
+inline const Word* rows_to_right(BFloat16Operand, const Word* a_form, int64_t rows, int64_t blocks, Word* out) {
+  __m512i first, second;  // lanes of a pair of rows, interleaved: 32 values become two panels of 16 words
+  {
+    alignas(64) uint16_t index[64];
+    for (int i = 0; i < 64; ++i) index[i] = static_cast<uint16_t>((i & 1) * 32 + i / 2);
+    first = _mm512_load_si512(index);
+    second = _mm512_load_si512(index + 32);
+  }
+  for (int64_t b = 0; b < blocks; ++b)
+    for (int64_t r = 0; r < rows; r += 2) {
+      const Word* in = a_form + (b * rows + r) * 16;
+      const __m512i even = _mm512_load_si512(in), odd = _mm512_load_si512(in + 16);
+      Word* to = out + (2 * b * (rows / 2) + r / 2) * 16;
+      _mm512_store_si512(to, _mm512_permutex2var_epi16(even, first, odd));
+      _mm512_store_si512(to + (rows / 2) * 16, _mm512_permutex2var_epi16(even, second, odd));
+    }
+  return out;
+}
+#endif
+
+}  // namespace gloria::GLORIA_ISA

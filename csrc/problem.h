@@ -1,0 +1,42 @@
+// The one description of a problem that the host, every kernel and the bindings share.
+#pragma once
+
+#include <cstdint>
+
+namespace gloria {
+
+enum class DType : int { kFloat32, kBFloat16 };
+enum class WordNorm : int { kNone, kSoftmax, kClippedL2 };
+enum class Pool : int { kLogSumExp, kMax, kMean, kSum };
+
+// One side of the batch in ragged form: item n owns `lengths[n]` rows of `dim` values from row `starts[n]` on.
+struct Ragged {
+  const void* rows;
+  const int64_t* starts;
+  const int64_t* lengths;
+  int64_t count;
+};
+
+struct Problem {
+  DType dtype;
+  int64_t dim;
+  Ragged images;  // rows are regions
+  Ragged texts;   // rows are words
+  WordNorm word_norm;
+  float attention_scale;  // infinity: hard maximum over the regions
+  bool cosine;
+  Pool pool;
+  float word_scale;
+  bool pool_mean;    // mean instead of sum inside the log
+  bool pool_divide;  // divide the log by word_scale
+  int threads;
+};
+
+// Where the results go. `scores` is (images, texts); gradients have the layout and dtype of the rows they belong to.
+struct Gradients {
+  const float* scores;
+  void* regions;
+  void* words;
+};
+
+}  // namespace gloria

@@ -1,0 +1,147 @@
+"""The fused C++ kernels for CPU tensors: addresses go in, gradients recompute, nothing of the size of the affinities is stored."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch  # before _C: both must share torch's OpenMP runtime
+from torch import Tensor
+
+from gloria_ops.score import LocalScore
+
+try:
+    from gloria_ops import _C
+except ImportError as error:
+    _C = None
+    _import_error = str(error)
+
+name = "cpu"
+
+_DTYPES = (torch.float32, torch.bfloat16)
+# Tests set it to prove every engine that this processor can run; otherwise the fastest is taken.
+_isa: str | None = os.environ.get("GLORIA_OPS_ISA")
+
+
+def available_isas() -> list[str]:
+    """Instruction sets this processor can run, fastest first (the emulated AMX, for tests, last)."""
+    return _C.available_isas()
+
+
+@contextmanager
+def use_isa(isa: str) -> Iterator[None]:
+    """Run the kernels on one instruction set; raises ValueError if the processor lacks it."""
+    global _isa
+    if isa not in available_isas():
+        raise ValueError(f"isa={isa!r} is not available here: expected one of {available_isas()}")
+    before, _isa = _isa, isa
+    try:
+        yield
+    finally:
+        _isa = before
+
+
+def _chosen_isa() -> str:
+    return _isa or available_isas()[0]
+
+
+def describe() -> str:
+    """One line for the doctor: the instruction sets found and the one that runs."""
+    return f"instruction sets {', '.join(available_isas())}; runs on {_chosen_isa()}; {torch.get_num_threads()} threads"
+
+
+def unavailable() -> str | None:
+    """Why the backend cannot run here, and the fix; None if it can."""
+    if _C is None:
+        return f"the compiled extension gloria_ops._C is missing ({_import_error}); build it with `pip install .` or `make setup`"
+    return None
+
+
+def unsupported(score: LocalScore, dtype: torch.dtype, device: torch.device) -> str | None:
+    """Why this problem is not for this backend; None if it is. Every knob of LocalScore is fused."""
+    if device.type != "cpu":
+        return f"it computes on CPU tensors, not on {device}"
+    if dtype not in _DTYPES:
+        return f"it computes in float32 and bfloat16, not in {dtype}"
+    return None
+
+
+def _ragged(rows: Tensor, starts: Tensor, lengths: Tensor) -> tuple[object, tuple[Tensor, ...]]:
+    """One side for the kernels, and the tensors that must outlive the call. The last guard before raw addresses."""
+    rows = rows.contiguous()
+    starts = starts.to(torch.int64).contiguous()
+    lengths = lengths.to(torch.int64).contiguous()
+    if starts.shape != lengths.shape or starts.dim() != 1 or rows.dim() != 2:
+        raise ValueError(
+            f"expected rows (L, D) with starts and lengths (N,); got {rows.shape}, {starts.shape}, {lengths.shape}"
+        )
+    outside = (lengths < 1) | (starts < 0) | (starts + lengths > rows.shape[0])
+    if bool(outside.any()):
+        first = int(outside.nonzero()[0])
+        raise ValueError(
+            f"item {first} has length {int(lengths[first])} from row {int(starts[first])}, outside the {rows.shape[0]} rows given: "
+            "every length must be at least 1 and end within the tensor"
+        )
+    return _C.Ragged(rows.data_ptr(), starts.data_ptr(), lengths.data_ptr(), starts.numel()), (rows, starts, lengths)
+
+
+def _problem(regions: object, words: object, rows: Tensor, score: LocalScore) -> object:
+    return _C.Problem(
+        dtype=getattr(_C.DType, str(rows.dtype).removeprefix("torch.")),
+        dim=rows.shape[1],
+        images=regions,
+        texts=words,
+        word_norm=getattr(_C.WordNorm, score.word_norm),
+        attention_scale=score.attention_scale,
+        cosine=score.similarity == "cosine",
+        pool=getattr(_C.Pool, score.pool),
+        word_scale=score.word_scale,
+        pool_mean=score.pool_mean,
+        pool_divide=score.pool_divide,
+        threads=torch.get_num_threads(),
+    )
+
+
+def forward(
+    regions: Tensor,
+    region_starts: Tensor,
+    region_lengths: Tensor,
+    words: Tensor,
+    word_starts: Tensor,
+    word_lengths: Tensor,
+    score: LocalScore,
+) -> Tensor:
+    """Scores (N_v, N_t) float32 of rows `regions` (L_v, D) and `words` (L_t, D), words attending to regions."""
+    images, keep_regions = _ragged(regions, region_starts, region_lengths)
+    texts, keep_words = _ragged(words, word_starts, word_lengths)
+    scores = torch.empty(region_starts.numel(), word_starts.numel(), dtype=torch.float32)
+    _C.forward(_problem(images, texts, keep_words[0], score), scores.data_ptr(), _chosen_isa())
+    del keep_regions, keep_words
+    return scores
+
+
+def backward(
+    grad_scores: Tensor,
+    regions: Tensor,
+    region_starts: Tensor,
+    region_lengths: Tensor,
+    words: Tensor,
+    word_starts: Tensor,
+    word_lengths: Tensor,
+    score: LocalScore,
+) -> tuple[Tensor, Tensor]:
+    """Gradients with the shape and dtype of `regions` and `words`; rows that belong to no item get zeros."""
+    images, keep_regions = _ragged(regions, region_starts, region_lengths)
+    texts, keep_words = _ragged(words, word_starts, word_lengths)
+    grad_scores = grad_scores.to(torch.float32).contiguous()
+    grad_regions, grad_words = torch.zeros_like(keep_regions[0]), torch.zeros_like(keep_words[0])
+    _C.backward(
+        _problem(images, texts, keep_words[0], score),
+        grad_scores.data_ptr(),
+        grad_regions.data_ptr(),
+        grad_words.data_ptr(),
+        _chosen_isa(),
+    )
+    del keep_regions, keep_words
+    return grad_regions, grad_words
