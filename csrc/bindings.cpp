@@ -21,7 +21,10 @@ Ragged ragged(uintptr_t rows, uintptr_t starts, uintptr_t lengths, int64_t count
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled kernels of gloria_ops; raw addresses, no checks.";
 
-  py::enum_<gloria::DType>(m, "DType").value("float32", gloria::DType::kFloat32).value("bfloat16", gloria::DType::kBFloat16);
+  py::enum_<gloria::DType>(m, "DType")
+      .value("float32", gloria::DType::kFloat32)
+      .value("bfloat16", gloria::DType::kBFloat16)
+      .value("float16", gloria::DType::kFloat16);
   py::enum_<gloria::WordNorm>(m, "WordNorm")
       .value("none", gloria::WordNorm::kNone)
       .value("softmax", gloria::WordNorm::kSoftmax)

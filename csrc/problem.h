@@ -5,7 +5,7 @@
 
 namespace gloria {
 
-enum class DType : int { kFloat32, kBFloat16 };
+enum class DType : int { kFloat32, kBFloat16, kFloat16 };
 enum class WordNorm : int { kNone, kSoftmax, kClippedL2 };
 enum class Pool : int { kLogSumExp, kMax, kMean, kSum };
 

@@ -17,8 +17,8 @@ inline void emulated_dot(int sum, int a, int b) {
         const Word x = tiles[a][m][k], y = tiles[b][k][n];
         float value;
         std::memcpy(&value, &tiles[sum][m][n], 4);
-        value += widen(static_cast<BFloat16>(x)) * widen(static_cast<BFloat16>(y));
-        value += widen(static_cast<BFloat16>(x >> 16)) * widen(static_cast<BFloat16>(y >> 16));
+        value += widen(BFloat16{static_cast<uint16_t>(x)}) * widen(BFloat16{static_cast<uint16_t>(y)});
+        value += widen(BFloat16{static_cast<uint16_t>(x >> 16)}) * widen(BFloat16{static_cast<uint16_t>(y >> 16)});
         std::memcpy(&tiles[sum][m][n], &value, 4);
       }
 }

@@ -8,6 +8,8 @@
 #include <omp.h>
 #include <sched.h>
 
+#include <type_traits>
+
 #include "words.h"
 
 namespace gloria::GLORIA_ISA {
@@ -153,28 +155,16 @@ inline void write_row(const float* chunks, int64_t stride, int64_t dim, Value* r
     for (int64_t i = 0; i < kPanel && d + i < dim; ++i) narrow(chunks[i], row + d + i);
 }
 
-template <class Operand, class Value>
-inline void write_regions(const Problem& problem, int64_t index, const ImageShape<Operand>& shape, const float* flat, void* grad) {
-  Value* rows = static_cast<Value*>(grad) + problem.images.starts[index] * problem.dim;
-  for (int64_t r = 0; r < shape.regions; ++r)
-    write_row(flat + r * kPanel, shape.panels * kPanel * kPanel, problem.dim, rows + r * problem.dim);
-}
-
-// dL/dt = sum ds V + lengthwise t.
-template <class Value>
+// dL/dt = sum ds V + lengthwise t, into the row of `grad` that belongs to the word.
+template <class Operand>
 inline void write_words(const Problem& problem, const Bin& bin, const WordSum& total, void* grad) {
-  const int64_t dim_panels = panels_of(problem.dim);
-  for (int64_t t = 0; t < bin.text_count; ++t) {
-    const BinText& text = bin.texts[t];
-    const int64_t start = problem.texts.starts[text.text] * problem.dim;
-    for (int64_t r = text.begin; r < text.end; ++r) {
-      const Value* row = static_cast<const Value*>(problem.texts.rows) + start + (r - text.begin) * problem.dim;
-      float* sum = total.gradient + bin.offset * dim_panels * kPanel + r * kPanel;
-      for (int64_t d = 0; d < problem.dim; ++d)
-        sum[(d / kPanel) * bin.rows * kPanel + d % kPanel] += total.lengthwise[bin.offset + r] * widen(row[d]);
-      write_row(sum, bin.rows * kPanel, problem.dim, static_cast<Value*>(grad) + start + (r - text.begin) * problem.dim);
-    }
-  }
+  const int64_t stride = bin.rows * kPanel;
+  for_words<Operand>(problem, bin, [&](const auto* row, int64_t r) {
+    using Value = std::remove_const_t<std::remove_pointer_t<decltype(row)>>;
+    float* sum = total.gradient + bin.offset * panels_of(problem.dim) * kPanel + r * kPanel;
+    for (int64_t d = 0; d < problem.dim; ++d) sum[(d / kPanel) * stride + d % kPanel] += total.lengthwise[bin.offset + r] * widen(row[d]);
+    write_row(sum, stride, problem.dim, static_cast<Value*>(grad) + (row - static_cast<const Value*>(problem.texts.rows)));
+  });
 }
 
 template <class Operand>
@@ -195,10 +185,12 @@ inline void image_gradient(const Problem& problem, int64_t index, const Bins& bi
                      shape.panels, words_of<Operand>(shape.regions));
   }
   transpose_blocks(reinterpret_cast<const Word*>(sums.regions), shape.panels, shape.width, reinterpret_cast<Word*>(sums.flat));
-  if (problem.dtype == DType::kFloat32)
-    write_regions<Operand, float>(problem, index, shape, sums.flat, gradients.regions);
-  else
-    write_regions<Operand, BFloat16>(problem, index, shape, sums.flat, gradients.regions);
+  with_typed<Operand>(problem.dtype, gradients.regions, [&](const auto* typed) {
+    using Value = std::remove_const_t<std::remove_pointer_t<decltype(typed)>>;
+    Value* rows = static_cast<Value*>(gradients.regions) + problem.images.starts[index] * problem.dim;
+    for (int64_t r = 0; r < shape.regions; ++r)
+      write_row(sums.flat + r * kPanel, shape.panels * kPanel * kPanel, problem.dim, rows + r * problem.dim);
+  });
 }
 
 template <class Operand>
@@ -228,7 +220,7 @@ void backward(const Problem& problem, const Bins& bins, const Gradients& gradien
     Arena arena(buffers[omp_get_thread_num()]);
     layout(arena, [&](const auto& image, const auto& scratch, const auto& sums) {
 #pragma omp for schedule(static)
-      for (int64_t b = 0; b < bins.count; ++b) word_norms(problem, bins.bins[b], norms);
+      for (int64_t b = 0; b < bins.count; ++b) word_norms<Operand>(problem, bins.bins[b], norms);
       // Images are taken in order, so that the one whose turn it is always belongs to a running thread.
       for (int64_t i = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED); i < problem.images.count;
            i = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED))
@@ -236,12 +228,7 @@ void backward(const Problem& problem, const Bins& bins, const Gradients& gradien
     });
 #pragma omp barrier
 #pragma omp for schedule(static)
-    for (int64_t b = 0; b < bins.count; ++b) {
-      if (problem.dtype == DType::kFloat32)
-        write_words<float>(problem, bins.bins[b], total, gradients.words);
-      else
-        write_words<BFloat16>(problem, bins.bins[b], total, gradients.words);
-    }
+    for (int64_t b = 0; b < bins.count; ++b) write_words<Operand>(problem, bins.bins[b], total, gradients.words);
   }
 }
 

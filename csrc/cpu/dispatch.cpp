@@ -75,7 +75,7 @@ const Engine& choose(const Problem& problem, const std::string& isa) {
 int64_t bin_capacity(const Problem& problem) {
   int64_t regions = 1;
   for (int64_t i = 0; i < problem.images.count; ++i) regions = std::max(regions, problem.images.lengths[i]);
-  return std::clamp<int64_t>(49152 / regions / 32 * 32, 64, 256);
+  return std::clamp<int64_t>(65536 / regions / 32 * 32, 64, 256);
 }
 
 }  // namespace

@@ -10,12 +10,19 @@
 
 #include <cstring>
 
+#include "../problem.h"
 #include "simd.h"
 
 namespace gloria::GLORIA_ISA {
 
 typedef uint32_t Word;
-using BFloat16 = uint16_t;
+
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Float16 {
+  uint16_t bits;
+};
 
 // What a kernel multiplies: `kPer` values to a word, rows padded to `kPad` so that K always fills whole blocks of 16 words.
 struct Float32Operand {
@@ -33,18 +40,41 @@ inline int64_t padded(int64_t n) {
 }
 inline int64_t panels_of(int64_t n) { return (n + kPanel - 1) / kPanel; }
 
-inline float widen(float x) { return x; }
-inline float widen(BFloat16 x) {
-  const uint32_t bits = static_cast<uint32_t>(x) << 16;
-  float y;
-  std::memcpy(&y, &bits, 4);
+template <class To, class From>
+inline To bits_as(From x) {
+  static_assert(sizeof(To) == sizeof(From), "a view of the same bits");
+  To y;
+  std::memcpy(&y, &x, sizeof y);
   return y;
 }
+
+inline float widen(float x) { return x; }
+inline float widen(BFloat16 x) { return bits_as<float>(static_cast<uint32_t>(x.bits) << 16); }
+inline float widen(Float16 x) {
+  const uint32_t magnitude = x.bits & 0x7fffu, sign = static_cast<uint32_t>(x.bits & 0x8000u) << 16;
+  // The exponent moves from bias 15 to 127 by a product, which makes subnormals normal; infinity and NaN keep theirs full.
+  const float scaled = bits_as<float>(magnitude << 13) * 0x1p112f;
+  const uint32_t full = magnitude >= 0x7c00u ? 0x7f800000u : 0u;
+  return bits_as<float>(bits_as<uint32_t>(scaled) | full | sign);
+}
+
+// Rounded to nearest even; NaN stays NaN.
 inline void narrow(float x, float* out) { *out = x; }
-inline void narrow(float x, BFloat16* out) {  // round to nearest even; NaN stays NaN
-  uint32_t bits;
-  std::memcpy(&bits, &x, 4);
-  *out = x == x ? static_cast<BFloat16>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16) : BFloat16{0x7fc0};
+inline void narrow(float x, BFloat16* out) {
+  const uint32_t bits = bits_as<uint32_t>(x);
+  out->bits = x == x ? static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16) : uint16_t{0x7fc0};
+}
+inline void narrow(float x, Float16* out) {
+  const uint32_t bits = bits_as<uint32_t>(x), sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7fffffffu;
+  uint32_t half;
+  if (magnitude >= 0x47800000u) {  // 65536 and above, infinity, NaN
+    half = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;
+  } else if (magnitude < 0x38800000u) {  // below 2^-14: adding 1/2 leaves the multiple of 2^-24 in the low bits
+    half = bits_as<uint32_t>(bits_as<float>(magnitude) + 0.5f) - 0x3f000000u;
+  } else {
+    half = (magnitude - 0x38000000u + 0xfffu + (magnitude >> 13 & 1u)) >> 13;
+  }
+  out->bits = static_cast<uint16_t>(half | sign);
 }
 
 // 16 words of a row from value `k` on, zero beyond `dim`.
@@ -53,8 +83,11 @@ inline void pack_words(Float32Operand, const float* row, int64_t k, int64_t dim,
   std::memcpy(out, row + k, n * 4);
   for (int64_t i = n; i < 16; ++i) out[i] = 0;
 }
-inline void pack_words(Float32Operand, const BFloat16* row, int64_t k, int64_t dim, Word* out) {
-  for (int64_t i = 0; i < 16; ++i) out[i] = k + i < dim ? static_cast<Word>(row[k + i]) << 16 : 0;
+template <class Narrow>
+inline void pack_words(Float32Operand, const Narrow* row, int64_t k, int64_t dim, Word* out) {
+  const int64_t n = dim - k < 16 ? dim - k : 16;
+  for (int64_t i = 0; i < n; ++i) out[i] = bits_as<Word>(widen(row[k + i]));
+  for (int64_t i = n; i < 16; ++i) out[i] = 0;
 }
 inline void pack_words(BFloat16Operand, const BFloat16* row, int64_t k, int64_t dim, Word* out) {
   const int64_t n = dim - k < 32 ? dim - k : 32;
@@ -62,17 +95,33 @@ inline void pack_words(BFloat16Operand, const BFloat16* row, int64_t k, int64_t 
   std::memset(reinterpret_cast<char*>(out) + n * 2, 0, (32 - n) * 2);
 }
 
-// Row `r` of an A form of `alloc` rows. A null source gives a row of zeros.
-template <class Operand, class Value>
-inline void pack_row(const Value* source, int64_t dim, int64_t alloc, int64_t r, Word* a_form) {
-  constexpr int64_t step = 16 * Operand::kPer;
-  for (int64_t k = 0; k < dim; k += step) {
-    Word* out = a_form + ((k / step) * alloc + r) * 16;
-    if (source)
-      pack_words(Operand{}, source, k, dim, out);
-    else
-      std::memset(out, 0, 64);
+// Calls `use` with `rows` typed by what they hold. Engines with bfloat16 products are given bfloat16 rows only.
+template <class Operand, class Use>
+inline void with_typed(DType dtype, const void* rows, Use use) {
+  if constexpr (Operand::kPer == 2) {
+    use(static_cast<const BFloat16*>(rows));
+  } else {
+    switch (dtype) {
+      case DType::kFloat32:
+        return use(static_cast<const float*>(rows));
+      case DType::kBFloat16:
+        return use(static_cast<const BFloat16*>(rows));
+      case DType::kFloat16:
+        return use(static_cast<const Float16*>(rows));
+    }
   }
+}
+
+// Row `r` of an A form of `alloc` rows.
+template <class Operand, class Value>
+inline void pack_row(const Value* row, int64_t dim, int64_t alloc, int64_t r, Word* a_form) {
+  constexpr int64_t step = 16 * Operand::kPer;
+  for (int64_t k = 0; k < dim; k += step) pack_words(Operand{}, row, k, dim, a_form + ((k / step) * alloc + r) * 16);
+}
+template <class Operand>
+inline void clear_row(int64_t dim, int64_t alloc, int64_t r, Word* a_form) {
+  constexpr int64_t step = 16 * Operand::kPer;
+  for (int64_t k = 0; k < dim; k += step) std::memset(a_form + ((k / step) * alloc + r) * 16, 0, 64);
 }
 
 // A form of X (rows x K) -> B form of its transpose (K x rows), or back: both are grids of 16 x 16 words, each block transposed.

@@ -43,7 +43,7 @@ void forward(const Problem& problem, const Bins& bins, float* scores) {
       return Image<Operand>(memory, problem, largest, direct);
     };
 #pragma omp for schedule(static)
-    for (int64_t b = 0; b < bins.count; ++b) word_norms(problem, bins.bins[b], norms);
+    for (int64_t b = 0; b < bins.count; ++b) word_norms<Operand>(problem, bins.bins[b], norms);
 
     for (int64_t first = 0; first < problem.images.count; first += group) {
       const int64_t count = problem.images.count - first < group ? problem.images.count - first : group;

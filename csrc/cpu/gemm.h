@@ -38,11 +38,7 @@ constexpr int64_t kGroup = kLanes == 16 ? 3 : 1;  // panels a micro-kernel
 #endif
 constexpr int64_t kRows = kLanes == 16 ? 8 : kLanes == 8 ? 4 : 2;  // rows a micro-kernel
 
-inline Vec splat(Float32Operand, Word w) {
-  float x;
-  std::memcpy(&x, &w, 4);
-  return broadcast(x);
-}
+inline Vec splat(Float32Operand, Word w) { return broadcast(bits_as<float>(w)); }
 inline Vec multiply_add(Float32Operand, Vec a, Vec b, Vec sum) { return a * b + sum; }
 
 #if defined(__AVX512BF16__)

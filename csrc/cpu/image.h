@@ -77,22 +77,15 @@ inline void double_upper(float* c_form, int64_t rows, int64_t panels) {
   }
 }
 
-template <class Operand, class Value>
-inline void pack_regions(const Problem& problem, int64_t image, const ImageShape<Operand>& shape, Word* rows) {
-  const Value* source = static_cast<const Value*>(problem.images.rows) + problem.images.starts[image] * problem.dim;
-  for (int64_t r = 0; r < shape.rows; ++r)
-    pack_row<Operand>(r < shape.regions ? source + r * problem.dim : nullptr, problem.dim, shape.rows, r, rows);
-}
-
 // Fills what the direction needs. Backward wants V both ways and all of G; forward only the triangle of G.
 template <class Operand>
 inline void prepare_image(const Problem& problem, int64_t image, bool backward, const Image<Operand>& out) {
   const ImageShape<Operand> shape(problem.images.lengths[image], problem.dim);
-  if (problem.dtype == DType::kFloat32) {
-    if constexpr (Operand::kPer == 1) pack_regions<Operand, float>(problem, image, shape, out.rows);
-  } else {
-    pack_regions<Operand, BFloat16>(problem, image, shape, out.rows);
-  }
+  with_typed<Operand>(problem.dtype, problem.images.rows, [&](const auto* rows) {
+    rows += problem.images.starts[image] * problem.dim;
+    for (int64_t r = 0; r < shape.regions; ++r) pack_row<Operand>(rows + r * problem.dim, problem.dim, shape.rows, r, out.rows);
+  });
+  for (int64_t r = shape.regions; r < shape.rows; ++r) clear_row<Operand>(problem.dim, shape.rows, r, out.rows);
   transpose_blocks(out.rows, shape.blocks, shape.rows, out.across);
   const bool gram = use_gram(problem, shape.regions);
   if (backward || (problem.cosine && !gram)) rows_to_right(Operand{}, out.rows, shape.rows, shape.blocks, out.down);

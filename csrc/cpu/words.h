@@ -44,45 +44,30 @@ struct Scratch {
   }
 };
 
-template <class Operand, class Value>
-inline void pack_words_of(const Problem& problem, const Bin& bin, Word* words) {
-  for (int64_t t = 0; t < bin.text_count; ++t) {
-    const BinText& text = bin.texts[t];
-    const Value* source = static_cast<const Value*>(problem.texts.rows) + problem.texts.starts[text.text] * problem.dim;
-    for (int64_t r = text.begin; r < text.end; ++r)
-      pack_row<Operand>(source + (r - text.begin) * problem.dim, problem.dim, bin.rows, r, words);
-  }
-  for (int64_t r = bin.used; r < bin.rows; ++r) pack_row<Operand>(static_cast<const Value*>(nullptr), problem.dim, bin.rows, r, words);
+// The word in row `r` of its bin, typed; `use(row, r)` for every word of the bin.
+template <class Operand, class Use>
+inline void for_words(const Problem& problem, const Bin& bin, Use use) {
+  with_typed<Operand>(problem.dtype, problem.texts.rows, [&](const auto* rows) {
+    for (const BinText* text = bin.texts; text != bin.texts + bin.text_count; ++text)
+      for (int64_t r = text->begin; r < text->end; ++r) use(rows + (problem.texts.starts[text->text] + r - text->begin) * problem.dim, r);
+  });
 }
 
 template <class Operand>
 inline void pack_bin(const Problem& problem, const Bin& bin, Word* words) {
-  if (problem.dtype == DType::kFloat32) {
-    if constexpr (Operand::kPer == 1) pack_words_of<Operand, float>(problem, bin, words);
-  } else {
-    pack_words_of<Operand, BFloat16>(problem, bin, words);
-  }
+  for_words<Operand>(problem, bin, [&](const auto* row, int64_t r) { pack_row<Operand>(row, problem.dim, bin.rows, r, words); });
+  for (int64_t r = bin.used; r < bin.rows; ++r) clear_row<Operand>(problem.dim, bin.rows, r, words);
 }
 
 // |t| of every word, in the order of the bins.
-template <class Value>
-inline void word_norms_of(const Problem& problem, const Bin& bin, float* norms) {
-  for (int64_t t = 0; t < bin.text_count; ++t) {
-    const BinText& text = bin.texts[t];
-    const Value* row = static_cast<const Value*>(problem.texts.rows) + problem.texts.starts[text.text] * problem.dim;
-    for (int64_t r = text.begin; r < text.end; ++r, row += problem.dim) {
-      float lanes[kPanel] = {};
-      for (int64_t d = 0; d < problem.dim; d += kPanel)
-        for (int64_t i = 0; i < kPanel && d + i < problem.dim; ++i) lanes[i] += widen(row[d + i]) * widen(row[d + i]);
-      norms[bin.offset + r] = std::sqrt(lane_sum(lanes));
-    }
-  }
-}
+template <class Operand>
 inline void word_norms(const Problem& problem, const Bin& bin, float* norms) {
-  if (problem.dtype == DType::kFloat32)
-    word_norms_of<float>(problem, bin, norms);
-  else
-    word_norms_of<BFloat16>(problem, bin, norms);
+  for_words<Operand>(problem, bin, [&](const auto* row, int64_t r) {
+    float lanes[kPanel] = {};
+    for (int64_t d = 0; d < problem.dim; d += kPanel)
+      for (int64_t i = 0; i < kPanel && d + i < problem.dim; ++i) lanes[i] += widen(row[d + i]) * widen(row[d + i]);
+    norms[bin.offset + r] = std::sqrt(lane_sum(lanes));
+  });
 }
 
 // out[r] += sum over the panels of a * b, lane by lane.

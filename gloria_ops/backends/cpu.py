@@ -19,7 +19,7 @@ except ImportError as error:
 
 name = "cpu"
 
-_DTYPES = (torch.float32, torch.bfloat16)
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Tests set it to prove every engine that this processor can run; otherwise the fastest is taken.
 _isa: str | None = os.environ.get("GLORIA_OPS_ISA")
 
@@ -63,7 +63,7 @@ def unsupported(score: LocalScore, dtype: torch.dtype, device: torch.device) -> 
     if device.type != "cpu":
         return f"it computes on CPU tensors, not on {device}"
     if dtype not in _DTYPES:
-        return f"it computes in float32 and bfloat16, not in {dtype}"
+        return f"it takes float32, bfloat16 and float16, not {dtype}"
     return None
 
 
