@@ -23,6 +23,7 @@ constexpr int kParts = kPanel / kLanes;  // registers a panel row
 
 typedef float Vec __attribute__((vector_size(4 * kLanes), may_alias));
 typedef int32_t IVec __attribute__((vector_size(4 * kLanes), may_alias));
+typedef uint32_t UVec __attribute__((vector_size(4 * kLanes), may_alias));
 
 inline Vec broadcast(float x) { return x - Vec{}; }
 inline Vec load(const float* p) { return *reinterpret_cast<const Vec*>(p); }
@@ -45,8 +46,8 @@ inline Vec exp(Vec x) {
   p = p * r + 1.6666520397e-01f;
   p = p * r + 4.9999993432e-01f;
   p = (p * r) * r + r + 1.0f;
-  const IVec exponent = reinterpret_cast<IVec>(shifted) << 23;
-  return reinterpret_cast<Vec>(reinterpret_cast<IVec>(p) + exponent);
+  // Unsigned: lanes without a region may hold anything here, and are masked by the caller.
+  return reinterpret_cast<Vec>(reinterpret_cast<UVec>(p) + (reinterpret_cast<UVec>(shifted) << 23));
 }
 
 inline float lane_sum(const float* p) {

@@ -23,6 +23,21 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Tests set it to prove every engine that this processor can run; otherwise the fastest is taken.
 _isa: str | None = os.environ.get("GLORIA_OPS_ISA")
 
+# A forked child inherits the OpenMP runtime without its threads and would wait for them for ever; alone it works.
+_forked = False
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = True
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _threads() -> int:
+    return 1 if _forked else torch.get_num_threads()
+
 
 def available_isas() -> list[str]:
     """Instruction sets this processor can run, fastest first (the emulated AMX, for tests, last)."""
@@ -48,7 +63,7 @@ def _chosen_isa() -> str:
 
 def describe() -> str:
     """One line for the doctor: the instruction sets found and the one that runs."""
-    return f"instruction sets {', '.join(available_isas())}; runs on {_chosen_isa()}; {torch.get_num_threads()} threads"
+    return f"instruction sets {', '.join(available_isas())}; runs on {_chosen_isa()}; {_threads()} threads"
 
 
 def unavailable() -> str | None:
@@ -99,7 +114,7 @@ def _problem(regions: object, words: object, rows: Tensor, score: LocalScore) ->
         word_scale=score.word_scale,
         pool_mean=score.pool_mean,
         pool_divide=score.pool_divide,
-        threads=torch.get_num_threads(),
+        threads=_threads(),
     )
 
 
