@@ -1,0 +1,143 @@
+"""GloriaConfig: which two encoders, how wide the shared space is, and which local score and loss tie them together."""
+
+from copy import deepcopy
+from dataclasses import asdict, fields, replace
+from typing import Any, ClassVar
+
+from transformers import AutoConfig, BertConfig, PretrainedConfig, ResNetConfig
+
+from gloria_ops import LocalScore
+
+
+class GloriaConfig(PretrainedConfig):
+    """Configuration of a [`GloriaModel`]; every default is what the authors' released code runs.
+
+    Args:
+        image_config: configuration (or its dict) of any transformers image encoder. Default: ResNet-50.
+        text_config: configuration (or its dict) of any transformers text encoder with hidden states. Default: BERT
+            base.
+        projection_dim: D, the width of the shared space of regions, words and sentences.
+        region_stage: stage of the backbone whose feature map holds the regions. None takes "stage3" of an encoder with
+            stages (ResNet-50: 1024 channels, 19 x 19 regions at 299 px), and the patch tokens of a plain vision
+            transformer.
+        last_layers: number of last hidden layers of the text encoder that are summed.
+        local_score: fields of `gloria_ops.LocalScore` that differ from `LocalScore.released()`, or a `LocalScore`.
+            Its `logit_scale` (released: 10) is the scale of the local loss.
+        local_weight: weight of the local loss, both directions, in the total. 0 leaves it out of the computation.
+        global_weight: weight of the global loss, both directions, in the total. 0 leaves it out of the computation.
+        global_scale: scale on the cosines of the global loss.
+        initializer_range: standard deviation of the normal that initialises the projections.
+
+    Raises:
+        TypeError: a configuration is neither a dict with "model_type" nor a `PretrainedConfig`; an unknown field in
+        `local_score`.
+        ValueError: a width, layer count, weight or scale out of range; `region_stage` unknown to the image encoder.
+    """
+
+    model_type = "gloria"
+    sub_configs: ClassVar = {"image_config": AutoConfig, "text_config": AutoConfig}
+    # What Trainer.predict would otherwise collect over a whole data set: regions and words fill the memory.
+    keys_to_ignore_at_inference: ClassVar = [
+        "global_loss",
+        "local_loss",
+        "region_embeds",
+        "word_embeds",
+        "word_lengths",
+    ]
+
+    def __init__(
+        self,
+        image_config: PretrainedConfig | dict[str, Any] | None = None,
+        text_config: PretrainedConfig | dict[str, Any] | None = None,
+        projection_dim: int = 768,
+        region_stage: str | None = None,
+        last_layers: int = 4,
+        local_score: LocalScore | dict[str, Any] | None = None,
+        local_weight: float = 1.0,
+        global_weight: float = 1.0,
+        global_scale: float = 10.0,
+        initializer_range: float = 0.02,
+        **kwargs: Any,
+    ) -> None:
+        self.image_config = _encoder_config("image_config", image_config, ResNetConfig)
+        self.text_config = _encoder_config("text_config", text_config, BertConfig)
+        self.projection_dim = projection_dim
+        self.region_stage = _choose_regions(self.image_config, region_stage)
+        self.last_layers = last_layers
+        self.local_score = asdict(_released_but(local_score))
+        self.local_weight = local_weight
+        self.global_weight = global_weight
+        self.global_scale = global_scale
+        self.initializer_range = initializer_range
+        self._check()
+        super().__init__(**kwargs)
+
+    @property
+    def score(self) -> LocalScore:
+        """The local score as `gloria_ops` takes it."""
+        return LocalScore(**self.local_score)
+
+    def _check(self) -> None:
+        if self.region_stage is None and not hasattr(self.image_config, "patch_size"):
+            raise ValueError(
+                f"image_config is a {type(self.image_config).__name__}, with neither stages nor a patch_size; expected "
+                "that of an encoder that transformers' AutoBackbone has, or of a vision transformer (of a model of two "
+                "modalities, its vision_config)"
+            )
+        if self.projection_dim < 1:
+            raise ValueError(f"projection_dim is {self.projection_dim}; expected a width of at least 1, such as 768")
+        available = self.text_config.num_hidden_layers + 1
+        if not 1 <= self.last_layers <= available:
+            raise ValueError(
+                f"last_layers is {self.last_layers}, but the text encoder has {available} layers to sum (with its "
+                f"embeddings); choose 1 to {available}"
+            )
+        for name in ("local_weight", "global_weight"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a finite number of at least 0")
+        if self.local_weight == 0 and self.global_weight == 0:
+            raise ValueError("local_weight and global_weight are both 0, so nothing is trained; raise one of them")
+        if not 0 < self.global_scale < float("inf"):
+            raise ValueError(f"global_scale is {self.global_scale}; expected a finite number above 0, such as 10")
+
+
+def _encoder_config(name: str, given: Any, default: type[PretrainedConfig]) -> PretrainedConfig:
+    if given is None:
+        return default()
+    if isinstance(given, PretrainedConfig):
+        return deepcopy(given)  # the stages to return are noted in it below, which is not for the caller to see
+    if isinstance(given, dict) and "model_type" in given:
+        return AutoConfig.for_model(**given)
+    raise TypeError(
+        f'{name} is {given!r}; expected a transformers configuration or its dict with "model_type", '
+        "as AutoConfig.from_pretrained(...) returns it"
+    )
+
+
+def _choose_regions(image_config: PretrainedConfig, region_stage: str | None) -> str | None:
+    """The stage of the regions, noted in the image configuration as the backbone's output; None = patch tokens."""
+    stages = getattr(image_config, "stage_names", [])
+    # Only encoders with a pyramid of stages declare "depths" (blocks per stage); the stages of a plain vision
+    # transformer with a backbone class (DINOv2) are its layers, all of one resolution.
+    if region_stage is None and not (stages and hasattr(image_config, "depths")):
+        return None
+    chosen = region_stage or "stage3"
+    if chosen not in stages:
+        raise ValueError(
+            f"region_stage is {chosen!r}, but {type(image_config).__name__} has the stages {stages}; "
+            "name one of them, or leave region_stage out for the patch tokens of a vision transformer"
+        )
+    last = stages[-1]
+    image_config.out_features = [chosen] if chosen == last else [chosen, last]
+    return chosen
+
+
+def _released_but(given: LocalScore | dict[str, Any] | None) -> LocalScore:
+    if isinstance(given, LocalScore):
+        return given
+    given = given or {}
+    known = [field.name for field in fields(LocalScore)]
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise TypeError(f"local_score has the unknown fields {unknown}; LocalScore has {known}")
+    return replace(LocalScore.released(), **given)

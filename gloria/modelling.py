@@ -1,0 +1,262 @@
+"""GloriaModel: an image and a text encoder, tied by a global loss on vectors and a local one on regions and words."""
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoBackbone, AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING
+from transformers.utils import ModelOutput
+
+from gloria.configuration import GloriaConfig
+from gloria.words import mean_pieces, sum_last_layers, sum_pieces
+from gloria_ops import GlobalContrastiveLoss, LocalContrastiveLoss
+
+
+@dataclass
+class GloriaOutput(ModelOutput):
+    """What `GloriaModel.forward` returns. B texts and images, D wide; losses are scalars, float32.
+
+    Attributes:
+        loss: global_weight * global_loss + local_weight * local_loss; None without `return_loss`.
+        global_loss: image-to-text plus text-to-image InfoNCE over the cosines of whole vectors; None where its weight
+            is 0.
+        local_loss: image-to-text plus text-to-image loss over the local scores; None where its weight is 0.
+        image_embeds: (B, D), not normalised.
+        region_embeds: (B, D, H, W).
+        text_embeds: (B, D), not normalised.
+        word_embeds: (B, L, D); word 0 is [CLS], and words from `word_lengths` on are padding.
+        word_lengths: (B,) int64.
+    """
+
+    loss: Tensor | None = None
+    global_loss: Tensor | None = None
+    local_loss: Tensor | None = None
+    image_embeds: Tensor | None = None
+    region_embeds: Tensor | None = None
+    text_embeds: Tensor | None = None
+    word_embeds: Tensor | None = None
+    word_lengths: Tensor | None = None
+
+
+class GloriaModel(PreTrainedModel):
+    """GLoRIA on any transformers image and text encoder.
+
+    Regions are the feature map of `config.region_stage` under a 1 x 1 convolution (no bias), the image vector is the
+    pooled last stage under a linear layer, as in the released code. Of a vision transformer, regions are the patch
+    tokens and the image vector is the pooled output (the class token where there is no pooler, else the mean of the
+    patches). Words and sentences are sums over the last hidden layers (`gloria.words`); they pass through one linear
+    layer each (no bias) where the width of the text encoder is not D, and through none where it is, as in the released
+    code.
+    """
+
+    config_class = GloriaConfig
+    base_model_prefix = "gloria"
+    main_input_name = "pixel_values"
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # the loss is a mean over the batch, not a sum for Trainer to divide by a count
+    _supports_sdpa = True
+    _supports_flash_attn = True
+
+    def __init__(
+        self,
+        config: GloriaConfig,
+        image_encoder: PreTrainedModel | None = None,
+        text_encoder: PreTrainedModel | None = None,
+    ) -> None:
+        # An encoder built already keeps its own configuration, which its layers hold too: given another one, it would
+        # choose its attention mask by that, and its layers their attention by their own.
+        if image_encoder is not None:
+            config.image_config = image_encoder.config
+        if text_encoder is not None:
+            config.text_config = text_encoder.config
+        super().__init__(config)
+        self.image_encoder = image_encoder or _image_class(config).from_config(config.image_config)
+        self.text_encoder = text_encoder or AutoModel.from_config(config.text_config)
+        # The text pooler is never used: kept, it would be an unused parameter in distributed training.
+        if "add_pooling_layer" in inspect.signature(type(self.text_encoder).__init__).parameters:
+            self.text_encoder.pooler = None
+
+        width = config.projection_dim
+        region_width, image_width = self._image_widths()
+        self.region_projection = nn.Conv2d(region_width, width, kernel_size=1, bias=False)
+        self.image_projection = nn.Linear(image_width, width)
+        text_width = config.text_config.hidden_size
+        same = text_width == width
+        self.word_projection = nn.Identity() if same else nn.Linear(text_width, width, bias=False)
+        self.text_projection = nn.Identity() if same else nn.Linear(text_width, width, bias=False)
+
+        self.local_contrast = LocalContrastiveLoss(config.score)
+        self.global_contrast = GlobalContrastiveLoss(logit_scale=config.global_scale)
+        self.post_init()
+
+    @classmethod
+    def from_image_text_pretrained(
+        cls, image_name_or_path: str, text_name_or_path: str, local_files_only: bool = False, **config_kwargs: Any
+    ) -> "GloriaModel":
+        """A model in float32 from two pretrained encoders; the projections are new.
+
+        Args:
+            image_name_or_path: hub name or local directory of the image encoder, e.g. "microsoft/resnet-50".
+            text_name_or_path: hub name or local directory of the text encoder, e.g. "emilyalsentzer/Bio_ClinicalBERT".
+            local_files_only: look at local directories and the cache only.
+            config_kwargs: fields of `GloriaConfig`.
+        """
+        config = GloriaConfig(
+            image_config=AutoConfig.from_pretrained(image_name_or_path, local_files_only=local_files_only),
+            text_config=AutoConfig.from_pretrained(text_name_or_path, local_files_only=local_files_only),
+            **config_kwargs,
+        )
+        image_class: Any = AutoModel
+        if config.region_stage is not None:
+            # Not AutoBackbone.from_pretrained: that asks the hub whether the name exists, even of a local directory.
+            image_class = MODEL_FOR_BACKBONE_MAPPING[type(config.image_config)]
+        image_encoder = image_class.from_pretrained(
+            image_name_or_path, config=config.image_config, dtype=torch.float32, local_files_only=local_files_only
+        )
+        text_encoder = AutoModel.from_pretrained(
+            text_name_or_path, config=config.text_config, dtype=torch.float32, local_files_only=local_files_only
+        )
+        return cls(config, image_encoder, text_encoder)
+
+    def get_image_features(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors of whole images and of their regions.
+
+        Args:
+            pixel_values: (B, 3, height, width), as `GloriaProcessor` gives them.
+
+        Returns:
+            image_embeds (B, D) and region_embeds (B, D, H, W), neither normalised.
+        """
+        if self.config.region_stage is not None:
+            maps = self.image_encoder(pixel_values).feature_maps
+            regions, whole = maps[0], maps[-1].mean(dim=(-2, -1))
+        else:
+            encoded = self.image_encoder(pixel_values)
+            regions, whole = _patches(encoded, pixel_values, self.config.image_config)
+        return self.image_projection(whole), self.region_projection(regions)
+
+    def get_text_features(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        word_ids: Tensor,
+        token_type_ids: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Vectors of whole texts and of their words.
+
+        Args:
+            input_ids: (B, L) int64, as the tokenizer gives them.
+            attention_mask: (B, L), 0 = padding.
+            word_ids: (B, L) int64: index of each piece's word, -1 = none; see `gloria.words.sum_pieces`.
+            token_type_ids: (B, L) int64, for encoders that take them.
+
+        Returns:
+            text_embeds (B, D), word_embeds (B, L, D) and word_lengths (B,) int64, neither normalised.
+        """
+        segments = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        encoded = self.text_encoder(
+            input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True, **segments
+        )
+        pieces = sum_last_layers(encoded.hidden_states, self.config.last_layers)
+        words, word_lengths = sum_pieces(pieces, word_ids)
+        return self.text_projection(mean_pieces(pieces, attention_mask)), self.word_projection(words), word_lengths
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        word_ids: Tensor,
+        token_type_ids: Tensor | None = None,
+        report_ids: Tensor | None = None,
+        return_loss: bool = True,
+    ) -> GloriaOutput:
+        """Encodes B images and their B reports, and contrasts every image with every report.
+
+        Args:
+            pixel_values: (B, 3, height, width).
+            input_ids: (B, L) int64.
+            attention_mask: (B, L), 0 = padding.
+            word_ids: (B, L) int64, see `get_text_features`.
+            token_type_ids: (B, L) int64, for encoders that take them.
+            report_ids: (B,) int64. Rows with equal ids carry equal reports and are not negatives of one another.
+                None: every row has its own report.
+            return_loss: compute the losses. True by default, since Trainer evaluates no loss otherwise.
+        """
+        image_embeds, region_embeds = self.get_image_features(pixel_values)
+        text_embeds, word_embeds, word_lengths = self.get_text_features(
+            input_ids, attention_mask, word_ids, token_type_ids
+        )
+        loss = global_loss = local_loss = None
+        if return_loss:
+            pair_mask = None if report_ids is None else contrasted_pairs(report_ids)
+            if self.config.global_weight:
+                global_loss = sum(self.global_contrast(image_embeds, text_embeds, pair_mask=pair_mask))
+                loss = self.config.global_weight * global_loss
+            if self.config.local_weight:
+                # Under autocast the two sides need not have come out in one dtype, which the scores ask for.
+                words = word_embeds.to(region_embeds.dtype)
+                local_loss = sum(
+                    self.local_contrast(region_embeds, words, word_lengths=word_lengths, pair_mask=pair_mask)
+                )
+                weighted = self.config.local_weight * local_loss
+                loss = weighted if loss is None else loss + weighted
+        return GloriaOutput(
+            loss=loss,
+            global_loss=global_loss,
+            local_loss=local_loss,
+            image_embeds=image_embeds,
+            region_embeds=region_embeds,
+            text_embeds=text_embeds,
+            word_embeds=word_embeds,
+            word_lengths=word_lengths,
+        )
+
+    def _image_widths(self) -> tuple[int, int]:
+        """Channels of the feature map that holds the regions, and of the one that is pooled."""
+        if self.config.region_stage is not None:
+            channels: Any = self.image_encoder.channels
+            return channels[0], channels[-1]
+        return self.config.image_config.hidden_size, self.config.image_config.hidden_size
+
+
+def contrasted_pairs(report_ids: Tensor) -> Tensor:
+    """Which (image, text) pairs take part in the loss: a report's own image, and images whose report differs.
+
+    Args:
+        report_ids: (B,) integers, equal for equal reports.
+
+    Returns:
+        (B, B) bool, True on the diagonal and where the ids differ.
+    """
+    if report_ids.dim() != 1:
+        raise ValueError(f"report_ids has the shape {tuple(report_ids.shape)}; expected (B,), one id for each row")
+    own = torch.eye(report_ids.shape[0], dtype=torch.bool, device=report_ids.device)
+    return own | (report_ids.unsqueeze(0) != report_ids.unsqueeze(1))
+
+
+def _image_class(config: GloriaConfig) -> Any:
+    return AutoModel if config.region_stage is None else AutoBackbone
+
+
+def _patches(encoded: Any, pixel_values: Tensor, image_config: PretrainedConfig) -> tuple[Tensor, Tensor]:
+    """Patch tokens as a map (B, C, H, W), and the vector of the whole image (B, C), of a vision transformer."""
+    size = image_config.patch_size
+    patch_height, patch_width = size if isinstance(size, (tuple, list)) else (size, size)
+    height, width = pixel_values.shape[-2] // patch_height, pixel_values.shape[-1] // patch_width
+    tokens = encoded.last_hidden_state
+    before = tokens.shape[1] - height * width  # the class token and any register tokens
+    if tokens.dim() != 3 or before < 0:
+        raise ValueError(
+            f"the image encoder gives tokens of shape {tuple(tokens.shape)} for {height} x {width} patches; expected "
+            "(B, tokens, C) with a token for each patch. Choose a plain vision transformer, or an encoder that "
+            "transformers' AutoBackbone has"
+        )
+    patches = tokens[:, before:]
+    whole = getattr(encoded, "pooler_output", None)
+    if whole is None:
+        whole = tokens[:, 0] if before else patches.mean(1)
+    return patches.transpose(1, 2).unflatten(2, (height, width)), whole

@@ -1,0 +1,63 @@
+"""From the hidden layers of a text encoder to word and sentence vectors, on the device, with static shapes."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def sum_last_layers(hidden_states: Sequence[Tensor], layers: int) -> Tensor:
+    """Sum of the last `layers` hidden states, each (B, L, H): the vectors of the word pieces, (B, L, H)."""
+    return torch.stack(tuple(hidden_states[-layers:])).sum(0)
+
+
+def sum_pieces(pieces: Tensor, word_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums the pieces of each word into the vector of that word.
+
+    A product with the one-hot membership matrix, not a scatter: its order of summation is fixed, forward and backward,
+    on every device, and nothing waits for the device. It costs B L² H, little beside one layer of the encoder.
+
+    Args:
+        pieces: (B, L, H) floating point.
+        word_ids: (B, L) integers: index of the word that each piece belongs to, 0, 1, 2, ... without gaps; -1 = no word
+            ([SEP], padding). What such a piece holds, NaN included, never matters.
+
+    Returns:
+        words (B, L, H), word w of text b in [b, w], zeros from that text's number of words on (there are never more
+        words than pieces), and the numbers of words, (B,) int64.
+
+    Raises:
+        ValueError: shapes that do not belong together.
+        TypeError: `word_ids` is not integral.
+    """
+    if pieces.dim() != 3 or word_ids.shape != pieces.shape[:2]:
+        raise ValueError(
+            f"word_ids has the shape {tuple(word_ids.shape)} and pieces {tuple(pieces.shape)}; expected (B, L) and "
+            "(B, L, H)"
+        )
+    if word_ids.is_floating_point() or word_ids.is_complex() or word_ids.dtype == torch.bool:
+        raise TypeError(f"word_ids has the dtype {word_ids.dtype}; expected integers, as GloriaProcessor gives them")
+    in_word = word_ids.unsqueeze(-1) >= 0
+    index = torch.arange(pieces.shape[1], device=pieces.device)
+    membership = (index.view(1, -1, 1) == word_ids.unsqueeze(1)).to(pieces.dtype)
+    words = membership @ pieces.masked_fill(~in_word, 0)
+    return words, word_ids.amax(1).to(torch.int64) + 1
+
+
+def mean_pieces(pieces: Tensor, attention_mask: Tensor) -> Tensor:
+    """The sentence vector: the mean over a text's pieces, [CLS] and [SEP] included.
+
+    The released code takes the mean over the words after merging, with the zeros of the padding counted in. Merging is
+    a sum, so both are the same sum over the pieces, divided by another number: a positive factor per text, which the
+    cosine of the global score removes. Dividing by the text's own number of pieces leaves padding without effect.
+
+    Args:
+        pieces: (B, L, H) floating point.
+        attention_mask: (B, L), nonzero = a piece of the text, 0 = padding; what padding holds, NaN included, never
+            matters.
+
+    Returns:
+        (B, H) in the dtype of `pieces`.
+    """
+    real = attention_mask.unsqueeze(-1) != 0
+    return pieces.masked_fill(~real, 0).sum(1) / real.sum(1).clamp(min=1)

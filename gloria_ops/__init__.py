@@ -1,0 +1,17 @@
+"""Fused word-region contrastive scores and losses of every image with every text of a batch, differentiable."""
+
+from gloria_ops.functional import attention_maps, local_contrastive_loss, local_scores
+from gloria_ops.losses import GlobalContrastiveLoss, LocalContrastiveLoss
+from gloria_ops.score import LocalScore
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GlobalContrastiveLoss",
+    "LocalContrastiveLoss",
+    "LocalScore",
+    "__version__",
+    "attention_maps",
+    "local_contrastive_loss",
+    "local_scores",
+]

@@ -1,0 +1,59 @@
+"""`python -m gloria_ops.doctor`: which backends can run here, which is chosen for each device and dtype, and why."""
+
+import platform
+import sys
+from collections.abc import Iterator
+
+import torch
+
+import gloria_ops
+from gloria_ops import LocalScore, backends
+from gloria_ops.tokens import DTYPES
+
+
+def report() -> str:
+    """What `main` prints."""
+    title = "Automatic choice, LocalScore.released()"
+    return "\n".join([*_machine(), "", "Backends", *_available(), "", title, *_chosen()])
+
+
+def _machine() -> Iterator[str]:
+    yield f"gloria_ops {gloria_ops.__version__}, torch {torch.__version__}, Python {platform.python_version()}"
+    yield f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads"
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        yield f"cuda:{index} {properties.name}, sm_{properties.major}{properties.minor}"
+
+
+def _available() -> Iterator[str]:
+    for name, backend in backends.FUSED.items():
+        missing = backend.unavailable()
+        state = f"available: {backend.describe()}" if missing is None else f"NOT available: {missing}"
+        yield f"  {name:<10} {state}"
+    yield f"  {backends.REFERENCE:<10} available: eager PyTorch, every score, dtype and device; unfused"
+
+
+def _chosen() -> Iterator[str]:
+    devices = [torch.device("cpu"), *(torch.device("cuda", index) for index in range(torch.cuda.device_count()))]
+    for device in devices:
+        for dtype in DTYPES:
+            yield f"  {device!s:<7} {str(dtype).removeprefix('torch.'):<9} {_choice(dtype, device)}"
+
+
+def _choice(dtype: torch.dtype, device: torch.device) -> str:
+    reasons: list[str] = []
+    for name in backends.FUSED:
+        reason = backends.refusal(name, LocalScore.released(), dtype, device)
+        if reason is None:
+            return "; ".join([name, *reasons])
+        reasons.append(f"not {name}: {reason}")
+    return "; ".join([backends.REFERENCE, *reasons])
+
+
+def main() -> None:
+    """Print the report."""
+    sys.stdout.write(report() + "\n")
+
+
+if __name__ == "__main__":
+    main()

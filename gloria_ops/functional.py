@@ -1,0 +1,301 @@
+"""The functions people call: local_scores, local_contrastive_loss, attention_maps. Validate, then call a backend."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gloria_ops import backends, ops, reference
+from gloria_ops.score import LocalScore, checked_scale
+from gloria_ops.tokens import Lengths, Ragged, canonical
+
+Reduction = Literal["mean", "sum"]
+RELEASED = LocalScore.released()
+
+
+def local_scores(
+    regions: Tensor,
+    words: Tensor,
+    *,
+    word_lengths: Lengths | None = None,
+    word_mask: Tensor | None = None,
+    word_offsets: Lengths | None = None,
+    region_lengths: Lengths | None = None,
+    score: LocalScore = RELEASED,
+    backend: str | None = None,
+) -> Tensor:
+    """Local score of every image with every text, differentiable in regions and words.
+
+    Args:
+        regions: (N_v, M, D), or feature maps (N_v, D, H, W), whose regions are the pixels in reading order. float16,
+            bfloat16, float32 or float64; kernels accumulate in float32.
+        words: (N_t, W, D) padded, or (sum of W, D) packed; dtype and device of the regions. What padding holds never
+            matters, NaN included.
+        word_lengths: (N_t,) integers, words of each padded text, 1 to W. Default: W for all.
+        word_mask: (N_t, W) bool or integers, instead of word_lengths: True = word. Any pattern, one word at least.
+        word_offsets: (N_t + 1,) integers, for packed words: text i owns words[word_offsets[i] : word_offsets[i + 1]].
+        region_lengths: (N_v,) integers, regions of each padded image, 1 to M. Default: M for all.
+        score: what is computed. Default: the authors' released code.
+        backend: "cpu" or "reference". Default: the fused one for the device and dtype; the reference for float64 and,
+            with a warning, where no fused one serves.
+
+    Returns:
+        (N_v, N_t), float32 (float64 for float64). The backends but "reference" are differentiable once.
+
+    Raises:
+        TypeError, ValueError: an argument that does not fit, named with its value and the fix.
+        RuntimeError: the backend asked for cannot run on this machine.
+        NotImplementedError: the backend asked for lacks this score, dtype or device.
+    """
+    batch = canonical(
+        regions,
+        words,
+        word_lengths=word_lengths,
+        word_mask=word_mask,
+        word_offsets=word_offsets,
+        region_lengths=region_lengths,
+    )
+    _check_score(score)
+    rows = batch.images.rows
+    chosen = backends.choose(backend, score, rows.dtype, rows.device)
+    if score.direction == "i2t":
+        return _scores(batch.texts, batch.images, score, chosen).T
+    return _scores(batch.images, batch.texts, score, chosen)
+
+
+def local_contrastive_loss(
+    regions: Tensor,
+    words: Tensor,
+    *,
+    word_lengths: Lengths | None = None,
+    word_mask: Tensor | None = None,
+    word_offsets: Lengths | None = None,
+    region_lengths: Lengths | None = None,
+    score: LocalScore = RELEASED,
+    backend: str | None = None,
+    logit_scale: float | Tensor | None = None,
+    reduction: Reduction = "mean",
+    pair_mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Contrastive loss over the local scores of N images and their N texts; image i and text i belong together.
+
+    Args:
+        regions, words, word_lengths, word_mask, word_offsets, region_lengths, score, backend: as in `local_scores`.
+        logit_scale: multiplies the scores: a float, or a tensor of one element, which may be learnable. Default: the
+            score's own (released: 10).
+        reduction: over the N candidates: "mean" (released code) or "sum" (paper).
+        pair_mask: (N, N) bool: False = this image and text are no negatives of one another, as with equal reports. The
+            diagonal must be True.
+
+    Returns:
+        (image_to_text, text_to_image): cross entropy of each image over the texts, and of each text over the images.
+        Scalars, float32 (float64 for float64).
+
+    Raises:
+        As `local_scores`; ValueError where N_v and N_t differ.
+    """
+    scores = local_scores(
+        regions,
+        words,
+        word_lengths=word_lengths,
+        word_mask=word_mask,
+        word_offsets=word_offsets,
+        region_lengths=region_lengths,
+        score=score,
+        backend=backend,
+    )
+    scale = score.logit_scale if logit_scale is None else logit_scale
+    return contrastive_losses(scores, logit_scale=scale, reduction=reduction, pair_mask=pair_mask)
+
+
+def attention_maps(
+    regions: Tensor,
+    words: Tensor,
+    *,
+    word_lengths: Lengths | None = None,
+    word_mask: Tensor | None = None,
+    word_offsets: Lengths | None = None,
+    region_lengths: Lengths | None = None,
+    score: LocalScore = RELEASED,
+    pairs: Literal["matched"] | Tensor = "matched",
+) -> list[Tensor]:
+    """Attention between the words and the regions of chosen pairs; nothing is computed for the others.
+
+    Args:
+        regions, words, word_lengths, word_mask, word_offsets, region_lengths, score: as in `local_scores`.
+        pairs: (P, 2) integer tensor of (image, text); "matched" = image i with text i, for N_v = N_t.
+
+    Returns:
+        P tensors (W_t, M_v), or (W_t, H, W) for feature maps: row i belongs to the i-th real word of the text. float32
+        (float64 for float64). In direction t2i each word's map sums to 1 over the regions; in direction i2t each
+        region's attention sums to 1 over the words. Their sizes depend on the lengths, which are therefore read on the
+        host: on a GPU this call waits for them.
+
+    Raises:
+        TypeError, ValueError: as `local_scores`; pairs of another shape or beyond the batch.
+    """
+    batch = canonical(
+        regions,
+        words,
+        word_lengths=word_lengths,
+        word_mask=word_mask,
+        word_offsets=word_offsets,
+        region_lengths=region_lengths,
+    )
+    _check_score(score)
+    images, texts = _items(batch.images), _items(batch.texts)
+    with _no_autocast(regions.device):
+        maps = [_attention(images[image], texts[text], score) for image, text in _pairs(pairs, len(images), len(texts))]
+    return maps if batch.grid is None else [each.unflatten(1, batch.grid) for each in maps]
+
+
+def contrastive_losses(
+    scores: Tensor,
+    *,
+    logit_scale: float | Tensor,
+    reduction: Reduction = "mean",
+    pair_mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Cross entropy of logit_scale * scores over rows and over columns, the diagonal being the positives.
+
+    Args:
+        scores: (N, N), rows images, columns texts, float32 or float64.
+        logit_scale, reduction, pair_mask: as in `local_contrastive_loss`.
+
+    Returns:
+        (image_to_text, text_to_image), scalars of the dtype of the scores.
+    """
+    count = scores.shape[0]
+    if scores.shape != (count, count):
+        raise ValueError(
+            f"there are {count} images (N_v) and {scores.shape[1]} texts (N_t); expected as many of one as of the "
+            "other, image i with text i: drop what has no partner, or take local_scores"
+        )
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"reduction is {reduction!r}; expected 'mean' (released code) or 'sum' (paper)")
+    if isinstance(logit_scale, Tensor):
+        if logit_scale.numel() != 1:
+            raise ValueError(f"logit_scale has the shape {tuple(logit_scale.shape)}; expected one element")
+        logit_scale = logit_scale.to(scores.dtype).reshape(())
+    elif not torch.compiler.is_compiling():  # a compiled float may be symbolic
+        checked_scale("logit_scale", logit_scale)
+    with _no_autocast(scores.device):
+        logits = logit_scale * scores
+        if pair_mask is not None:
+            _check_pair_mask(pair_mask, scores)
+            logits = logits.masked_fill(~pair_mask, -math.inf)
+        positives = torch.arange(count, device=scores.device)
+        return (
+            F.cross_entropy(logits, positives, reduction=reduction),
+            F.cross_entropy(logits.T, positives, reduction=reduction),
+        )
+
+
+def cosines(images: Tensor, texts: Tensor, eps: float = 1e-8) -> Tensor:
+    """Cosine of every image vector with every text vector, in float32 at least, autocast or not.
+
+    Args:
+        images: (N_v, D), floating.
+        texts: (N_t, D), floating.
+        eps: smallest product of two norms that is divided by. Default 1e-8, as in the released code.
+
+    Returns:
+        (N_v, N_t), float32 (float64 where either is float64).
+
+    Raises:
+        TypeError, ValueError: vectors of another rank, width, device or dtype.
+    """
+    for name, vectors in (("image_vectors", images), ("text_vectors", texts)):
+        if not vectors.is_floating_point():
+            raise TypeError(f"{name} is {vectors.dtype}; expected a floating dtype: {name}.float()")
+        if vectors.dim() != 2 or 0 in vectors.shape:
+            raise ValueError(f"{name} has the shape {tuple(vectors.shape)}; expected (N, D) with N and D at least 1")
+    if images.shape[1] != texts.shape[1] or images.device != texts.device:
+        raise ValueError(
+            f"image_vectors are {tuple(images.shape)} on {images.device} and text_vectors {tuple(texts.shape)} on "
+            f"{texts.device}; expected one width and one device"
+        )
+    dtype = torch.promote_types(torch.promote_types(images.dtype, texts.dtype), torch.float32)
+    with _no_autocast(images.device):
+        images, texts = images.to(dtype), texts.to(dtype)
+        norms = torch.linalg.vector_norm(images, dim=1)[:, None] * torch.linalg.vector_norm(texts, dim=1)
+        return (images @ texts.T) / norms.clamp(min=eps)
+
+
+def _scores(attended: Ragged, attending: Ragged, score: LocalScore, backend: str) -> Tensor:
+    if backend != backends.REFERENCE:
+        return ops.differentiable_scores(*attended, *attending, *ops.knobs(score), backend)
+    with _no_autocast(attended.rows.device):
+        return reference.scores(*_wide(attended), *_wide(attending), score)
+
+
+def _wide(side: Ragged) -> Ragged:
+    """In float32 at least: the reference computes in the dtype it is given."""
+    return side._replace(rows=side.rows.to(torch.promote_types(side.rows.dtype, torch.float32)))
+
+
+def _no_autocast(device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, enabled=False)
+
+
+def _check_score(score: LocalScore) -> None:
+    if not isinstance(score, LocalScore):
+        raise TypeError(f"score is {score!r}; expected a gloria_ops.LocalScore, such as LocalScore.released()")
+
+
+def _check_pair_mask(pair_mask: Tensor, scores: Tensor) -> None:
+    if not isinstance(pair_mask, Tensor) or pair_mask.dtype != torch.bool:
+        what = pair_mask.dtype if isinstance(pair_mask, Tensor) else type(pair_mask).__name__
+        raise TypeError(f"pair_mask is {what}; expected a bool tensor, True = the pair takes part: pair_mask.bool()")
+    if pair_mask.shape != scores.shape:
+        raise ValueError(
+            f"pair_mask has the shape {tuple(pair_mask.shape)}; expected {tuple(scores.shape)}, images by texts"
+        )
+    if pair_mask.device != scores.device:
+        raise ValueError(f"pair_mask is on {pair_mask.device}; expected {scores.device}, as the scores: .to(device)")
+    if pair_mask.device.type == "cpu" and not torch.compiler.is_compiling():
+        for item, takes_part in enumerate(pair_mask.diagonal().tolist()):
+            if not takes_part:
+                raise ValueError(
+                    f"pair_mask[{item}, {item}] is False; expected True on the diagonal, which holds the positives: "
+                    "pair_mask.fill_diagonal_(True)"
+                )
+
+
+def _items(side: Ragged) -> list[Tensor]:
+    wide = _wide(side)
+    spans = zip(wide.starts.tolist(), wide.lengths.tolist(), strict=True)
+    return [wide.rows[start : start + length] for start, length in spans]
+
+
+def _attention(regions: Tensor, words: Tensor, score: LocalScore) -> Tensor:
+    if score.direction == "i2t":
+        return reference.attention(regions @ words.T, score).T
+    return reference.attention(words @ regions.T, score)
+
+
+def _pairs(pairs: Literal["matched"] | Tensor, images: int, texts: int) -> Sequence[tuple[int, int]]:
+    if isinstance(pairs, str):
+        if pairs != "matched":
+            raise ValueError(f"pairs is {pairs!r}; expected 'matched' or a (P, 2) integer tensor of (image, text)")
+        if images != texts:
+            raise ValueError(
+                f"pairs is 'matched' with {images} images and {texts} texts; expected as many of one as of the other, "
+                "or a (P, 2) tensor of (image, text)"
+            )
+        return [(item, item) for item in range(images)]
+    if not isinstance(pairs, Tensor) or pairs.is_floating_point() or pairs.is_complex() or pairs.dtype == torch.bool:
+        what = pairs.dtype if isinstance(pairs, Tensor) else type(pairs).__name__
+        raise TypeError(f"pairs is {what}; expected 'matched' or a (P, 2) integer tensor of (image, text)")
+    if pairs.dim() != 2 or pairs.shape[1] != 2:
+        raise ValueError(f"pairs has the shape {tuple(pairs.shape)}; expected (P, 2), each row (image, text)")
+    for row, (image, text) in enumerate(pairs.tolist()):
+        if not (0 <= image < images and 0 <= text < texts):
+            raise ValueError(
+                f"pairs[{row}] is ({image}, {text}); expected an image of 0 to {images - 1} "
+                f"and a text of 0 to {texts - 1}"
+            )
+    return pairs.tolist()

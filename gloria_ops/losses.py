@@ -1,0 +1,128 @@
+"""The losses as modules, for a training script to hold."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gloria_ops.functional import RELEASED, Reduction, contrastive_losses, cosines, local_contrastive_loss
+from gloria_ops.score import LocalScore, checked_scale
+
+
+class LogitScale(nn.Module):
+    """A factor on the scores: fixed, or learned through its logarithm, so that it stays above 0.
+
+    Args:
+        initial: finite, above 0.
+        learnable: make its logarithm a parameter, `log_scale`, a float32 scalar.
+    """
+
+    def __init__(self, initial: float, learnable: bool) -> None:
+        super().__init__()
+        self.initial = checked_scale("logit_scale", initial)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(self.initial))) if learnable else None
+
+    def forward(self) -> float | Tensor:
+        """The factor: a float, or a scalar tensor where it is learned."""
+        return self.initial if self.log_scale is None else self.log_scale.exp()
+
+    def extra_repr(self) -> str:
+        """The start value and whether it is learned, for the printed module."""
+        return f"{self.initial:g}, learnable={self.log_scale is not None}"
+
+
+class LocalContrastiveLoss(nn.Module):
+    """`local_contrastive_loss` with its settings held.
+
+    Args:
+        score: what is computed. Default: the authors' released code. Its logit_scale is where the scale starts.
+        learnable_scale: learn the scale on the scores (CLIP does; released: fixed at 10).
+        reduction: "mean" (released code) or "sum" (paper).
+        backend: see `local_scores`.
+    """
+
+    def __init__(
+        self,
+        score: LocalScore = RELEASED,
+        *,
+        learnable_scale: bool = False,
+        reduction: Reduction = "mean",
+        backend: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.score = score
+        self.logit_scale = LogitScale(score.logit_scale, learnable_scale)
+        self.reduction: Reduction = reduction
+        self.backend = backend
+
+    def forward(
+        self, regions: Tensor, words: Tensor, *, pair_mask: Tensor | None = None, **lengths: Any
+    ) -> tuple[Tensor, Tensor]:
+        """(image_to_text, text_to_image), scalars.
+
+        Args:
+            regions, words, pair_mask: as in `local_contrastive_loss`.
+            lengths: its word_lengths, word_mask, word_offsets and region_lengths.
+        """
+        return local_contrastive_loss(
+            regions,
+            words,
+            score=self.score,
+            backend=self.backend,
+            logit_scale=self.logit_scale(),
+            reduction=self.reduction,
+            pair_mask=pair_mask,
+            **lengths,
+        )
+
+    def extra_repr(self) -> str:
+        """The score and the reduction, for the printed module."""
+        return f"{self.score}, reduction={self.reduction!r}, backend={self.backend!r}"
+
+
+class GlobalContrastiveLoss(nn.Module):
+    """InfoNCE over the cosines of whole image and text vectors, both ways.
+
+    Args:
+        logit_scale: multiplies the cosines, or where the learned scale starts. Default 10, released (temp3).
+        learnable_scale: learn it (released: fixed).
+        reduction: "mean" (released code) or "sum" (paper).
+        eps: smallest product of two norms that is divided by. Default 1e-8, released.
+    """
+
+    def __init__(
+        self,
+        logit_scale: float = 10.0,
+        *,
+        learnable_scale: bool = False,
+        reduction: Reduction = "mean",
+        eps: float = 1e-8,
+    ) -> None:
+        super().__init__()
+        self.logit_scale = LogitScale(logit_scale, learnable_scale)
+        self.reduction: Reduction = reduction
+        self.eps = checked_scale("eps", eps)
+
+    def forward(
+        self, image_vectors: Tensor, text_vectors: Tensor, *, pair_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(image_to_text, text_to_image), scalars, float32 (float64 for float64).
+
+        Args:
+            image_vectors, text_vectors: (N, D), floating, not necessarily normalised; row i and row i belong together.
+            pair_mask: (N, N) bool: False = no negatives of one another; the diagonal must be True.
+
+        Raises:
+            TypeError, ValueError: vectors that are not (N, D) each; a pair_mask that does not fit.
+        """
+        return contrastive_losses(
+            cosines(image_vectors, text_vectors, self.eps),
+            logit_scale=self.logit_scale(),
+            reduction=self.reduction,
+            pair_mask=pair_mask,
+        )
+
+    def extra_repr(self) -> str:
+        """The reduction, for the printed module."""
+        return f"reduction={self.reduction!r}"

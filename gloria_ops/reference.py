@@ -1,0 +1,108 @@
+"""The formulas of the local score in eager PyTorch, direct, in the dtype of the inputs: what kernels are held to."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gloria_ops.score import LocalScore
+
+EPS = 1e-8
+
+
+@torch.compiler.disable(reason="backend='reference' reads the lengths, so torch.compile breaks the graph there")
+def scores(
+    regions: Tensor,
+    region_starts: Tensor,
+    region_lengths: Tensor,
+    words: Tensor,
+    word_starts: Tensor,
+    word_lengths: Tensor,
+    score: LocalScore,
+) -> Tensor:
+    """Scores of every image with every text, in direction t2i whatever `score.direction` says.
+
+    One step of the loop scores one text against all images; nothing is fused, and everything is differentiable any
+    number of times.
+
+    Args:
+        regions: (rows, D), any floating dtype. Image n owns `region_lengths[n]` rows from `region_starts[n]` on.
+        region_starts, region_lengths: (N_v,) int64.
+        words, word_starts, word_lengths: the same for N_t texts.
+        score: every combination of knobs.
+
+    Returns:
+        (N_v, N_t) in the dtype of the rows.
+    """
+    images, real = padded(regions, region_starts, region_lengths)
+    columns = []
+    for start, length in zip(word_starts.tolist(), word_lengths.tolist(), strict=True):
+        text = words[start : start + length]
+        attended = attention(text @ images.transpose(1, 2), score, real[:, None, :])
+        columns.append(pool(similarity(attended @ images, text, score), score))
+    return torch.stack(columns, dim=1)
+
+
+def padded(rows: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Ragged rows as (N, L, D), L the greatest length, zeros behind each item, and the mask (N, L) of real rows."""
+    position = torch.arange(max(lengths.tolist()), device=rows.device)
+    real = position < lengths[:, None]
+    # Rows behind an item may belong to nobody and hold NaN: they are replaced, not multiplied by zero.
+    index = torch.where(real, starts[:, None] + position, starts[:, None])
+    return rows[index].masked_fill(~real[:, :, None], 0), real
+
+
+def attention(affinity: Tensor, score: LocalScore, real: Tensor | None = None) -> Tensor:
+    """Attention of each word over the regions.
+
+    Args:
+        affinity: (..., W, M), the products of W words with M regions.
+        score: its `word_norm` and `attention_scale`.
+        real: bool, broadcastable to the affinity: False = padding among the regions. None: every region is real.
+
+    Returns:
+        (..., W, M), rows sum to 1, 0 on padding.
+    """
+    if real is None:
+        logits = word_norm(affinity, score)
+    else:
+        # The affinities of padding are zeros, and a norm of zero has no second derivative: any other number has.
+        logits = word_norm(affinity.masked_fill(~real, 1), score).masked_fill(~real, -math.inf)
+    if math.isfinite(score.attention_scale):
+        return torch.softmax(score.attention_scale * logits, dim=-1)
+    best = (logits == logits.amax(dim=-1, keepdim=True)).to(logits.dtype)
+    return best / best.sum(dim=-1, keepdim=True)
+
+
+def word_norm(affinity: Tensor, score: LocalScore) -> Tensor:
+    """The affinity (..., W, M) normalised over the words."""
+    if score.word_norm == "softmax":
+        return torch.softmax(affinity, dim=-2)
+    if score.word_norm == "clipped_l2":
+        clipped = F.leaky_relu(affinity, 0.1)
+        return clipped / (torch.linalg.vector_norm(clipped, dim=-2, keepdim=True) + EPS)
+    return affinity
+
+
+def similarity(context: Tensor, words: Tensor, score: LocalScore) -> Tensor:
+    """Similarity (..., W) of each context (..., W, D) with its word (W, D)."""
+    dot = (context * words).sum(dim=-1)
+    if score.similarity == "dot":
+        return dot
+    norms = torch.linalg.vector_norm(context, dim=-1) * torch.linalg.vector_norm(words, dim=-1)
+    return dot / norms.clamp(min=EPS)
+
+
+def pool(similarities: Tensor, score: LocalScore) -> Tensor:
+    """The word similarities (..., W) of a text as one score (...)."""
+    if score.pool == "max":
+        return similarities.amax(dim=-1)
+    if score.pool == "mean":
+        return similarities.mean(dim=-1)
+    if score.pool == "sum":
+        return similarities.sum(dim=-1)
+    pooled = torch.logsumexp(score.word_scale * similarities, dim=-1)
+    if score.pool_mean:
+        pooled = pooled - math.log(similarities.shape[-1])
+    return pooled / score.word_scale if score.pool_divide else pooled
