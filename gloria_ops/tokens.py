@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -81,9 +82,7 @@ def _check_floating(name: str, rows: Tensor) -> None:
 
 def _autocasts(rows: Tensor) -> bool:
     device = rows.device.type
-    return (
-        rows.dtype != torch.float64 and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    )
+    return rows.dtype != torch.float64 and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def _images(regions: Tensor, region_lengths: Lengths | None) -> tuple[Ragged, tuple[int, int] | None]:
@@ -177,8 +176,8 @@ def _integers(
 ) -> Tensor:
     """Lengths (`count` of them) or offsets (`count` None) as int64 on the device of the rows."""
     if not isinstance(values, Tensor):
-        if not all(isinstance(value, int) and not isinstance(value, bool) for value in values):
-            raise TypeError(f"{name} is {values!r}; expected integers")
+        if not hasattr(values, "__len__") or not all(_is_integer(value) for value in values):
+            raise TypeError(f"{name} is {values!r}; expected integers, in a list or a tensor")
         values = torch.tensor(values, dtype=torch.int64)
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
         raise TypeError(f"{name} is {values.dtype}; expected integers: {name}.long()")
@@ -186,6 +185,10 @@ def _integers(
         expected = "(N_t + 1,) with N_t at least 1" if count is None else f"({count},), one for each item"
         raise ValueError(f"{name} has the shape {tuple(values.shape)}; expected {expected}")
     return _placed(name, values, rows, lambda value: check(value.tolist())).to(torch.int64)
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _placed(name: str, values: Tensor, rows: Tensor, check: Callable[[Tensor], None]) -> Tensor:

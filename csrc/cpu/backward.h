@@ -23,7 +23,7 @@ struct ImageGradient {
   Word* words;     // B form of the bin's words: K is the words
   Word* weighted;  // B form of beta e
   WordGradient* terms;
-  float* lengthwise;  // coefficient of t in dL/dt of each word, from |t| in the cosine
+  double* lengthwise;  // coefficient of t in dL/dt of each word, from |t| in the cosine
 
   ImageGradient(Arena& arena, const Problem& problem, const Bins& bins, const ImageShape<Operand>& largest) {
     constexpr bool rounds = Operand::kPer > 1;
@@ -33,39 +33,42 @@ struct ImageGradient {
     words = rounds ? arena.take<Word>(bins.max_rows * largest.blocks * 16) : nullptr;
     weighted = rounds && problem.cosine ? arena.take<Word>(bins.max_rows * largest.rows / 2) : nullptr;
     terms = arena.take<WordGradient>(bins.max_rows);
-    lengthwise = arena.take<float>(bins.max_rows);
+    lengthwise = arena.take<double>(bins.max_rows);
   }
 };
 
 // The sums over the images, in the order of the bins.
 struct WordSum {
-  float* gradient;    // C forms, one a bin
-  float* lengthwise;  // [rows of all bins]
-  int64_t* images;    // how many images each bin has taken in
+  float* gradient;     // C forms, one a bin
+  double* lengthwise;  // [rows of all bins]
+  int64_t* images;     // how many images each bin has taken in
 };
 
 template <class Operand>
-inline void word_gradients(const Problem& problem, int64_t index, const Bin& bin, const Scratch<Operand>& scratch, const float* norms,
+inline void word_gradients(const Problem& problem, int64_t index, const Bin& bin, const Scratch<Operand>& scratch, const double* norms,
                            const float* grad_scores, const ImageGradient<Operand>& out) {
   for (int64_t t = 0; t < bin.text_count; ++t) {
     const BinText& text = bin.texts[t];
-    float* u = scratch.similarity + text.begin;
     for (int64_t r = text.begin; r < text.end; ++r)
       scratch.similarity[r] = word_similarity(problem, word_sums(problem, scratch, r), norms[bin.offset + r]);
-    pool_weights(problem, u, text.end - text.begin, scratch.weights + text.begin);
+    pool_weights(problem, scratch.similarity + text.begin, text.end - text.begin, scratch.weights + text.begin);
     const float upstream = grad_scores[index * problem.texts.count + text.text];
     for (int64_t r = text.begin; r < text.end; ++r) {
       const WordSums w = word_sums(problem, scratch, r);
-      const float norm = norms[bin.offset + r], du = upstream * scratch.weights[r];
-      out.lengthwise[r] = 0.0f;
-      if (problem.cosine && !cosine_is_clamped(w, norm)) {
+      const double norm = norms[bin.offset + r], u = scratch.similarity[r], du = upstream * scratch.weights[r];
+      double alpha = du / w.sum, beta = 0.0, delta = alpha * u;
+      out.lengthwise[r] = 0.0;
+      if (problem.cosine && cosine_is_clamped(w, norm)) {
+        alpha /= kCosineEpsilon;
+        delta = alpha * w.dot / w.sum;
+      } else if (problem.cosine) {
         // u = <e, s> / (|e V| |t|) has no gradient along e: no delta.
-        out.terms[r] = {du / (w.context * norm), -du * scratch.similarity[r] / (w.context * w.context), 0.0f};
-        out.lengthwise[r] = -du * scratch.similarity[r] / (norm * norm);
-      } else {
-        const float alpha = du / w.sum / (problem.cosine ? kCosineEpsilon : 1.0f);
-        out.terms[r] = {alpha, 0.0f, alpha * w.dot / w.sum};
+        alpha = du / (w.context * norm);
+        beta = -du * u / (w.context * w.context);
+        delta = 0.0;
+        out.lengthwise[r] = -du * u / (norm * norm);
       }
+      out.terms[r] = {static_cast<float>(alpha), static_cast<float>(beta), static_cast<float>(delta)};
     }
   }
 }
@@ -118,7 +121,7 @@ inline void wait_for_turn(const int64_t* images, int64_t turn) {
 
 template <class Operand>
 inline void bin_gradient(const Problem& problem, int64_t index, int64_t bin_index, const Bins& bins, const ImageShape<Operand>& shape,
-                         const Image<Operand>& image, const Scratch<Operand>& scratch, const float* norms, const float* grad_scores,
+                         const Image<Operand>& image, const Scratch<Operand>& scratch, const double* norms, const float* grad_scores,
                          const ImageGradient<Operand>& out, const WordSum& total) {
   const Bin& bin = bins.bins[bin_index];
   pack_bin<Operand>(problem, bin, scratch.words);
@@ -145,7 +148,7 @@ inline void bin_gradient(const Problem& problem, int64_t index, int64_t bin_inde
                    {total.gradient + bin.offset * dim_panels * kPanel, bin.rows, index > 0}, bin.rows, dim_panels,
                    words_of<Operand>(shape.regions));
   for (int64_t r = 0; r < bin.used; ++r)
-    total.lengthwise[bin.offset + r] = (index > 0 ? total.lengthwise[bin.offset + r] : 0.0f) + out.lengthwise[r];
+    total.lengthwise[bin.offset + r] = (index > 0 ? total.lengthwise[bin.offset + r] : 0.0) + out.lengthwise[r];
   __atomic_store_n(total.images + bin_index, index + 1, __ATOMIC_RELEASE);
 }
 
@@ -162,14 +165,17 @@ inline void write_words(const Problem& problem, const Bin& bin, const WordSum& t
   for_words<Operand>(problem, bin, [&](const auto* row, int64_t r) {
     using Value = std::remove_const_t<std::remove_pointer_t<decltype(row)>>;
     float* sum = total.gradient + bin.offset * panels_of(problem.dim) * kPanel + r * kPanel;
-    for (int64_t d = 0; d < problem.dim; ++d) sum[(d / kPanel) * stride + d % kPanel] += total.lengthwise[bin.offset + r] * widen(row[d]);
+    for (int64_t d = 0; d < problem.dim; ++d) {
+      float& value = sum[(d / kPanel) * stride + d % kPanel];
+      value = static_cast<float>(value + total.lengthwise[bin.offset + r] * widen(row[d]));
+    }
     write_row(sum, stride, problem.dim, static_cast<Value*>(grad) + (row - static_cast<const Value*>(problem.texts.rows)));
   });
 }
 
 template <class Operand>
 inline void image_gradient(const Problem& problem, int64_t index, const Bins& bins, const Image<Operand>& image,
-                           const Scratch<Operand>& scratch, const float* norms, const Gradients& gradients,
+                           const Scratch<Operand>& scratch, const double* norms, const Gradients& gradients,
                            const ImageGradient<Operand>& sums, const WordSum& total) {
   const ImageShape<Operand> shape(problem.images.lengths[index], problem.dim);
   prepare_image(problem, index, true, image);
@@ -207,10 +213,10 @@ void backward(const Problem& problem, const Bins& bins, const Gradients& gradien
   layout(measure, [](auto&&...) {});
   const int64_t threads = problem.threads < problem.images.count ? problem.threads : problem.images.count;
   const Buffers buffers(threads, measure.used());
-  const Buffers norms_buffer(1, bins.rows * 4), lengthwise(1, bins.rows * 4), turns(1, bins.count * 8),
+  const Buffers norms_buffer(1, bins.rows * 8), lengthwise(1, bins.rows * 8), turns(1, bins.count * 8),
       sum_buffer(1, bins.rows * panels_of(problem.dim) * kPanel * 4);
-  float* norms = reinterpret_cast<float*>(norms_buffer[0]);
-  const WordSum total{reinterpret_cast<float*>(sum_buffer[0]), reinterpret_cast<float*>(lengthwise[0]),
+  double* norms = reinterpret_cast<double*>(norms_buffer[0]);
+  const WordSum total{reinterpret_cast<float*>(sum_buffer[0]), reinterpret_cast<double*>(lengthwise[0]),
                       reinterpret_cast<int64_t*>(turns[0])};
   std::memset(total.images, 0, bins.count * 8);
   int64_t next = 0;

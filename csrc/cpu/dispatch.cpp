@@ -2,6 +2,7 @@
 #include "dispatch.h"
 
 #include <algorithm>
+#include <cmath>
 #include <stdexcept>
 
 #if defined(__x86_64__)
@@ -78,6 +79,18 @@ int64_t bin_capacity(const Problem& problem) {
   return std::clamp<int64_t>(65536 / regions / 32 * 32, 64, 256);
 }
 
+// The problem with no more threads than its products keep busy: waking one costs as much as a million flops.
+Problem with_useful_threads(const Problem& problem) {
+  constexpr double kFlopsPerThread = 1e6;
+  double words = 0, regions = 0;
+  for (int64_t i = 0; i < problem.texts.count; ++i) words += static_cast<double>(problem.texts.lengths[i]);
+  for (int64_t i = 0; i < problem.images.count; ++i) regions += static_cast<double>(problem.images.lengths[i]);
+  const double useful = std::ceil(2 * words * regions * static_cast<double>(problem.dim) / kFlopsPerThread);
+  Problem result = problem;
+  result.threads = useful < problem.threads ? static_cast<int>(useful) : problem.threads;
+  return result;
+}
+
 }  // namespace
 
 std::vector<std::string> available_isas() {
@@ -90,13 +103,13 @@ std::vector<std::string> available_isas() {
 void forward(const Problem& problem, float* scores, const std::string& isa) {
   const Engine& engine = choose(problem, isa);
   const PackedBins bins(problem.texts, bin_capacity(problem), engine.pad);
-  engine.forward(problem, bins.all(), scores);
+  engine.forward(with_useful_threads(problem), bins.all(), scores);
 }
 
 void backward(const Problem& problem, const Gradients& gradients, const std::string& isa) {
   const Engine& engine = choose(problem, isa);
   const PackedBins bins(problem.texts, bin_capacity(problem), engine.pad);
-  engine.backward(problem, bins.all(), gradients);
+  engine.backward(with_useful_threads(problem), bins.all(), gradients);
 }
 
 }  // namespace gloria

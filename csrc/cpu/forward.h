@@ -9,7 +9,7 @@ namespace gloria::GLORIA_ISA {
 
 template <class Operand>
 inline void score_bin(const Problem& problem, int64_t index, const Bin& bin, const Image<Operand>& image, const Scratch<Operand>& scratch,
-                      const float* norms, float* scores) {
+                      const double* norms, float* scores) {
   const ImageShape<Operand> shape(problem.images.lengths[index], problem.dim);
   pack_bin<Operand>(problem, bin, scratch.words);
   attention_of(problem, bin, shape, image, scratch);
@@ -31,8 +31,8 @@ void forward(const Problem& problem, const Bins& bins, float* scores) {
   Arena image_size, scratch_size;
   Image<Operand>(image_size, problem, largest, direct);
   Scratch<Operand>(scratch_size, problem, bins, largest, direct, false);
-  const Buffers images(group, image_size.used()), scratches(problem.threads, scratch_size.used()), norms_buffer(1, bins.rows * 4);
-  float* norms = reinterpret_cast<float*>(norms_buffer[0]);
+  const Buffers images(group, image_size.used()), scratches(problem.threads, scratch_size.used()), norms_buffer(1, bins.rows * 8);
+  double* norms = reinterpret_cast<double*>(norms_buffer[0]);
 
 #pragma omp parallel num_threads(problem.threads)
   {

@@ -49,36 +49,38 @@ inline Vec multiply_add(BFloat16Operand, Vec a, Vec b, Vec sum) {
 }
 #endif
 
-// One block of kRows x (panels * 16) results, all of K in registers.
+// One block of kRows x (panels * 16) results. A chain of K stays in registers, and is added to the results when it ends.
 template <class Operand, int panels, bool transposed>
 inline void micro_kernel(const Word* a, int64_t a_block, const Word* b, int64_t b_panel, int64_t words, float* c, int64_t c_panel,
                          bool accumulate) {
   constexpr int64_t row_stride = transposed ? 1 : 16, k_stride = transposed ? 16 : 1;
-  Vec sum[kRows][panels * kParts];
+  for (int64_t start = 0; start < words; start += Operand::kChain) {
+    const int64_t stop = words - start < Operand::kChain ? words : start + Operand::kChain;
+    Vec sum[kRows][panels * kParts] = {};
+    for (int64_t k0 = start; k0 < stop; k0 += 16, a += a_block) {
+      const int64_t end = stop - k0 < 16 ? stop - k0 : 16;
+      for (int64_t k = 0; k < end; ++k, b += kPanel) {
+        Vec right[panels * kParts];
 #pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i)
+        for (int j = 0; j < panels * kParts; ++j)
+          right[j] = load(reinterpret_cast<const float*>(b + (j / kParts) * b_panel) + (j % kParts) * kLanes);
 #pragma GCC unroll 16
-    for (int j = 0; j < panels * kParts; ++j)
-      sum[i][j] = accumulate ? load(c + (j / kParts) * c_panel + i * kPanel + (j % kParts) * kLanes) : Vec{};
-  for (int64_t k0 = 0; k0 < words; k0 += 16, a += a_block) {
-    const int64_t end = words - k0 < 16 ? words - k0 : 16;
-    for (int64_t k = 0; k < end; ++k, b += kPanel) {
-      Vec right[panels * kParts];
+        for (int i = 0; i < kRows; ++i) {
+          const Vec left = splat(Operand{}, a[i * row_stride + k * k_stride]);
 #pragma GCC unroll 16
-      for (int j = 0; j < panels * kParts; ++j)
-        right[j] = load(reinterpret_cast<const float*>(b + (j / kParts) * b_panel) + (j % kParts) * kLanes);
-#pragma GCC unroll 16
-      for (int i = 0; i < kRows; ++i) {
-        const Vec left = splat(Operand{}, a[i * row_stride + k * k_stride]);
-#pragma GCC unroll 16
-        for (int j = 0; j < panels * kParts; ++j) sum[i][j] = multiply_add(Operand{}, left, right[j], sum[i][j]);
+          for (int j = 0; j < panels * kParts; ++j) sum[i][j] = multiply_add(Operand{}, left, right[j], sum[i][j]);
+        }
       }
     }
+    const bool add = accumulate || start > 0;
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 16
+      for (int j = 0; j < panels * kParts; ++j) {
+        float* to = c + (j / kParts) * c_panel + i * kPanel + (j % kParts) * kLanes;
+        store(to, add ? load(to) + sum[i][j] : sum[i][j]);
+      }
   }
-#pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i)
-#pragma GCC unroll 16
-    for (int j = 0; j < panels * kParts; ++j) store(c + (j / kParts) * c_panel + i * kPanel + (j % kParts) * kLanes, sum[i][j]);
 }
 
 template <class Operand, int panels, bool transposed>
@@ -115,7 +117,7 @@ namespace gloria::GLORIA_ISA {
 #endif
 
 // result (rows x panels*16) = left (rows x K) * right (K x panels*16), K given in words; rows a multiple of 16.
-// Every element sums over K in ascending order in one chain, wherever it stands in the tile: scores do not depend on neighbours.
+// Every element sums over K in the same order wherever it stands in the tile: scores do not depend on neighbours.
 template <class Operand>
 inline void product(Left left, Right right, Result result, int64_t rows, int64_t panels, int64_t words, Extent extent = Extent::kFull) {
 #if defined(GLORIA_AMX)

@@ -50,8 +50,9 @@ inline Vec exp(Vec x) {
   return reinterpret_cast<Vec>(reinterpret_cast<UVec>(p) + (reinterpret_cast<UVec>(shifted) << 23));
 }
 
-inline float lane_sum(const float* p) {
-  float sum = 0.0f;
+// In double, like all that is computed once a word: the gradient of a cosine near 1 is a small difference of large terms.
+inline double lane_sum(const float* p) {
+  double sum = 0.0;
   for (int i = 0; i < kPanel; ++i) sum += p[i];
   return sum;
 }

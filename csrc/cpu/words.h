@@ -20,7 +20,7 @@ struct Scratch {
   Word* left;                       // a tile rounded to an A form; unused in float32
   Word* right;                      // a tile rounded to a B form; likewise
   float *top, *sum, *dot, *square;  // [rows][16]
-  float* similarity;                // u of each word
+  double* similarity;               // u of each word
   float* weights;
 
   Scratch(Arena& arena, const Problem& problem, const Bins& bins, const ImageShape<Operand>& largest, bool any_direct, bool backward) {
@@ -39,7 +39,7 @@ struct Scratch {
     sum = arena.take<float>(rows * kPanel);
     dot = arena.take<float>(rows * kPanel);
     square = arena.take<float>(rows * kPanel);
-    similarity = arena.take<float>(rows);
+    similarity = arena.take<double>(rows);
     weights = arena.take<float>(rows);
   }
 };
@@ -61,7 +61,7 @@ inline void pack_bin(const Problem& problem, const Bin& bin, Word* words) {
 
 // |t| of every word, in the order of the bins.
 template <class Operand>
-inline void word_norms(const Problem& problem, const Bin& bin, float* norms) {
+inline void word_norms(const Problem& problem, const Bin& bin, double* norms) {
   for_words<Operand>(problem, bin, [&](const auto* row, int64_t r) {
     float lanes[kPanel] = {};
     for (int64_t d = 0; d < problem.dim; d += kPanel)
@@ -133,21 +133,21 @@ inline void context_norms(const Problem& problem, const Bin& bin, const ImageSha
 
 // What the cosine or dot of one word with its context is made of; e is the attention without its denominator.
 struct WordSums {
-  float dot;      // sum e s
-  float sum;      // sum e
-  float context;  // |sum e v|, 0 for the dot similarity
+  double dot;      // sum e s
+  double sum;      // sum e
+  double context;  // |sum e v|, 0 for the dot similarity
 };
 
 template <class Operand>
 inline WordSums word_sums(const Problem& problem, const Scratch<Operand>& scratch, int64_t row) {
-  const float square = problem.cosine ? lane_sum(scratch.square + row * kPanel) : 0.0f;
+  const double square = problem.cosine ? lane_sum(scratch.square + row * kPanel) : 0.0;
   return {lane_sum(scratch.dot + row * kPanel), lane_sum(scratch.sum + row * kPanel),
-          std::sqrt(square > 0.0f || square != square ? square : 0.0f)};
+          std::sqrt(square > 0.0 || square != square ? square : 0.0)};
 }
 
 // u of one word. The cosine does not change when the attention is scaled, so its denominator only meets epsilon.
-inline bool cosine_is_clamped(const WordSums& w, float norm) { return w.context * norm <= kCosineEpsilon * w.sum; }
-inline float word_similarity(const Problem& problem, const WordSums& w, float norm) {
+inline bool cosine_is_clamped(const WordSums& w, double norm) { return w.context * norm <= kCosineEpsilon * w.sum; }
+inline double word_similarity(const Problem& problem, const WordSums& w, double norm) {
   if (!problem.cosine) return w.dot / w.sum;
   return cosine_is_clamped(w, norm) ? w.dot / w.sum / kCosineEpsilon : w.dot / (w.context * norm);
 }

@@ -1,4 +1,4 @@
-"""The fused C++ kernels for CPU tensors: addresses go in, gradients recompute, nothing of the size of the affinities is stored."""
+"""The fused C++ kernels for CPU tensors: addresses go in, and nothing of the size of the affinities is ever stored."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gloria_ops.score import LocalScore
 try:
     from gloria_ops import _C
 except ImportError as error:
-    _C = None
+    _C = None  # type: ignore[assignment]
     _import_error = str(error)
 
 name = "cpu"
@@ -69,7 +69,7 @@ def describe() -> str:
 def unavailable() -> str | None:
     """Why the backend cannot run here, and the fix; None if it can."""
     if _C is None:
-        return f"the compiled extension gloria_ops._C is missing ({_import_error}); build it with `pip install .` or `make setup`"
+        return f"the extension gloria_ops._C is missing ({_import_error}); build it by `pip install .` or `make setup`"
     return None
 
 
@@ -82,31 +82,35 @@ def unsupported(score: LocalScore, dtype: torch.dtype, device: torch.device) -> 
     return None
 
 
-def _ragged(rows: Tensor, starts: Tensor, lengths: Tensor) -> tuple[object, tuple[Tensor, ...]]:
+def _ragged(rows: Tensor, starts: Tensor, lengths: Tensor) -> tuple[_C.Ragged, tuple[Tensor, ...]]:
     """One side for the kernels, and the tensors that must outlive the call. The last guard before raw addresses."""
-    rows = rows.contiguous()
-    starts = starts.to(torch.int64).contiguous()
-    lengths = lengths.to(torch.int64).contiguous()
-    if starts.shape != lengths.shape or starts.dim() != 1 or rows.dim() != 2:
-        raise ValueError(
-            f"expected rows (L, D) with starts and lengths (N,); got {rows.shape}, {starts.shape}, {lengths.shape}"
-        )
-    outside = (lengths < 1) | (starts < 0) | (starts + lengths > rows.shape[0])
+    rows, starts, lengths = rows.contiguous(), starts.contiguous(), lengths.contiguous()
+    if rows.dim() != 2 or starts.dim() != 1 or starts.shape != lengths.shape:
+        shapes = f"{tuple(rows.shape)}, {tuple(starts.shape)} and {tuple(lengths.shape)}"
+        raise ValueError(f"rows, starts and lengths have the shapes {shapes}; expected (L, D), (N,) and (N,)")
+    if starts.dtype != torch.int64 or lengths.dtype != torch.int64:
+        raise TypeError(f"starts are {starts.dtype} and lengths {lengths.dtype}; expected int64: .long()")
+    outside = (lengths < 1) | (starts < 0) | (starts > rows.shape[0] - lengths)
     if bool(outside.any()):
         first = int(outside.nonzero()[0])
         raise ValueError(
-            f"item {first} has length {int(lengths[first])} from row {int(starts[first])}, outside the {rows.shape[0]} rows given: "
-            "every length must be at least 1 and end within the tensor"
+            f"item {first} has length {int(lengths[first])} from row {int(starts[first])}, outside the {rows.shape[0]} "
+            "rows given: every length must be at least 1 and end within the tensor"
         )
     return _C.Ragged(rows.data_ptr(), starts.data_ptr(), lengths.data_ptr(), starts.numel()), (rows, starts, lengths)
 
 
-def _problem(regions: object, words: object, rows: Tensor, score: LocalScore) -> object:
+def _problem(images: _C.Ragged, texts: _C.Ragged, regions: Tensor, words: Tensor, score: LocalScore) -> _C.Problem:
+    if regions.shape[1] != words.shape[1] or regions.dtype != words.dtype:
+        raise ValueError(
+            f"regions are {regions.shape[1]} wide {regions.dtype} and words {words.shape[1]} wide {words.dtype}; "
+            "expected one width and one dtype"
+        )
     return _C.Problem(
-        dtype=getattr(_C.DType, str(rows.dtype).removeprefix("torch.")),
-        dim=rows.shape[1],
-        images=regions,
-        texts=words,
+        dtype=getattr(_C.DType, str(regions.dtype).removeprefix("torch.")),
+        dim=regions.shape[1],
+        images=images,
+        texts=texts,
         word_norm=getattr(_C.WordNorm, score.word_norm),
         attention_scale=score.attention_scale,
         cosine=score.similarity == "cosine",
@@ -128,11 +132,11 @@ def forward(
     score: LocalScore,
 ) -> Tensor:
     """Scores (N_v, N_t) float32 of rows `regions` (L_v, D) and `words` (L_t, D), words attending to regions."""
-    images, keep_regions = _ragged(regions, region_starts, region_lengths)
-    texts, keep_words = _ragged(words, word_starts, word_lengths)
+    images, (regions, *kept_regions) = _ragged(regions, region_starts, region_lengths)
+    texts, (words, *kept_words) = _ragged(words, word_starts, word_lengths)
     scores = torch.empty(region_starts.numel(), word_starts.numel(), dtype=torch.float32)
-    _C.forward(_problem(images, texts, keep_words[0], score), scores.data_ptr(), _chosen_isa())
-    del keep_regions, keep_words
+    _C.forward(_problem(images, texts, regions, words, score), scores.data_ptr(), _chosen_isa())
+    del kept_regions, kept_words
     return scores
 
 
@@ -147,16 +151,21 @@ def backward(
     score: LocalScore,
 ) -> tuple[Tensor, Tensor]:
     """Gradients with the shape and dtype of `regions` and `words`; rows that belong to no item get zeros."""
-    images, keep_regions = _ragged(regions, region_starts, region_lengths)
-    texts, keep_words = _ragged(words, word_starts, word_lengths)
+    images, (regions, *kept_regions) = _ragged(regions, region_starts, region_lengths)
+    texts, (words, *kept_words) = _ragged(words, word_starts, word_lengths)
+    if grad_scores.shape != (region_starts.numel(), word_starts.numel()):
+        raise ValueError(
+            f"grad_scores has the shape {tuple(grad_scores.shape)}; expected "
+            f"{(region_starts.numel(), word_starts.numel())}, images by texts"
+        )
     grad_scores = grad_scores.to(torch.float32).contiguous()
-    grad_regions, grad_words = torch.zeros_like(keep_regions[0]), torch.zeros_like(keep_words[0])
+    grad_regions, grad_words = torch.zeros_like(regions), torch.zeros_like(words)
     _C.backward(
-        _problem(images, texts, keep_words[0], score),
+        _problem(images, texts, regions, words, score),
         grad_scores.data_ptr(),
         grad_regions.data_ptr(),
         grad_words.data_ptr(),
         _chosen_isa(),
     )
-    del keep_regions, keep_words
+    del kept_regions, kept_words
     return grad_regions, grad_words

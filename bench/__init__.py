@@ -1,0 +1,1 @@
+"""Benchmarks of gloria_ops beside the code that people run today."""

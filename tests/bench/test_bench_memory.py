@@ -1,0 +1,38 @@
+"""The memory figure is what a contender allocates beyond its results, freed or not; failures name the contender."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from bench import memory
+from bench.cases import SMALL_CASES
+from bench.peers import eager
+
+CASE = SMALL_CASES[0]
+MEBIBYTE = 2**20
+
+
+@pytest.mark.parametrize("size", [16, 64])
+def test_a_freed_temporary_is_counted_and_results_are_not(monkeypatch, size):
+    def wasteful(case, inputs):
+        contender = eager(case, inputs)
+
+        def scores(regions, words):
+            # The warm-up's batch is smaller: only the measured one may waste, or the peak would already be there.
+            torch.ones(size * MEBIBYTE if len(regions) == CASE.batch else 1, dtype=torch.uint8)
+            return contender.scores(regions, words)
+
+        return replace(contender, scores=scores)
+
+    monkeypatch.setattr(memory, "eager", wasteful)
+    measured = memory.measure(CASE, "eager", "float32", backend="reference")
+    assert abs(measured["extra_bytes"] / MEBIBYTE - size) < 3
+    regions, words = CASE.batch * CASE.regions, CASE.batch * max(CASE.lengths)
+    assert measured["result_bytes"] == 4 * (CASE.width * (regions + words) + CASE.batch**2)
+
+
+def test_a_failing_measurement_says_which_and_why():
+    with pytest.raises(RuntimeError, match=r"memory of fused on Case\(name='quick'.*: status 1") as failure:
+        memory.measure_in_subprocess(CASE, "fused", "float32", backend="no-such-backend")
+    assert "ValueError: backend is 'no-such-backend'" in str(failure.value)

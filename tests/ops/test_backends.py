@@ -1,0 +1,79 @@
+"""The choice of a backend: by name it serves or refuses, by itself it steps down and says so once."""
+
+import warnings
+
+import pytest
+import torch
+
+from gloria_ops import LocalScore, backends, local_scores
+from gloria_ops.backends import cpu
+
+RELEASED, CPU = LocalScore.released(), torch.device("cpu")
+REGIONS, WORDS = torch.randn(2, 6, 4), torch.randn(3, 5, 4)
+
+
+@pytest.fixture
+def extension_missing(monkeypatch):
+    monkeypatch.setattr(cpu, "unavailable", lambda: "the compiled extension is missing; build it")
+
+
+@pytest.fixture(autouse=True)
+def nothing_said(monkeypatch):
+    monkeypatch.setattr(backends, "_said", set())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_kernels_are_the_automatic_choice(dtype):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert backends.choose(None, RELEASED, dtype, CPU) == "cpu"
+
+
+def test_float64_is_what_the_reference_is_for():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert backends.choose(None, RELEASED, torch.float64, CPU) == "reference"
+
+
+@pytest.mark.usefixtures("extension_missing")
+def test_stepping_down_is_said_once():
+    message = (
+        "unfused backend='reference'.*for torch.float32 on cpu .cpu: the compiled extension is missing; build it.*"
+        "gloria_ops.doctor"
+    )
+    with pytest.warns(RuntimeWarning, match=message):
+        assert backends.choose(None, RELEASED, torch.float32, CPU) == "reference"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        backends.choose(None, RELEASED, torch.float32, CPU)
+
+
+@pytest.mark.usefixtures("extension_missing")
+def test_the_warning_points_at_the_caller():
+    with pytest.warns(RuntimeWarning) as said:
+        local_scores(REGIONS, WORDS)
+    assert said[0].filename == __file__
+
+
+@pytest.mark.usefixtures("extension_missing")
+def test_a_missing_extension_asked_for_by_name():
+    with pytest.raises(
+        RuntimeError, match="backend='cpu' cannot run here: the compiled extension is missing; build it"
+    ):
+        local_scores(REGIONS, WORDS, backend="cpu")
+
+
+def test_an_unknown_name():
+    with pytest.raises(ValueError, match="backend is 'cuda'; expected one of 'cpu', 'reference', or None"):
+        local_scores(REGIONS, WORDS, backend="cuda")
+
+
+def test_a_dtype_that_the_backend_lacks():
+    message = r"backend='cpu' does not serve LocalScore\(word_norm='softmax'.*float64; take backend='reference'"
+    with pytest.raises(NotImplementedError, match=message):
+        local_scores(REGIONS.double(), WORDS.double(), backend="cpu")
+
+
+def test_a_device_that_the_backend_lacks():
+    with pytest.raises(NotImplementedError, match="CPU tensors, not on meta; take backend='reference'"):
+        local_scores(REGIONS.to("meta"), WORDS.to("meta"), backend="cpu")

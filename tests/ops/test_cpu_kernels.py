@@ -1,0 +1,241 @@
+"""The fused CPU kernels against float64, on every instruction set that this processor can run."""
+
+import math
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from problems import EVERY_SCORE, PRESETS, Problem, problem
+from tolerances import ANY_SHAPE, BACKWARD, FLOAT32, FORWARD, error, rounding
+
+from gloria_ops import LocalScore, local_scores, reference
+from gloria_ops.backends import cpu
+from gloria_ops.tokens import canonical
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+# Regions fewer than words are wide take the Gram matrix, many more take the contexts directly.
+SHAPES = {
+    "gram": {"images": 3, "texts": 4, "most_regions": 49, "most_words": 23, "width": 96},
+    "direct": {"images": 3, "texts": 4, "most_regions": 131, "most_words": 23, "width": 24},
+}
+
+
+@pytest.fixture(params=cpu.available_isas())
+def isa(request):
+    with cpu.use_isa(request.param):
+        yield request.param
+
+
+@contextmanager
+def threads(count: int):
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def fused(given_problem: Problem, score: LocalScore) -> tuple[torch.Tensor, ...]:
+    """Scores, and gradients of regions and words, from the kernels."""
+    regions, words = given_problem.regions.clone().requires_grad_(), given_problem.words.clone().requires_grad_()
+    scores = local_scores(regions, words, score=score, backend="cpu", **given_problem.lengths)
+    assert scores.dtype == torch.float32
+    return scores.detach(), *torch.autograd.grad(scores, (regions, words), given_problem.cotangent.float())
+
+
+def eager(given_problem: Problem, score: LocalScore) -> tuple[torch.Tensor, ...]:
+    """The same from the formulas in eager PyTorch, in the dtype of the problem."""
+    regions, words = given_problem.regions.clone().requires_grad_(), given_problem.words.clone().requires_grad_()
+    batch = canonical(regions, words, **given_problem.lengths)
+    if score.direction == "i2t":
+        scores = reference.scores(*batch.texts, *batch.images, score).T
+    else:
+        scores = reference.scores(*batch.images, *batch.texts, score)
+    return scores.detach(), *torch.autograd.grad(scores, (regions, words), given_problem.cotangent.to(scores.dtype))
+
+
+def assert_as_accurate_as_eager(rounded: Problem, score: LocalScore, slack: float = 1) -> None:
+    truth, plain, ours = eager(rounded.to(torch.float64), score), eager(rounded, score), fused(rounded, score)
+    for name, factor, kernel, same_dtype, exact in zip(
+        ("scores", "grad_regions", "grad_words"), (FORWARD, BACKWARD, BACKWARD), ours, plain, truth, strict=True
+    ):
+        found, of_eager = error(kernel, exact), error(same_dtype, exact)
+        allowed = slack * (factor * of_eager + rounding(kernel, exact))
+        assert found <= allowed, f"{name} err by {found:.3g}, eager by {of_eager:.3g}"
+
+
+@pytest.mark.parametrize("kind", ["random", "correlated", "unit"])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_against_float64(isa, name, dtype, shape, kind):
+    assert_as_accurate_as_eager(problem(kind, **SHAPES[shape]).to(dtype), PRESETS[name])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("score", EVERY_SCORE.values(), ids=EVERY_SCORE.keys())
+def test_every_knob_against_float64(isa, score, dtype):
+    small = problem("random", images=4, texts=6, most_regions=40, most_words=15, width=64)
+    assert_as_accurate_as_eager(small.to(dtype), score)
+
+
+@pytest.mark.parametrize("kind", ["random", "correlated", "unit"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", ["released", "paper", "scan_t2i", "maxsim"])
+def test_real_sizes_against_float64(name, dtype, kind):
+    """The sizes of a ResNet-50 at 299 px and of real reports; several tiles and chunks of each side."""
+    real = problem(kind, images=3, texts=4, most_regions=361, most_words=97, width=768)
+    assert_as_accurate_as_eager(real.to(dtype), PRESETS[name])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_sizes_that_no_tile_divides(isa, dtype):
+    odd = problem("random", images=2, texts=9, most_regions=263, most_words=97, width=203)
+    assert_as_accurate_as_eager(odd.to(dtype), LocalScore.released())
+
+
+@given(
+    images=st.integers(1, 5),
+    texts=st.integers(1, 5),
+    regions=st.integers(1, 70),
+    words=st.integers(1, 40),
+    width=st.integers(2, 70),
+    name=st.sampled_from(sorted(PRESETS)),
+    dtype=st.sampled_from(DTYPES),
+    isa=st.sampled_from(cpu.available_isas()),
+    seed=st.integers(0, 2**16),
+)
+def test_any_shape_against_float64(images, texts, regions, words, width, name, dtype, isa, seed):
+    with cpu.use_isa(isa):
+        rounded = problem("random", images, texts, regions, words, width, seed).to(dtype)
+        assert_as_accurate_as_eager(rounded, PRESETS[name], slack=ANY_SHAPE)
+
+
+@pytest.mark.parametrize(("regions", "words", "width"), [(1, 1, 4), (1, 7, 4), (7, 1, 4), (5, 3, 2), (2, 512, 8)])
+@pytest.mark.parametrize("name", PRESETS)
+def test_least_and_greatest_sizes(isa, name, regions, words, width):
+    small = problem("random", 8, 8, regions, words, width)
+    assert_as_accurate_as_eager(small.to(torch.float32), PRESETS[name])
+
+
+@pytest.mark.parametrize("name", ["paper", "maxsim"])
+def test_width_of_one(isa, name):
+    assert_as_accurate_as_eager(problem("random", 8, 8, 5, 3, width=1).to(torch.float32), PRESETS[name])
+
+
+def test_cosines_at_a_width_of_one_are_signs(isa):
+    """One region and one word of one number each: the cosine is 1 or -1, and its gradient is zero but for rounding."""
+    numbers = torch.tensor([0.5, -2.0, 3.0]).reshape(3, 1, 1)
+    regions, words = numbers.clone().requires_grad_(), numbers.clone().requires_grad_()
+    scores = local_scores(regions, words, backend="cpu")
+    signs = torch.outer(numbers.flatten(), numbers.flatten()).sign()
+    torch.testing.assert_close(scores, 5 * signs, rtol=4 * torch.finfo(torch.float32).eps, atol=0)
+    for gradient in torch.autograd.grad(scores.sum(), (regions, words)):
+        assert gradient.abs().max() <= 100 * torch.finfo(torch.float32).eps
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", PRESETS)
+def test_padding_changes_no_bit_and_receives_no_gradient(isa, name, dtype):
+    clean = problem("random", **SHAPES["gram"]).to(dtype)
+    dirty = clean._replace(regions=clean.regions.clone(), words=clean.words.clone())
+    for rows, lengths in ((dirty.regions, dirty.region_lengths), (dirty.words, dirty.word_lengths)):
+        for item, length in enumerate(lengths.tolist()):
+            rows[item, length:] = math.nan
+    from_clean, from_dirty = fused(clean, PRESETS[name]), fused(dirty, PRESETS[name])
+    for ours, padded in zip(from_clean, from_dirty, strict=True):
+        assert torch.equal(ours, padded)
+    for gradient, lengths in zip(from_dirty[1:], (dirty.region_lengths, dirty.word_lengths), strict=True):
+        for item, length in enumerate(lengths.tolist()):
+            assert not gradient[item, length:].any()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_nan_in_a_real_token_shows_in_its_scores_only(isa, name):
+    clean = problem("random", **SHAPES["gram"]).to(torch.float32)
+    broken = clean._replace(regions=clean.regions.clone(), words=clean.words.clone())
+    broken.regions[1, 0] = math.nan
+    broken.words[2, 0] = math.nan
+    expected = fused(clean, PRESETS[name])[0]
+    expected[1], expected[:, 2] = math.nan, math.nan
+    scores = local_scores(broken.regions, broken.words, score=PRESETS[name], backend="cpu", **broken.lengths)
+    torch.testing.assert_close(scores, expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_batch_of_one_equals_its_row_bit_for_bit(isa, name, dtype):
+    many = problem("random", images=4, texts=11, most_regions=33, most_words=29, width=50).to(dtype)
+    scores, grad_regions, _ = fused(many, PRESETS[name])
+    for image in range(4):
+        one = many._replace(
+            regions=many.regions[image, None],
+            region_lengths=many.region_lengths[image, None],
+            cotangent=many.cotangent[image, None],
+        )
+        row, grad_row, _ = fused(one, PRESETS[name])
+        assert torch.equal(row[0], scores[image])
+        if PRESETS[name].direction == "t2i":
+            assert torch.equal(grad_row[0], grad_regions[image])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", PRESETS)
+def test_permuting_texts_permutes_columns(isa, name, dtype):
+    one = problem("random", **SHAPES["gram"]).to(dtype)
+    texts = torch.tensor([2, 0, 3, 1])
+    permuted = one._replace(words=one.words[texts], word_lengths=one.word_lengths[texts])
+    assert torch.equal(fused(permuted, PRESETS[name])[0], fused(one, PRESETS[name])[0][:, texts])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_number_of_threads_changes_no_bit(isa, name, dtype):
+    one = problem("random", images=7, texts=6, most_regions=50, most_words=30, width=40).to(dtype)
+    with threads(1):
+        alone = fused(one, PRESETS[name])
+    for count in (2, 3):
+        with threads(count):
+            for ours, before in zip(fused(one, PRESETS[name]), alone, strict=True):
+                assert torch.equal(ours, before)
+
+
+def test_huge_affinities_stay_finite(isa):
+    """Raw affinities of large features overflow float16, and an exponential without its maximum."""
+    one = problem("random", **SHAPES["gram"])
+    large = one._replace(regions=one.regions * 300, words=one.words * 300).to(torch.float32)
+    for name in ("released", "scan_t2i", "maxsim"):
+        assert all(each.isfinite().all() for each in fused(large, PRESETS[name])), name
+    steep = replace(LocalScore.released(), attention_scale=1000.0, word_scale=500.0)
+    assert all(each.isfinite().all() for each in fused(large, steep))
+
+
+def test_addresses_outside_the_rows_are_refused():
+    regions, words = torch.randn(2, 4, 8), torch.randn(3, 5, 8)
+    images, texts, _ = canonical(regions, words)
+    with pytest.raises(ValueError, match="item 2 has length 6 from row 10, outside the 15 rows"):
+        cpu.forward(*images, *texts._replace(lengths=torch.tensor([5, 5, 6])), LocalScore.released())
+
+
+def test_an_instruction_set_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="isa='sse9' is not available here"), cpu.use_isa("sse9"):
+        pass
+
+
+@pytest.mark.parametrize("name", ["maxsim", "scan_t2i_max"])
+def test_ties_are_shared_as_in_the_reference(isa, name):
+    """Every region and every word occurs twice: maxima over either share attention and gradient evenly."""
+    once = problem("random", images=3, texts=3, most_regions=9, most_words=5, width=8)
+    twice = once._replace(
+        regions=once.regions.repeat_interleave(2, dim=1),
+        words=once.words.repeat_interleave(2, dim=1),
+        region_lengths=once.region_lengths * 2,
+        word_lengths=once.word_lengths * 2,
+    )
+    ours, truth = fused(twice.to(torch.float32), PRESETS[name]), eager(twice, PRESETS[name])
+    for kernel, exact in zip(ours, truth, strict=True):
+        torch.testing.assert_close(kernel.double(), exact, **FLOAT32)

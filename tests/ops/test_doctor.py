@@ -1,0 +1,27 @@
+"""The doctor names every backend, every dtype and the reason of each choice."""
+
+import subprocess
+import sys
+
+from gloria_ops import doctor
+from gloria_ops.backends import cpu
+
+
+def test_every_backend_and_dtype_is_reported():
+    lines = doctor.report().splitlines()
+    assert any(line.split()[:2] == ["cpu", "available:"] and cpu.describe() in line for line in lines)
+    assert any(line.split()[:2] == ["reference", "available:"] for line in lines)
+    chosen = {tuple(line.split()[:2]): line.split(maxsplit=2)[2] for line in lines if line.startswith("  cpu     ")}
+    assert chosen["cpu", "float32"] == chosen["cpu", "bfloat16"] == chosen["cpu", "float16"] == "cpu"
+    assert chosen["cpu", "float64"].startswith("reference; not cpu: ")
+    assert chosen["cpu", "float64"].endswith("not torch.float64")
+
+
+def test_a_missing_extension_is_reported_with_the_fix(monkeypatch):
+    monkeypatch.setattr(cpu, "unavailable", lambda: "no extension; build it")
+    assert "NOT available: no extension; build it" in doctor.report()
+
+
+def test_runs_as_a_module():
+    printed = subprocess.run([sys.executable, "-m", "gloria_ops.doctor"], capture_output=True, text=True, check=True)
+    assert "Automatic choice" in printed.stdout

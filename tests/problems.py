@@ -1,0 +1,87 @@
+"""The problems and scores that the tests of the ops are run on."""
+
+from dataclasses import replace
+from itertools import product
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gloria_ops import LocalScore
+
+PRESETS = {
+    "released": LocalScore.released(),
+    "released_mean": replace(LocalScore.released(), pool_mean=True),
+    "paper": LocalScore.paper(tau2=0.2, tau3=0.5),
+    "damsm": LocalScore.damsm(),
+    "scan_t2i": LocalScore.scan_t2i(),
+    "scan_i2t": LocalScore.scan_i2t(),
+    "scan_t2i_max": LocalScore.scan_t2i(pool="max"),
+    "maxsim": LocalScore.maxsim(),
+}
+
+POOLS = [("logsumexp", mean, divide) for mean, divide in product((False, True), repeat=2)] + [
+    (pool, False, False) for pool in ("max", "mean", "sum")
+]
+
+EVERY_SCORE = {
+    f"{norm}-{similarity}-{scale:g}-{pool}{'-mean' * mean}{'-divide' * divide}": LocalScore(
+        word_norm=norm,
+        similarity=similarity,
+        attention_scale=scale,
+        pool=pool,
+        pool_mean=mean,
+        pool_divide=divide,
+        word_scale=3.0,
+    )
+    for norm, similarity, scale, (pool, mean, divide) in product(
+        ("none", "softmax", "clipped_l2"), ("dot", "cosine"), (4.0, float("inf")), POOLS
+    )
+}
+
+
+class Problem(NamedTuple):
+    """Padded float64 inputs with lengths, and a cotangent of the scores."""
+
+    regions: Tensor
+    words: Tensor
+    region_lengths: Tensor
+    word_lengths: Tensor
+    cotangent: Tensor
+
+    def to(self, dtype: torch.dtype) -> "Problem":
+        """Rounded to `dtype`, the cotangent excepted."""
+        return self._replace(regions=self.regions.to(dtype), words=self.words.to(dtype))
+
+    @property
+    def lengths(self) -> dict[str, Tensor]:
+        return {"region_lengths": self.region_lengths, "word_lengths": self.word_lengths}
+
+
+def problem(
+    kind: str, images: int, texts: int, most_regions: int, most_words: int, width: int, seed: int = 0
+) -> Problem:
+    """A ragged problem whose first image and first text are full.
+
+    `kind`: "random" = independent normals with affinities of variance 1; "correlated" = all regions and words share
+    half of their variance; "unit" = vectors of length 1.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    def lengths(count: int, most: int) -> Tensor:
+        drawn = torch.randint(1, most + 1, (count,), generator=generator)
+        drawn[0] = most
+        return drawn
+
+    regions, words = normal(images, most_regions, width), normal(texts, most_words, width)
+    if kind == "correlated":
+        shared = normal(width)
+        regions, words = (regions + shared) * 0.5**0.5, (words + shared) * 0.5**0.5
+    if kind == "unit":
+        regions, words = (torch.nn.functional.normalize(each, dim=-1) for each in (regions, words))
+    else:
+        regions, words = regions * width**-0.25, words * width**-0.25
+    return Problem(regions, words, lengths(images, most_regions), lengths(texts, most_words), normal(images, texts))

@@ -1,0 +1,170 @@
+"""The reference against the formulas written once more, one number at a time, and derivatives against differences."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from problems import EVERY_SCORE, PRESETS, problem
+from tolerances import FLOAT64
+
+from gloria_ops import LocalScore, local_scores, reference
+
+
+def one_number_at_a_time(words, regions, score):
+    """Z of one text (W, D) with one image (M, D), both lists of lists of floats."""
+    affinity = [[sum(a * b for a, b in zip(t, v, strict=True)) for v in regions] for t in words]
+    columns = [normalised([row[j] for row in affinity], score.word_norm) for j in range(len(regions))]
+    similarities = []
+    for i, word in enumerate(words):
+        attention = attended([column[i] for column in columns], score.attention_scale)
+        context = [sum(a * v[d] for a, v in zip(attention, regions, strict=True)) for d in range(len(word))]
+        dot = sum(a * b for a, b in zip(context, word, strict=True))
+        length = math.hypot(*context) * math.hypot(*word)
+        similarities.append(dot if score.similarity == "dot" else dot / max(length, 1e-8))
+    if score.pool != "logsumexp":
+        return {"max": max, "sum": sum, "mean": lambda u: sum(u) / len(u)}[score.pool](similarities)
+    total = sum(math.exp(score.word_scale * u) for u in similarities)
+    logarithm = math.log(total / len(words) if score.pool_mean else total)
+    return logarithm / score.word_scale if score.pool_divide else logarithm
+
+
+def normalised(column, word_norm):
+    if word_norm == "none":
+        return column
+    if word_norm == "softmax":
+        total = sum(math.exp(s) for s in column)
+        return [math.exp(s) / total for s in column]
+    clipped = [s if s > 0 else 0.1 * s for s in column]
+    return [s / (math.hypot(*clipped) + 1e-8) for s in clipped]
+
+
+def attended(row, scale):
+    if scale == math.inf:
+        best = [float(x == max(row)) for x in row]
+        return [b / sum(best) for b in best]
+    total = sum(math.exp(scale * x) for x in row)
+    return [math.exp(scale * x) / total for x in row]
+
+
+def with_lengths(given_problem, score):
+    return local_scores(given_problem.regions, given_problem.words, score=score, **given_problem.lengths)
+
+
+@pytest.mark.parametrize("score", EVERY_SCORE.values(), ids=EVERY_SCORE.keys())
+def test_every_knob_one_number_at_a_time(score):
+    small = problem("random", images=3, texts=2, most_regions=5, most_words=4, width=3)
+    expected = [
+        [
+            one_number_at_a_time(text[:words].tolist(), image[:regions].tolist(), score)
+            for text, words in zip(small.words, small.word_lengths, strict=True)
+        ]
+        for image, regions in zip(small.regions, small.region_lengths, strict=True)
+    ]
+    torch.testing.assert_close(with_lengths(small, score), torch.tensor(expected, dtype=torch.float64), **FLOAT64)
+
+
+def test_regions_attending_to_words_is_the_same_formula_exchanged():
+    small = problem("unit", images=3, texts=2, most_regions=5, most_words=4, width=3)
+    score = LocalScore.scan_i2t()
+    expected = [
+        [
+            one_number_at_a_time(image[:regions].tolist(), text[:words].tolist(), score)
+            for text, words in zip(small.words, small.word_lengths, strict=True)
+        ]
+        for image, regions in zip(small.regions, small.region_lengths, strict=True)
+    ]
+    torch.testing.assert_close(with_lengths(small, score), torch.tensor(expected, dtype=torch.float64), **FLOAT64)
+
+
+@pytest.mark.parametrize("score", EVERY_SCORE.values(), ids=EVERY_SCORE.keys())
+def test_first_derivatives(score):
+    small = problem("random", images=2, texts=2, most_regions=4, most_words=3, width=2)
+    inputs = (small.regions.requires_grad_(), small.words.requires_grad_())
+    assert torch.autograd.gradcheck(lambda v, t: local_scores(v, t, score=score, **small.lengths), inputs)
+
+
+@pytest.mark.parametrize("name", ["released", "paper", "scan_t2i", "maxsim"])
+def test_second_derivatives(name):
+    small = problem("random", images=2, texts=2, most_regions=3, most_words=2, width=2)
+    inputs = (small.regions.requires_grad_(), small.words.requires_grad_())
+    assert torch.autograd.gradgradcheck(lambda v, t: local_scores(v, t, score=PRESETS[name], **small.lengths), inputs)
+
+
+def test_hard_attention_shares_ties_evenly():
+    affinity = torch.tensor([[1.0, 3.0, 3.0, 3.0, 2.0]], dtype=torch.float64)
+    shared = reference.attention(affinity, LocalScore.maxsim())
+    torch.testing.assert_close(shared, torch.tensor([[0.0, 1, 1, 1, 0]], dtype=torch.float64) / 3)
+
+
+def test_hard_attention_is_the_limit_of_the_softmax():
+    small = problem("random", images=3, texts=3, most_regions=6, most_words=4, width=5)
+    hard = LocalScore.maxsim()
+    almost = LocalScore(word_norm="none", attention_scale=1e6, similarity="dot", pool="sum")
+    torch.testing.assert_close(with_lengths(small, hard), with_lengths(small, almost), **FLOAT64)
+
+
+def test_computes_in_the_dtype_it_is_given():
+    rows, starts, lengths = torch.randn(6, 4), torch.tensor([0, 3]), torch.tensor([3, 3])
+    for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64):
+        side = (rows.to(dtype), starts, lengths)
+        assert reference.scores(*side, *side, LocalScore.released()).dtype == dtype
+
+
+def test_a_zero_vector_scores_zero_and_differentiates_to_numbers():
+    for name in ("released", "scan_t2i"):
+        regions = torch.zeros(1, 2, 3, dtype=torch.float64, requires_grad=True)
+        words = torch.zeros(1, 2, 3, dtype=torch.float64, requires_grad=True)
+        scores = local_scores(regions, words, score=PRESETS[name])
+        expected = math.log(2) / (PRESETS[name].word_scale if PRESETS[name].pool_divide else 1)
+        assert scores.tolist() == [[pytest.approx(expected)]]
+        for gradient in torch.autograd.grad(scores.sum(), (regions, words)):
+            assert gradient.isfinite().all()
+
+
+@given(
+    images=st.integers(1, 4),
+    texts=st.integers(1, 4),
+    regions=st.integers(1, 9),
+    words=st.integers(1, 7),
+    width=st.integers(1, 6),
+    name=st.sampled_from(sorted(PRESETS)),
+    seed=st.integers(0, 2**16),
+)
+def test_padding_never_matters(images, texts, regions, words, width, name, seed):
+    score = PRESETS[name]
+    clean = problem("random", images, texts, regions, words, width, seed)
+    dirty = clean._replace(regions=clean.regions.clone(), words=clean.words.clone())
+    for rows, lengths in ((dirty.regions, dirty.region_lengths), (dirty.words, dirty.word_lengths)):
+        for item, length in enumerate(lengths.tolist()):
+            rows[item, length:] = math.nan
+    results = []
+    for each in (clean, dirty):
+        inputs = (each.regions.requires_grad_(), each.words.requires_grad_())
+        scores = with_lengths(each, score)
+        results.append((scores.detach(), *torch.autograd.grad(scores, inputs, each.cotangent)))
+    for from_clean, from_dirty in zip(*results, strict=True):
+        assert torch.equal(from_clean, from_dirty)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_permuting_items_permutes_scores(name):
+    score = PRESETS[name]
+    one = problem("random", images=4, texts=5, most_regions=7, most_words=6, width=5)
+    images, texts = torch.tensor([2, 0, 3, 1]), torch.tensor([4, 2, 0, 1, 3])
+    permuted = one._replace(
+        regions=one.regions[images],
+        words=one.words[texts],
+        region_lengths=one.region_lengths[images],
+        word_lengths=one.word_lengths[texts],
+    )
+    torch.testing.assert_close(with_lengths(permuted, score), with_lengths(one, score)[images][:, texts], **FLOAT64)
+
+
+def test_released_cosine_does_not_see_the_length_of_a_context():
+    """Scaling regions and dividing words by the same factor leaves affinities, attention and cosines as they were."""
+    one = problem("random", images=3, texts=3, most_regions=7, most_words=6, width=5)
+    scaled = one._replace(regions=one.regions * 8, words=one.words / 8)
+    released = LocalScore.released()
+    torch.testing.assert_close(with_lengths(scaled, released), with_lengths(one, released), **FLOAT64)
