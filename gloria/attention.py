@@ -1,0 +1,137 @@
+"""Pictures of what the words of a report look at, and of a training run."""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+
+from gloria.modelling import GloriaModel
+from gloria.processing import GloriaProcessor
+from gloria_ops import attention_maps
+
+PER_ROW = 6
+MOST_WORDS = 29  # with the image itself, five rows of six
+# Where there is no more than even attention the X-ray shows as it is; the strongest attention hides a good half of it.
+SEE_THROUGH = ListedColormap(
+    np.c_[plt.get_cmap("inferno")(np.linspace(0.25, 1, 256))[:, :3], np.linspace(0, 0.65, 256)]
+)
+
+
+@torch.no_grad()
+def attention_figure(
+    model: GloriaModel, processor: GloriaProcessor, image: Any, report: str, mask: Any = None, title: str = ""
+) -> Figure:
+    """The image as the model sees it, and once more for each word of the report, with that word's attention on it.
+
+    Attention is drawn as a multiple of what even attention would give (attention times the number of regions), on one
+    scale for all words; what gets less is not coloured. Punctuation is left out; long reports are cut after
+    `MOST_WORDS` words, and the title says so.
+
+    Args:
+        model: read in evaluation mode; left as it was.
+        processor: of the same run.
+        image: any image that the processor takes.
+        report: its report, or any other text.
+        mask: an image that is bright where the finding is, for an outline; None draws none.
+        title: stands above the report.
+
+    Returns:
+        A figure, for `savefig`; close it with `matplotlib.pyplot.close`.
+    """
+    words, maps = word_attention(model, processor, image, report)
+    pixels = processor(images=image)["pixel_values"][0]
+    grey = _shown(processor, pixels).mean(-1)
+    outline = None if mask is None else _shown(processor, processor(images=mask)["pixel_values"][0]).mean(-1)
+    relative = maps * maps[0].size
+    told = [index for index, word in enumerate(words) if any(map(str.isalnum, word))] or [0]
+    chosen = told[:MOST_WORDS]
+    rows = -(-(len(chosen) + 1) // PER_ROW)
+    heading = textwrap.wrap(report, 110)[:4]
+    cut = [f"(the first {len(chosen)} of {len(told)} words)"] if len(chosen) < len(told) else []
+    heading = [*([title] if title else []), *heading, *cut]
+    figure, axes = plt.subplots(
+        rows, PER_ROW, figsize=(2.0 * PER_ROW, 2.1 * rows + 0.24 * len(heading)), layout="constrained"
+    )
+    figure.suptitle("\n".join(heading), fontsize=11)
+    panels = list(np.ravel(axes))
+    for axis in panels:
+        axis.set_axis_off()
+    height, width = grey.shape
+    panels[0].imshow(grey, cmap="gray", vmin=0, vmax=1)
+    panels[0].set_title("image", fontsize=10)
+    if outline is not None and outline.max() > 0.5:
+        panels[0].contour(outline, levels=[0.5], colors="cyan", linewidths=1)
+        panels[0].set_title("image, finding outlined", fontsize=10)
+    top = max(2.0, float(np.quantile(relative[chosen], 0.995)))  # a single region that takes it all would dim the rest
+    for axis, index in zip(panels[1:], chosen, strict=False):
+        axis.imshow(grey, cmap="gray", vmin=0, vmax=1)
+        drawn = axis.imshow(
+            relative[index],
+            cmap=SEE_THROUGH,
+            vmin=1,
+            vmax=top,
+            interpolation="bilinear",
+            extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+        )
+        axis.set_title(words[index], fontsize=10)
+    figure.colorbar(
+        drawn, ax=panels, label="attention, 1 = even over all regions or less", extend="max", aspect=30, pad=0.01
+    )
+    return figure
+
+
+@torch.no_grad()
+def word_attention(
+    model: GloriaModel, processor: GloriaProcessor, image: Any, report: str
+) -> tuple[list[str], np.ndarray]:
+    """The words of a report and where each looks in an image, [CLS] left out unless it is all there is.
+
+    Returns:
+        W words, and their attention over the regions, (W, H, Wd) float32; each map sums to 1 where words attend to
+        regions (direction "t2i").
+    """
+    batch = processor(images=image, text=report).to(model.device)
+    training = model.training
+    output = model.eval()(**batch, return_loss=False)
+    model.train(training)
+    maps = attention_maps(
+        output.region_embeds, output.word_embeds, word_lengths=output.word_lengths, score=model.config.score
+    )
+    words = processor.words(batch["input_ids"].cpu(), batch["word_ids"].cpu())[0]
+    first = 1 if len(words) > 1 and words[0] == processor.tokenizer.cls_token else 0
+    return words[first:], maps[0][first:].float().cpu().numpy()
+
+
+def loss_figure(history: Sequence[dict[str, float]]) -> Figure:
+    """Training and held-out loss over the epochs, from the log of `transformers.Trainer`."""
+    figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    for key, label, style in (("loss", "training", "-"), ("eval_loss", "held-out patients", "o-")):
+        points = [(entry["epoch"], entry[key]) for entry in history if key in entry]
+        if points:
+            axis.plot(*zip(*points, strict=True), style, markersize=4, label=label)
+    axis.set_xlabel("epoch")
+    axis.set_ylabel("loss (global + local, both directions)")
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.3)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend()
+    return figure
+
+
+def save(figure: Figure, path: str | Path) -> Path:
+    """Writes a figure as a picture and closes it."""
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return Path(path)
+
+
+def _shown(processor: GloriaProcessor, pixels: torch.Tensor) -> np.ndarray:
+    """Normalised pixels (3, H, W) back to (H, W, 3) in [0, 1]."""
+    values = pixels.cpu().numpy().transpose(1, 2, 0)
+    return np.clip(values * processor.image_processor.image_std + processor.image_processor.image_mean, 0, 1)

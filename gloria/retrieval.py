@@ -1,0 +1,189 @@
+"""Ranks images for a report and reports for an image: by the global cosine, by the local score, or by both."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torchmetrics.retrieval import RetrievalPrecision
+from tqdm import tqdm
+
+from gloria.data.table import Row
+from gloria.modelling import GloriaModel
+from gloria.processing import GloriaProcessor
+from gloria_ops import local_scores
+from gloria_ops.functional import cosines
+
+By = Literal["global", "local", "both"]
+BY: tuple[By, ...] = ("global", "local", "both")
+
+
+@dataclass(frozen=True)
+class Similarities:
+    """Every image with every text, (N_v, N_t) float32 on the CPU.
+
+    Attributes:
+        of_global: cosines of the whole vectors.
+        of_local: local scores Z, as `model.config.score` says.
+    """
+
+    of_global: Tensor
+    of_local: Tensor
+
+    def by(self, by: By) -> Tensor:
+        """The similarities to rank by; "both" is their plain mean, ½ (global + local).
+
+        The loss puts a scale of the same size on each (released: 10), so that their sum is what training has made of
+        them; nothing is standardised, so that an answer does not depend on what else is ranked.
+
+        Raises:
+            ValueError: another `by`.
+        """
+        if by not in BY:
+            raise ValueError(f"by is {by!r}; expected one of {', '.join(map(repr, BY))}")
+        return {"global": self.of_global, "local": self.of_local, "both": 0.5 * (self.of_global + self.of_local)}[by]
+
+
+@torch.no_grad()
+def similarities(
+    model: GloriaModel,
+    processor: GloriaProcessor,
+    images: Sequence[Any],
+    reports: Sequence[str],
+    batch_size: int = 32,
+    progress: bool = False,
+) -> Similarities:
+    """Scores every image with every report.
+
+    Texts are encoded first and kept as packed words; images are encoded and scored a batch at a time, so that no more
+    than a batch of region vectors is ever held.
+
+    Args:
+        model: in evaluation mode while this runs, then as before.
+        processor: of the same run.
+        images: N_v images as `GloriaProcessor` takes them, paths for instance.
+        reports: N_t reports.
+        batch_size: of both.
+        progress: show progress bars, on a terminal.
+
+    Raises:
+        ValueError: no image or no report; an unreadable image; `batch_size` below 1.
+    """
+    if not len(images) or not len(reports) or batch_size < 1:
+        raise ValueError(
+            f"there are {len(images)} images, {len(reports)} reports and a batch_size of {batch_size}; expected one of "
+            "each at least"
+        )
+    training = model.training
+    model.eval()
+    try:
+        texts, words, lengths = _encoded_texts(model, processor, reports, batch_size, progress)
+        offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
+        of_global, of_local = [], []
+        for batch in _batches(images, batch_size, "images", progress):
+            pixels = processor(images=batch)["pixel_values"].to(model.device)
+            whole, regions = model.get_image_features(pixels)
+            of_global.append(cosines(whole, texts).cpu())
+            of_local.append(local_scores(regions, words, word_offsets=offsets, score=model.config.score).cpu())
+    finally:
+        model.train(training)
+    return Similarities(torch.cat(of_global).float(), torch.cat(of_local).float())
+
+
+def precision_at(scores: Tensor, queries: Sequence[str], candidates: Sequence[str], k: int) -> float:
+    """Precision@K, the mean over the queries of the share of relevant ones among the K best; relevant = equal label.
+
+    Args:
+        scores: (queries, candidates), high = good.
+        queries: label of each query; one without a relevant candidate counts as 0.
+        candidates: label of each candidate.
+        k: 1 to the number of candidates.
+
+    Raises:
+        ValueError: `k` out of range; labels that are not as many as the scores.
+    """
+    if scores.shape != (len(queries), len(candidates)):
+        raise ValueError(
+            f"scores are {tuple(scores.shape)} for {len(queries)} queries and {len(candidates)} candidates; expected "
+            "(queries, candidates)"
+        )
+    if not 1 <= k <= len(candidates):
+        raise ValueError(f"k is {k}; expected 1 to the number of candidates, {len(candidates)}")
+    metric = RetrievalPrecision(top_k=k)
+    index = torch.arange(len(queries))[:, None].expand(scores.shape)
+    return float(metric(scores.flatten(), _relevance(queries, candidates).flatten(), indexes=index.flatten()))
+
+
+def chance(queries: Sequence[str], candidates: Sequence[str]) -> float:
+    """Expected Precision@K of candidates in random order, the same for every K."""
+    return _relevance(queries, candidates).float().mean().item()
+
+
+def labels_of(rows: Sequence[Row]) -> list[str]:
+    """What makes two rows relevant to one another: the label where every row has one, else the report itself."""
+    if all(row.label for row in rows):
+        return [row.label for row in rows]
+    return [row.report for row in rows]
+
+
+def precision_table(found: Similarities, rows: Sequence[Row], ks: Sequence[int]) -> dict[str, dict[str, float]]:
+    """Precision@K of images and reports of the same rows, in both directions.
+
+    A row's own report counts among the relevant ones, as in the released evaluation.
+
+    Args:
+        found: of these rows' images with these rows' reports.
+        rows: one image and one report each.
+        ks: the K; those beyond the number of rows are left out.
+
+    Returns:
+        For "image to text" and "text to image": "<by> P@<k>" for every way of ranking, and "chance".
+    """
+    labels = labels_of(rows)
+    table: dict[str, dict[str, float]] = {}
+    for direction in ("image to text", "text to image"):
+        line = table[direction] = {"chance": chance(labels, labels)}
+        for by in BY:
+            scores = found.by(by) if direction == "image to text" else found.by(by).T
+            line |= {f"{by} P@{k}": precision_at(scores, labels, labels, k) for k in ks if k <= len(rows)}
+    return table
+
+
+def format_precision(table: dict[str, dict[str, float]]) -> str:
+    """The table of `precision_table` as text, a line for each direction and way of ranking, figures in percent."""
+    ks = [name.removeprefix("global ") for name in table["image to text"] if name.startswith("global ")]
+    lines = [f"{'direction':<15}{'ranked by':<11}" + "".join(f"{k:>8}" for k in ks) + f"{'chance':>9}"]
+    for direction, values in table.items():
+        for by in BY:
+            figures = "".join(f"{100 * values[f'{by} {k}']:>8.1f}" for k in ks)
+            lines.append(f"{direction:<15}{by:<11}{figures}{100 * values['chance']:>9.1f}")
+    return "\n".join(lines)
+
+
+def _relevance(queries: Sequence[str], candidates: Sequence[str]) -> Tensor:
+    number = {label: index for index, label in enumerate(dict.fromkeys([*queries, *candidates]))}
+    left = torch.tensor([number[label] for label in queries])
+    right = torch.tensor([number[label] for label in candidates])
+    return left[:, None] == right[None, :]
+
+
+def _batches(items: Sequence[Any], size: int, what: str, progress: bool) -> Iterator[list[Any]]:
+    starts = range(0, len(items), size)
+    for start in tqdm(starts, desc=f"encoding {what}", unit="batch", disable=None if progress else True, leave=False):
+        yield list(items[start : start + size])
+
+
+def _encoded_texts(
+    model: GloriaModel, processor: GloriaProcessor, reports: Sequence[str], batch_size: int, progress: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sentence vectors (N_t, D), words packed (sum of W, D), and the numbers of words (N_t,)."""
+    texts, words, lengths = [], [], []
+    for batch in _batches(reports, batch_size, "reports", progress):
+        tokens = processor(text=batch).to(model.device)
+        text, word, length = model.get_text_features(**tokens)
+        real = torch.arange(word.shape[1], device=word.device) < length[:, None]
+        texts.append(text)
+        words.append(word[real])
+        lengths.append(length)
+    return torch.cat(texts), torch.cat(words), torch.cat(lengths)

@@ -1,0 +1,73 @@
+"""A GLoRIA for two CPU cores, from scratch: a four-block ResNet, a two-layer BERT, a vocabulary of its own."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from tokenizers import BertWordPieceTokenizer
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from transformers import BertConfig, BertTokenizer, ResNetConfig
+
+from gloria.configuration import GloriaConfig
+from gloria.images import GloriaImageProcessor
+from gloria.modelling import GloriaModel
+from gloria.processing import GloriaProcessor
+
+TEXT_WIDTH = 128
+# Not the text's own width: the projections that then stand between start small, and with them the affinities. Without
+# them the softmax over words is one-hot from the start, and few words ever learn where to look.
+SHARED_WIDTH = 96
+PIXELS = 160  # 10 x 10 regions in stage 3
+LONGEST = 97  # word pieces of a report, as in the released code
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+MOST_WORDS = 4000
+
+
+def small_model(reports: Sequence[str], seed: int = 0) -> tuple[GloriaModel, GloriaProcessor]:
+    """A new model and its processor, with a vocabulary of the reports.
+
+    Args:
+        reports: those that the model will be trained on, one at least.
+        seed: of the initial weights.
+
+    Raises:
+        ValueError: no report.
+    """
+    if not len(reports):
+        raise ValueError("reports is empty; expected the reports to train on, which the vocabulary is made of")
+    processor = GloriaProcessor(GloriaImageProcessor(crop_size=PIXELS), _tokenizer(reports), max_length=LONGEST)
+    config = GloriaConfig(
+        image_config=ResNetConfig(
+            embedding_size=32, hidden_sizes=[32, 64, 128, 128], depths=[1, 1, 1, 1], layer_type="basic"
+        ),
+        text_config=BertConfig(
+            vocab_size=len(processor.tokenizer),
+            hidden_size=TEXT_WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=2 * TEXT_WIDTH,
+            max_position_embeddings=LONGEST,
+        ),
+        projection_dim=SHARED_WIDTH,
+        last_layers=3,  # the embeddings included: words mean something from the first step
+    )
+    torch.manual_seed(seed)
+    return GloriaModel(config), processor
+
+
+def _tokenizer(reports: Sequence[str]) -> BertTokenizer:
+    """BERT's tokenizer with the words that occur twice at least, and single characters for all others.
+
+    Counted here, since the trainer of `tokenizers` breaks ties by chance: a seed would not make a run repeatable.
+    """
+    normalizer, splitter = BertNormalizer(lowercase=True), BertPreTokenizer()
+    counts = Counter(
+        word for report in reports for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(report))
+    )
+    characters = sorted({character for word in counts for character in word})
+    words = sorted((word for word in counts if counts[word] > 1), key=lambda word: (-counts[word], word))
+    tokens = dict.fromkeys([*SPECIAL, *characters, *(f"##{each}" for each in characters), *words[:MOST_WORDS]])
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    pieces = BertWordPieceTokenizer(vocabulary, lowercase=True)
+    return BertTokenizer(tokenizer_object=pieces._tokenizer, model_max_length=LONGEST)

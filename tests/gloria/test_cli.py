@@ -1,0 +1,177 @@
+"""The command: every part runs from a shell's arguments, and every mistake ends in one line and exit code 2."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+from transformers import AutoModel
+from typer.testing import CliRunner
+
+from gloria.cli import app
+from gloria.data import read_table
+from gloria.training import last_checkpoint
+
+SMALL = ["--preset", "small", "--epochs", "1", "--batch-size", "6", "--cpu"]
+
+
+def gloria(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("phantoms")
+    result = gloria("phantoms", folder, "-n", 12, "--size", 64)
+    assert result.exit_code == 0, result.output
+    return folder / "phantoms.csv"
+
+
+@pytest.fixture(scope="module")
+def run(table, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    result = gloria("train", table, "--out", folder, "--held-out", 0.5, *SMALL)
+    assert result.exit_code == 0, result.output
+    assert "6 rows to train on, 6 held out" in result.output
+    assert "image to text" in result.output
+    return folder
+
+
+@pytest.fixture
+def broken(table, tmp_path):
+    """The table with a missing image on line 14 and an empty report on line 15."""
+    text = table.read_text()
+    folder = table.parent
+    path = tmp_path / "broken.csv"
+    path.write_text(
+        text.replace("images/", f"{folder}/images/").replace(",masks/", f",{folder}/masks/")
+        + "gone.png,Words.,p,nodule,\n"
+        + f"{folder}/images/00000.png,,p,nodule,\n"
+    )
+    return path
+
+
+def test_phantoms_are_as_many_as_asked_for(table):
+    assert len(read_table(table)) == 12
+
+
+def test_validate_data_passes_a_good_table(table):
+    result = gloria("validate-data", table)
+    assert (result.exit_code, result.output) == (0, "12 rows, 12 good, 0 bad\n")
+
+
+def test_validate_data_names_bad_rows_and_fails(broken):
+    result = gloria("validate-data", broken)
+    assert result.exit_code == 1
+    assert f"{broken}, line 14: the image {broken.parent / 'gone.png'} does not exist" in result.output
+    assert f"{broken}, line 15: the report is empty" in result.output
+    assert f"{broken}, line 15: the image is that of line 2, with another report" in result.output
+    assert result.output.endswith("14 rows, 12 good, 2 bad\n")
+
+
+def test_train_refuses_bad_rows_unless_told_to_skip_them(broken, tmp_path):
+    refused = gloria("train", broken, "--out", tmp_path / "run", *SMALL)
+    assert refused.exit_code == 2
+    assert "line 14: the image" in refused.output
+    assert "2 of 14 rows are bad; mend them, or leave them out with --bad-rows skip" in refused.output
+    assert not (tmp_path / "run").exists()
+    skipped = gloria("train", broken, "--out", tmp_path / "run", "--bad-rows", "skip", "--held-out", 0.5, *SMALL)
+    assert skipped.exit_code == 0, skipped.output
+    assert "skipping 2 bad rows of 14" in skipped.output
+    assert "6 rows to train on, 6 held out" in skipped.output
+
+
+def test_train_on_encoders_from_local_directories(table, tmp_path, image_configs, text_config, tokenizer, no_network):
+    AutoModel.from_config(image_configs["resnet"]).save_pretrained(tmp_path / "image")
+    AutoModel.from_config(text_config).save_pretrained(tmp_path / "text")
+    tokenizer.save_pretrained(tmp_path / "text")
+    encoders = ["--image-encoder", tmp_path / "image", "--text-encoder", tmp_path / "text", "--image-size", 64]
+    result = gloria("train", table, "--out", tmp_path / "run", "--epochs", 1, "--batch-size", 4, "--cpu", *encoders)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_retrieve_images_for_a_text(run, table):
+    result = gloria("retrieve", run, table, "--query", "Left pleural effusion.", "-k", 3, "--by", "local", "--cpu")
+    assert result.exit_code == 0, result.output
+    ranked = [line.split() for line in result.stdout.splitlines()]
+    assert [line[0] for line in ranked] == ["1", "2", "3"]
+    scores = [float(line[1]) for line in ranked]
+    assert scores == sorted(scores, reverse=True)
+    assert all(line[2].endswith(".png") for line in ranked)
+
+
+def test_retrieve_reports_for_an_image(run, table):
+    image = read_table(table)[0].image
+    result = gloria("retrieve", run, table, "--image", image, "-k", 50, "--cpu")
+    assert result.exit_code == 0, result.output
+    assert len(result.stdout.splitlines()) == 12
+
+
+def test_retrieve_measures_a_table_without_a_query(run):
+    result = gloria("retrieve", run, run / "held_out.csv", "-k", 2, "--cpu")
+    assert result.exit_code == 0, result.output
+    assert "Precision@K in percent on 6 rows" in result.output
+    assert "P@2" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["validate-data", "none.csv"], "none.csv does not exist"),
+        (["train", "TABLE", "--out", "OUT"], "expected either --preset small, or both --image-encoder and"),
+        (["train", "TABLE", "--out", "OUT", "--preset", "large"], "--preset is 'large'; expected 'small'"),
+        (["train", "TABLE", "--out", "OUT", *SMALL, "--resume"], "holds no checkpoint to resume from"),
+        (["train", "TABLE", "--out", "OUT", *SMALL, "--held-out", "2"], "held_out is 2.0; expected a share"),
+        (["retrieve", "OUT", "TABLE"], "holds no trained model; expected the run folder"),
+        (["retrieve", "OUT", "TABLE", "--query", " "], "--query is empty"),
+        (["retrieve", "OUT", "TABLE", "--query", "a", "--image", "b"], "--query and --image are both given"),
+    ],
+)  # fmt: skip
+def test_mistakes_end_in_a_line(table, tmp_path, arguments, message):
+    result = gloria(*({"TABLE": table, "OUT": tmp_path / "run"}.get(argument, argument) for argument in arguments))
+    assert result.exit_code == 2
+    assert result.output.splitlines()[-1].startswith("gloria: ")
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_an_unreadable_query_image_is_named(run, table, tmp_path):
+    (tmp_path / "text.png").write_text("no image")
+    result = gloria("retrieve", run, table, "--image", tmp_path / "text.png", "--cpu")
+    assert result.exit_code == 2
+    assert "text.png cannot be read as an image" in result.output
+
+
+def test_odd_images_train(tmp_path):
+    lines = ["image,report"]
+    for number, mode in enumerate(("L", "RGB", "RGBA", "P", "I;16", "1")):
+        Image.new(mode, (40 + 30 * number, 50)).save(tmp_path / f"{number}.png")
+        lines.append(f"{number}.png,Report number {number}.")
+    (tmp_path / "data.csv").write_text("\n".join(lines))
+    result = gloria("train", tmp_path / "data.csv", "--out", tmp_path / "run", "--held-out", 0.4, *SMALL)
+    assert result.exit_code == 0, result.output
+
+
+def test_a_terminated_run_resumes(table, tmp_path):
+    command = [sys.executable, "-m", "gloria", "train", str(table), "--out", str(tmp_path), *SMALL]
+    command[command.index("--epochs") + 1] = "500"
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while last_checkpoint(tmp_path) is None and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 143
+    finally:
+        process.kill()
+    checkpoint = last_checkpoint(tmp_path)
+    step = int(checkpoint.rsplit("-", 1)[1])
+    assert 1 <= step < 500
+    assert not (tmp_path / "metrics.json").exists()
+    again = gloria("train", table, "--out", tmp_path, "--resume", *SMALL[:3], step + 2, *SMALL[4:])
+    assert again.exit_code == 0, again.output
+    assert last_checkpoint(tmp_path).endswith(f"-{step + 2}")

@@ -1,0 +1,69 @@
+"""The demo: it runs on a table and on phantoms, prints what it promises and leaves the pictures."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gloria import demo
+from gloria.data import Row, write_phantoms
+from gloria.retrieval import Similarities
+
+
+def test_runs_on_phantoms_and_on_a_table(tmp_path, capsys, no_network):
+    table = write_phantoms(tmp_path / "hospital", 12, size=64)
+    demo.demo(tmp_path / "out", [str(table), demo.PHANTOMS], epochs=1, count=15)
+    printed = capsys.readouterr().out
+    assert "== hospital: 10 rows to train on, 2 of other patients held out" in printed
+    assert "== phantoms: 12 rows to train on, 3 of other patients held out" in printed
+    for each in ("global", "local", "both", "fused", "unfused", "chance"):
+        assert printed.count(f"{each}") >= 2
+    for name in ("hospital", "phantoms"):
+        for picture in ("loss.png", "attention.png", "retrieval.png"):
+            assert np.asarray(Image.open(tmp_path / "out" / name / picture)).std() > 0
+
+
+def test_a_second_demo_replaces_the_first(tmp_path, no_network):
+    for _ in range(2):
+        demo.demo(tmp_path, [demo.PHANTOMS], epochs=1, count=10)
+    assert len(list((tmp_path / "phantoms" / "checkpoints").iterdir())) == 1
+
+
+def test_default_data_is_the_real_table_where_there_is_one(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(demo, "demo", lambda out, data, epochs, count: asked.append(data))
+    monkeypatch.setattr(demo, "REAL", tmp_path / "reports.csv")
+    demo.main([])
+    (tmp_path / "reports.csv").touch()
+    demo.main([])
+    demo.main(["--data", "phantoms"])
+    assert asked == [["phantoms"], [str(tmp_path / "reports.csv"), "phantoms"], ["phantoms"]]
+
+
+def test_mistakes_are_told(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        demo.main(["--out", str(tmp_path), "--data", "none.csv"])
+    assert "none.csv does not exist" in capsys.readouterr().err
+
+
+def test_montage_frames_tell_right_from_wrong(tmp_path):
+    paths = []
+    for number in range(3):
+        paths.append(tmp_path / f"{number}.png")
+        Image.new("L", (8, 8), number * 50).save(paths[-1])
+    rows = [
+        Row(line, path, "words " * 60, label=label)
+        for line, (path, label) in enumerate(zip(paths, "aab", strict=True), 2)
+    ]
+    scores = torch.tensor([[3.0, 3.0, 1.0], [1.0, 1.0, 3.0], [2.0, 2.0, 2.0]])
+    figure = demo.montage(Similarities(scores, scores), rows, k=2)
+    panels = [axis for axis in figure.axes if axis.images]
+    assert [axis.get_title() for axis in panels] == ["a (its own)", "b", "a", "b (its own)"]
+    colours = [axis.spines["left"].get_edgecolor()[:2] for axis in panels]
+    green = colours[0]
+    assert [colour == green for colour in colours] == [True, False, False, True]
+
+
+@pytest.mark.parametrize(("reached", "says"), [(0.9, "Learning is visible"), (0.2, "Little above chance")])
+def test_judgement_follows_the_figures(reached, says):
+    assert demo._judgement({"image to text": {"both P@5": reached, "chance": 1}}, 0.1, 20).startswith(says)
