@@ -1,4 +1,4 @@
-"""The problems that are timed: shapes, presets, inputs, and the flops that MATH counts for them."""
+"""The problems that are timed: shapes, presets, inputs, and the flops that count for them (ARCHITECTURE.md)."""
 
 from __future__ import annotations
 

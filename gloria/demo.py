@@ -4,6 +4,7 @@
 """
 
 import argparse
+import math
 import shutil
 import statistics
 import textwrap
@@ -33,13 +34,13 @@ LEARNING_RATE = 1e-3
 ROUNDS = 7
 
 
-def demo(out: str | Path, data: Sequence[str], epochs: int = 10, count: int = 600, seed: int = 0) -> None:
+def demo(out: str | Path, data: Sequence[str], steps: int = 240, count: int = 600, seed: int = 0) -> None:
     """Trains and evaluates on each of the data, prints the tables and writes the pictures.
 
     Args:
         out: folder to write to: one run folder for each of the data, named after it.
         data: paths of tables, or "phantoms".
-        epochs: passes over each.
+        steps: optimiser steps on each, to the next whole pass.
         count: number of phantoms to draw.
         seed: of the split, the order, the weights and the phantoms.
 
@@ -55,7 +56,7 @@ def demo(out: str | Path, data: Sequence[str], epochs: int = 10, count: int = 60
         else:
             table = Path(source)
             name = table.resolve().parent.name
-        _one(name, table, Path(out) / name, epochs, seed)
+        _one(name, table, Path(out) / name, steps, seed)
         print(f"{name}: {time.perf_counter() - started:.0f} s; pictures and model in {Path(out) / name}\n")
 
 
@@ -126,7 +127,7 @@ def montage(found: Similarities, rows: Sequence[Row], queries: int = 4, k: int =
     return figure
 
 
-def _one(name: str, table: Path, out: Path, epochs: int, seed: int) -> None:
+def _one(name: str, table: Path, out: Path, steps: int, seed: int) -> None:
     rows = read_table(table)
     problems = find_problems(rows, progress=True)
     bad = {problem.line for problem in problems}
@@ -135,6 +136,7 @@ def _one(name: str, table: Path, out: Path, epochs: int, seed: int) -> None:
     print(f"; {len(bad)} bad rows left out, `gloria validate-data` names them" if bad else "", flush=True)
 
     model, processor = small_model([row.report for row in training], seed)
+    epochs = math.ceil(steps / max(1, len(training) // BATCH))
     options = TrainingOptions(epochs=epochs, batch_size=BATCH, learning_rate=LEARNING_RATE, seed=seed, cpu=True)
     # An earlier demo makes way: train() itself overwrites no run.
     shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
@@ -175,12 +177,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--data",
         help=f"a CSV, or 'phantoms'. Default: {REAL} where it exists, and phantoms",
     )
-    parser.add_argument("--epochs", type=int, default=10, help="default: 10")
+    parser.add_argument("--steps", type=int, default=240, help="optimiser steps on each; default: 240")
     parser.add_argument("--count", type=int, default=600, help="number of phantoms; default: 600")
     given = parser.parse_args(arguments)
     data = [given.data] if given.data else [*([str(REAL)] if REAL.is_file() else []), PHANTOMS]
     try:
-        demo(given.out, data, given.epochs, given.count)
+        demo(given.out, data, given.steps, given.count)
     except (ValueError, OSError) as error:
         parser.error(str(error))
 

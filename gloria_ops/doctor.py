@@ -42,7 +42,7 @@ def _chosen() -> Iterator[str]:
 
 def _choice(dtype: torch.dtype, device: torch.device) -> str:
     reasons: list[str] = []
-    for name in backends.FUSED:
+    for name in backends.AUTOMATIC:
         reason = backends.refusal(name, LocalScore.released(), dtype, device)
         if reason is None:
             return "; ".join([name, *reasons])

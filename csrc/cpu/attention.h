@@ -12,7 +12,7 @@ namespace gloria::GLORIA_ISA {
 // Attention scales up to here need no running maximum once the affinities are normalised: e^(2*16) times any M fits in float32.
 constexpr float kBoundedScale = 16.0f;
 constexpr float kNormEpsilon = 1e-8f;    // of the clipped L2 norm (SCAN)
-constexpr double kCosineEpsilon = 1e-8;  // of the cosine (MATH: max(|c||t|, eps))
+constexpr double kCosineEpsilon = 1e-8;  // of the cosine: max(|c||t|, eps)
 constexpr float kLeak = 0.1f;            // slope of the clipped L2 norm's LeakyReLU
 
 // Everything about one tile that the stages share.

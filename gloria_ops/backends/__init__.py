@@ -12,12 +12,14 @@ from types import ModuleType
 
 import torch
 
-from gloria_ops.backends import cpu
+from gloria_ops.backends import cpu, triton
 from gloria_ops.score import LocalScore
 
 REFERENCE = "reference"
-# In the order of preference: the automatic choice takes the first that serves.
-FUSED: dict[str, ModuleType] = {cpu.name: cpu}
+FUSED: dict[str, ModuleType] = {cpu.name: cpu, triton.name: triton}
+# In the order of preference: the automatic choice takes the first that serves. The Triton kernels are to be asked for
+# by name: they are tested under Triton's interpreter and compiled for GPUs, but have not been run on one yet.
+AUTOMATIC = (cpu.name,)
 
 _said: set[str] = set()
 
@@ -58,7 +60,7 @@ def refusal(name: str, score: LocalScore, dtype: torch.dtype, device: torch.devi
 
 def _automatic(score: LocalScore, dtype: torch.dtype, device: torch.device) -> str:
     reasons = []
-    for name in FUSED:
+    for name in AUTOMATIC:
         reason = refusal(name, score, dtype, device)
         if reason is None:
             return name

@@ -12,7 +12,7 @@ from gloria.retrieval import Similarities
 
 def test_runs_on_phantoms_and_on_a_table(tmp_path, capsys, no_network):
     table = write_phantoms(tmp_path / "hospital", 12, size=64)
-    demo.demo(tmp_path / "out", [str(table), demo.PHANTOMS], epochs=1, count=15)
+    demo.demo(tmp_path / "out", [str(table), demo.PHANTOMS], steps=1, count=15)
     printed = capsys.readouterr().out
     assert "== hospital: 10 rows to train on, 2 of other patients held out" in printed
     assert "== phantoms: 12 rows to train on, 3 of other patients held out" in printed
@@ -25,13 +25,13 @@ def test_runs_on_phantoms_and_on_a_table(tmp_path, capsys, no_network):
 
 def test_a_second_demo_replaces_the_first(tmp_path, no_network):
     for _ in range(2):
-        demo.demo(tmp_path, [demo.PHANTOMS], epochs=1, count=10)
+        demo.demo(tmp_path, [demo.PHANTOMS], steps=1, count=10)
     assert len(list((tmp_path / "phantoms" / "checkpoints").iterdir())) == 1
 
 
 def test_default_data_is_the_real_table_where_there_is_one(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(demo, "demo", lambda out, data, epochs, count: asked.append(data))
+    monkeypatch.setattr(demo, "demo", lambda out, data, steps, count: asked.append(data))
     monkeypatch.setattr(demo, "REAL", tmp_path / "reports.csv")
     demo.main([])
     (tmp_path / "reports.csv").touch()

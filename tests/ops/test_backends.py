@@ -64,7 +64,7 @@ def test_a_missing_extension_asked_for_by_name():
 
 
 def test_an_unknown_name():
-    with pytest.raises(ValueError, match="backend is 'cuda'; expected one of 'cpu', 'reference', or None"):
+    with pytest.raises(ValueError, match="backend is 'cuda'; expected one of 'cpu', 'triton', 'reference', or None"):
         local_scores(REGIONS, WORDS, backend="cuda")
 
 

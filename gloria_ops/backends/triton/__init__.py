@@ -1,0 +1,104 @@
+"""The Triton kernels for CUDA tensors; under TRITON_INTERPRET=1, and only there, for CPU tensors.
+
+Their kernels take regions padded to one number of rows for each image. Where that does not hold (an image longer than
+L_v // N_v), its scores are NaN, as are those of a text of more than 32 tiles (4096 words of 16-bit dtypes, 2048 of
+float32): lengths lie on the device and are not read.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from gloria_ops.score import LocalScore
+
+try:
+    from gloria_ops.backends.triton import launch, launch_backward, settings
+except ImportError as error:
+    _import_error: str | None = str(error)
+else:
+    _import_error = None
+
+name = "triton"
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# What the tensor cores of Ampere are the first to take.
+_LEAST_CAPABILITY = (8, 0)
+
+
+def describe() -> str:
+    """One line for the doctor: what the kernels run on."""
+    if settings.INTERPRETED:
+        return "Triton's interpreter (TRITON_INTERPRET=1), on CPU tensors, for tests"
+    major, minor = torch.cuda.get_device_capability()
+    return f"{torch.cuda.get_device_name()}, sm_{major}{minor}"
+
+
+def unavailable() -> str | None:
+    """Why the backend cannot run here, and the fix; None if it can."""
+    if _import_error is not None:
+        return f"Triton does not import ({_import_error}); install triton >= 3.4"
+    if settings.INTERPRETED:
+        return None
+    if not torch.cuda.is_available():
+        return "there is no CUDA device; for tests on CPU tensors set TRITON_INTERPRET=1 before Python starts"
+    return None
+
+
+def unsupported(score: LocalScore, dtype: torch.dtype, device: torch.device) -> str | None:
+    """Why this problem is not for this backend; None if it is."""
+    expected = "cpu" if settings.INTERPRETED else "cuda"
+    if device.type != expected:
+        under = "under TRITON_INTERPRET=1 " if settings.INTERPRETED else ""
+        return f"{under}it computes on {expected} tensors, not on {device}"
+    if expected == "cuda" and torch.cuda.get_device_capability(device) < _LEAST_CAPABILITY:
+        return f"it needs compute capability 8.0, and {device} has {torch.cuda.get_device_capability(device)}"
+    return lacks(score, dtype)
+
+
+def lacks(score: LocalScore, dtype: torch.dtype) -> str | None:
+    """What of these the kernels lack on any device; None if they have both."""
+    if dtype not in _DTYPES:
+        return f"it takes float32, bfloat16 and float16, not {dtype}"
+    if score.direction != "t2i":
+        return f"it lacks direction={score.direction!r}: it takes what attention runs over as padded to one length"
+    if math.isinf(score.attention_scale) and (score.word_norm, score.similarity) != ("none", "dot"):
+        return "it has the hard maximum for word_norm='none' with similarity='dot' only"
+    return None
+
+
+def forward(
+    regions: Tensor,
+    region_starts: Tensor,
+    region_lengths: Tensor,
+    words: Tensor,
+    word_starts: Tensor,
+    word_lengths: Tensor,
+    score: LocalScore,
+) -> Tensor:
+    """Scores (N_v, N_t) float32 of rows `regions` (L_v, D) and `words` (L_t, D), words attending to regions."""
+    with _device_of(regions):
+        return launch.forward(
+            launch.problem(regions, region_starts, region_lengths, words, word_starts, word_lengths, score)
+        )
+
+
+def backward(
+    grad_scores: Tensor,
+    regions: Tensor,
+    region_starts: Tensor,
+    region_lengths: Tensor,
+    words: Tensor,
+    word_starts: Tensor,
+    word_lengths: Tensor,
+    score: LocalScore,
+) -> tuple[Tensor, Tensor]:
+    """Gradients with the shape and dtype of `regions` and `words`; rows that belong to no item get zeros."""
+    with _device_of(regions):
+        problem = launch.problem(regions, region_starts, region_lengths, words, word_starts, word_lengths, score)
+        return launch_backward.backward(problem, grad_scores.to(torch.float32).contiguous())
+
+
+def _device_of(rows: Tensor) -> torch.cuda.device_of:
+    """Triton launches on the current device."""
+    return torch.cuda.device_of(rows)

@@ -1,0 +1,238 @@
+"""The Triton kernels under the interpreter, on CPU tensors, against the reference in float64."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from tolerances import ANY_SHAPE, BACKWARD, FLOAT32, FORWARD, error, rounding
+
+from gloria_ops import LocalScore, reference
+from gloria_ops.backends import triton as backend
+from gloria_ops.backends.triton import launch, tiles
+from gloria_ops.backends.triton.settings import Precision, precision
+
+RELEASED = LocalScore.released()
+SCORES = {
+    "paper": LocalScore.paper(0.3, 0.2),
+    "released": RELEASED,
+    "released, agg mean": dataclasses.replace(RELEASED, pool_mean=True),
+    "scan_t2i": LocalScore.scan_t2i(),
+    "maxsim": LocalScore.maxsim(),
+    "none, cosine": LocalScore(word_norm="none", pool="mean"),
+    "softmax, dot": LocalScore(similarity="dot", pool="sum"),
+    "a scale that needs the maximum": LocalScore(attention_scale=50.0, pool_divide=True),
+    "clipped_l2, dot": LocalScore(word_norm="clipped_l2", similarity="dot"),
+}
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# images, texts, M, W, D: several blocks of regions, words and width; texts longer than a tile of 32; one of everything
+SHAPES = {
+    "blocks": (3, 7, 70, 20, 24),
+    "long texts": (2, 3, 33, 75, 20),
+    "one": (1, 1, 1, 1, 3),
+    "wide": (2, 20, 9, 5, 50),
+}
+
+
+def problem(images, texts, regions, words, dim, dtype, seed=0):
+    """Ragged padded input with NaN in the padding."""
+    random = torch.Generator().manual_seed(seed)
+    region_lengths = torch.randint(1, regions + 1, (images,), generator=random)
+    word_lengths = torch.randint(1, words + 1, (texts,), generator=random)
+    region_lengths[0], word_lengths[-1] = regions, words
+    v = torch.randn(images, regions, dim, generator=random) / dim**0.25
+    t = torch.randn(texts, words, dim, generator=random) / dim**0.25
+    v[torch.arange(regions) >= region_lengths[:, None]] = math.nan
+    t[torch.arange(words) >= word_lengths[:, None]] = math.nan
+    return (
+        v.flatten(0, 1).to(dtype), torch.arange(images) * regions, region_lengths,
+        t.flatten(0, 1).to(dtype), torch.arange(texts) * words, word_lengths,
+    )  # fmt: skip
+
+
+def double(inputs):
+    return tuple(each.double() if each.is_floating_point() else each for each in inputs)
+
+
+def gradients(inputs, score, grad_scores):
+    v, t = (inputs[side].clone().requires_grad_() for side in (0, 3))
+    scores = reference.scores(v, *inputs[1:3], t, *inputs[4:], score)
+    return torch.autograd.grad(scores, (v, t), grad_scores.to(scores.dtype))
+
+
+def check(ours, eager, truth, factor):
+    allowed = factor * error(eager, truth) + rounding(ours, truth)
+    assert error(ours, truth) <= allowed, f"errs by {error(ours, truth):.3g}, eager by {error(eager, truth):.3g}"
+
+
+def check_forward(inputs, score, slack=1):
+    ours = backend.forward(*inputs, score)
+    assert ours.dtype == torch.float32
+    check(ours, reference.scores(*inputs, score), reference.scores(*double(inputs), score), slack * FORWARD)
+
+
+def check_backward(inputs, score, slack=1):
+    grad_scores = torch.randn(inputs[1].numel(), inputs[4].numel(), generator=torch.Generator().manual_seed(1))
+    ours = backend.backward(grad_scores, *inputs, score)
+    eagers, truths = (gradients(each, score, grad_scores) for each in (inputs, double(inputs)))
+    for gradient, eager, truth in zip(ours, eagers, truths, strict=True):
+        assert gradient.dtype == eager.dtype
+        check(gradient, eager, truth, slack * BACKWARD)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("score", SCORES.values(), ids=SCORES)
+def test_forward_errs_no_more_than_eager(score, dtype):
+    for name, shape in SHAPES.items():
+        # One pair has no typical error of eager PyTorch.
+        check_forward(problem(*shape, dtype), score, slack=ANY_SHAPE if name == "one" else 1)
+
+
+@pytest.mark.parametrize("score", SCORES.values(), ids=SCORES)
+def test_backward_errs_no_more_than_eager(score):
+    check_backward(problem(*SHAPES["blocks"], torch.float32), score)
+
+
+@pytest.mark.parametrize("name", ["released", "paper", "scan_t2i"])
+def test_backward_of_long_texts(name):
+    check_backward(problem(*SHAPES["long texts"], torch.float32), SCORES[name])
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@pytest.mark.parametrize("name", ["released", "paper", "maxsim"])
+def test_backward_in_half_precision(name, dtype):
+    check_backward(problem(*SHAPES["blocks"], dtype), SCORES[name])
+
+
+@settings(max_examples=8, phases=(Phase.explicit, Phase.generate))
+@given(
+    st.integers(1, 3), st.integers(1, 12), st.integers(1, 40), st.integers(1, 40), st.integers(2, 40),
+    st.sampled_from(sorted(SCORES)), st.integers(0, 99),
+)  # fmt: skip
+def test_any_shape(images, texts, regions, words, dim, name, seed):
+    inputs = problem(images, texts, regions, words, dim, torch.float32, seed)
+    check_forward(inputs, SCORES[name], slack=ANY_SHAPE)
+    check_backward(inputs, SCORES[name], slack=ANY_SHAPE)
+
+
+def test_max_pool_takes_the_gradient_to_the_best_word():
+    check_forward(problem(*SHAPES["blocks"], torch.float32), LocalScore(pool="max"))
+    check_backward(problem(*SHAPES["blocks"], torch.float32), LocalScore(pool="max"))
+
+
+def test_by_context_and_by_gram(monkeypatch):
+    inputs = problem(*SHAPES["blocks"], torch.float32)
+    by_way = []
+    for limit in (0.0, math.inf):
+        monkeypatch.setattr(launch, "GRAM_UP_TO", limit)
+        by_way.append(backend.forward(*inputs, RELEASED))
+    truth = reference.scores(*double(inputs), RELEASED)
+    eager = reference.scores(*inputs, RELEASED)
+    for scores in by_way:
+        check(scores, eager, truth, FORWARD)
+    assert not torch.equal(*by_way)
+
+
+def test_chunks_of_images_change_nothing(monkeypatch):
+    inputs = problem(*SHAPES["blocks"], torch.float32)
+    grad_scores = torch.randn(3, 7)
+    whole = backend.forward(*inputs, RELEASED), *backend.backward(grad_scores, *inputs, RELEASED)
+    monkeypatch.setattr(launch, "SIMILARITY_BYTES", 1)
+    monkeypatch.setattr(backend.launch_backward, "WORKSPACE_BYTES", 1)
+    parts = backend.forward(*inputs, RELEASED), *backend.backward(grad_scores, *inputs, RELEASED)
+    assert torch.equal(whole[0], parts[0])
+    assert torch.equal(whole[1], parts[1])
+    # The words are summed over the images in other groups.
+    torch.testing.assert_close(whole[2], parts[2], **FLOAT32)
+
+
+def test_the_same_inputs_give_the_same_bits():
+    inputs = problem(*SHAPES["blocks"], torch.bfloat16)
+    grad_scores = torch.randn(3, 7)
+    first, second = (backend.backward(grad_scores, *inputs, RELEASED) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("name", ["paper", "released", "maxsim"])
+def test_nan_shows_in_its_own_scores_only(name):
+    inputs = problem(*SHAPES["blocks"], torch.float32)
+    clean = backend.forward(*inputs, SCORES[name])
+    inputs[0][inputs[1][1], 2] = math.nan
+    inputs[3][inputs[4][4], 0] = math.nan
+    scores = backend.forward(*inputs, SCORES[name])
+    hit = torch.zeros(3, 7, dtype=torch.bool)
+    hit[1], hit[:, 4] = True, True
+    assert torch.equal(scores.isnan(), hit)
+    assert torch.equal(scores[~hit], clean[~hit])
+
+
+def test_rows_of_no_item_get_no_gradient():
+    inputs = problem(*SHAPES["blocks"], torch.float32)
+    grad_regions, grad_words = backend.backward(torch.ones(3, 7), *inputs, RELEASED)
+    assert torch.equal(grad_regions[inputs[0].isnan()], torch.zeros(int(inputs[0].isnan().sum())))
+    assert torch.equal(grad_words[inputs[3].isnan()], torch.zeros(int(inputs[3].isnan().sum())))
+
+
+def test_images_beyond_the_padding_score_nan():
+    v, starts, _, t, word_starts, word_lengths = problem(2, 2, 6, 4, 8, torch.float32)
+    lengths = torch.tensor([7, 5])
+    scores = backend.forward(v.nan_to_num(), torch.tensor([0, 7]), lengths, t, word_starts, word_lengths, RELEASED)
+    assert torch.equal(scores.isnan(), torch.tensor([[True, True], [False, False]]))
+    assert starts[1] == 6
+
+
+def test_texts_beyond_the_longest_run_score_nan():
+    words = tiles.LONGEST_RUN * 32 + 1
+    v, t = torch.randn(2, 8), torch.randn(words + 3, 8)
+    starts, lengths = torch.tensor([0, words]), torch.tensor([words, 3])
+    scores = backend.forward(v, torch.tensor([0]), torch.tensor([2]), t, starts, lengths, LocalScore(similarity="dot"))
+    assert torch.equal(scores.isnan(), torch.tensor([[True, False]]))
+
+
+@settings(max_examples=30)
+@given(st.lists(st.integers(1, 200), min_size=1, max_size=60))
+def test_slotted_plan_holds_every_word_once(lengths):
+    lengths = torch.tensor(lengths)
+    starts = lengths.cumsum(0) - lengths
+    plan = tiles.slotted(starts, lengths, int(lengths.sum()), 32)
+    used = plan.rows[plan.rows >= 0]
+    assert torch.equal(used.sort().values, torch.arange(int(lengths.sum()), dtype=torch.int32))
+    assert (plan.rows[int(plan.in_use) :] < 0).all()
+    owner = torch.repeat_interleave(torch.arange(lengths.numel()), lengths)
+    by_slot = plan.rows.view(-1, tiles.SLOTS, 4)
+    texts = plan.texts[:, :, None].expand_as(by_slot)[by_slot >= 0]
+    assert torch.equal(owner[by_slot[by_slot >= 0].long()], texts.long())
+    for tile, span in enumerate(plan.spans.tolist()):
+        # No run is cut where backward cuts.
+        assert span == 0 or tile // tiles.LONGEST_RUN == (tile + span - 1) // tiles.LONGEST_RUN
+
+
+def test_reports_fill_the_tiles():
+    """Report lengths as measured: at least 80 % of the columns are words."""
+    lengths = torch.randint(5, 100, (300,), generator=torch.Generator().manual_seed(0))
+    plan = tiles.slotted(lengths.cumsum(0) - lengths, lengths, int(lengths.sum()), 128)
+    assert lengths.sum() / (plan.in_use * 128) >= 0.8
+    dense = tiles.dense(lengths.cumsum(0) - lengths, lengths, int(lengths.sum()), 128)
+    assert lengths.sum() / (dense.in_use * 128) >= 0.99
+
+
+def test_float32_follows_the_precision_of_torch():
+    assert precision(torch.float32, "highest") == Precision(torch.float32, "ieee", "ieee")
+    assert precision(torch.float32, "high") == Precision(torch.float32, "tf32x3", "tf32x3")
+
+
+def test_too_many_regions_for_the_workspace_are_refused(monkeypatch):
+    monkeypatch.setattr(backend.launch_backward, "LARGEST_BYTES", 1 << 10)
+    inputs = problem(*SHAPES["one"], torch.float32)
+    with pytest.raises(NotImplementedError, match="for one image of 1 regions in backward"):
+        backend.backward(torch.ones(1, 1), *inputs, RELEASED)
+
+
+def test_the_interpreter_takes_cpu_tensors_only():
+    assert backend.unavailable() is None
+    assert backend.unsupported(RELEASED, torch.bfloat16, torch.device("cpu")) is None
+    assert "computes on cpu tensors, not on cuda:0" in backend.unsupported(
+        RELEASED, torch.float32, torch.device("cuda:0")
+    )
