@@ -43,7 +43,6 @@ inline IVec lanes_below(int64_t count) {
 }
 inline Vec select(IVec mask, Vec x) { return reinterpret_cast<Vec>(mask & reinterpret_cast<IVec>(x)); }
 
-template <class Operand>
 inline void accumulate(const Tile& t, int64_t row, int part, Vec e, Vec s) {
   const int64_t at = row * kPanel + part * kLanes;
   store(t.sum + at, load(t.sum + at) + e);
@@ -106,7 +105,7 @@ inline void attend(const Problem& problem, const Tile& t) {
             const Vec ev = as_operand(Operand{}, select(valid, exp(xv * scale)));
             store(x + r * kPanel, xv);
             store(e + r * kPanel, ev);
-            accumulate<Operand>(t, r, part, ev, sv);
+            accumulate(t, r, part, ev, sv);
           });
         else
           normalise<norm>(s, x, text->begin, text->end, [&](int64_t r, Vec, Vec xv) {
@@ -134,8 +133,7 @@ inline void attend(const Problem& problem, const Tile& t) {
           const Vec xv = load(t.normed + at + r * kPanel);
           const Vec soft = hard ? (xv == top ? broadcast(1.0f) : Vec{}) : exp((xv - top) * scale);
           const Vec ev = as_operand(Operand{}, select(valid, soft));
-          // s is read before e is written: without a kept x they may be the same memory only for x, never for s.
-          accumulate<Operand>(t, r, part, ev, load(t.affinity + at + r * kPanel));
+          accumulate(t, r, part, ev, load(t.affinity + at + r * kPanel));
           store(t.attention + at + r * kPanel, ev);
         }
     }
