@@ -2,6 +2,7 @@
 
 from gloria_ops.functional import attention_maps, local_contrastive_loss, local_scores
 from gloria_ops.losses import GlobalContrastiveLoss, LocalContrastiveLoss
+from gloria_ops.retrieval import TopK, local_topk
 from gloria_ops.score import LocalScore
 
 __version__ = "0.1.0"
@@ -10,8 +11,10 @@ __all__ = [
     "GlobalContrastiveLoss",
     "LocalContrastiveLoss",
     "LocalScore",
+    "TopK",
     "__version__",
     "attention_maps",
     "local_contrastive_loss",
     "local_scores",
+    "local_topk",
 ]

@@ -58,7 +58,7 @@ def local_scores(
         word_offsets=word_offsets,
         region_lengths=region_lengths,
     )
-    _check_score(score)
+    check_score(score)
     rows = batch.images.rows
     chosen = backends.choose(backend, score, rows.dtype, rows.device)
     if score.direction == "i2t":
@@ -145,7 +145,7 @@ def attention_maps(
         word_offsets=word_offsets,
         region_lengths=region_lengths,
     )
-    _check_score(score)
+    check_score(score)
     images, texts = _items(batch.images), _items(batch.texts)
     with _no_autocast(regions.device):
         maps = [_attention(images[image], texts[text], score) for image, text in _pairs(pairs, len(images), len(texts))]
@@ -225,11 +225,31 @@ def cosines(images: Tensor, texts: Tensor, eps: float = 1e-8) -> Tensor:
         return (images @ texts.T) / norms.clamp(min=eps)
 
 
+def reference_scores(attended: Ragged, attending: Ragged, score: LocalScore) -> Tensor:
+    """`reference.scores` of two sides, in float32 at least, autocast or not.
+
+    Args:
+        attended: the side that attention runs over, N items.
+        attending: the other side, T items.
+        score: its direction is not read: the caller chose the sides by it.
+
+    Returns:
+        (N, T), float32 (float64 for float64).
+    """
+    with _no_autocast(attended.rows.device):
+        return reference.scores(*_wide(attended), *_wide(attending), score)
+
+
+def check_score(score: LocalScore) -> None:
+    """Raises TypeError where `score` is no LocalScore."""
+    if not isinstance(score, LocalScore):
+        raise TypeError(f"score is {score!r}; expected a gloria_ops.LocalScore, such as LocalScore.released()")
+
+
 def _scores(attended: Ragged, attending: Ragged, score: LocalScore, backend: str) -> Tensor:
     if backend != backends.REFERENCE:
         return ops.differentiable_scores(*attended, *attending, *ops.knobs(score), backend)
-    with _no_autocast(attended.rows.device):
-        return reference.scores(*_wide(attended), *_wide(attending), score)
+    return reference_scores(attended, attending, score)
 
 
 def _wide(side: Ragged) -> Ragged:
@@ -239,11 +259,6 @@ def _wide(side: Ragged) -> Ragged:
 
 def _no_autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, enabled=False)
-
-
-def _check_score(score: LocalScore) -> None:
-    if not isinstance(score, LocalScore):
-        raise TypeError(f"score is {score!r}; expected a gloria_ops.LocalScore, such as LocalScore.released()")
 
 
 def _check_pair_mask(pair_mask: Tensor, scores: Tensor) -> None:

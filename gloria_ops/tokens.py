@@ -1,15 +1,16 @@
 """Every layout of regions and words, made into one canonical ragged form; the one place that validates them."""
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from dataclasses import dataclass
 from numbers import Integral
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-Lengths = Tensor | Sequence[int]
+Lengths = Tensor | np.ndarray | Sequence[int]
 
 
 class Ragged(NamedTuple):
@@ -32,6 +33,31 @@ class Batch(NamedTuple):
     grid: tuple[int, int] | None
 
 
+@dataclass(frozen=True)
+class _Names:
+    """What messages call one side that may come padded or packed, its sizes, and an item and a row of it."""
+
+    rows: str
+    prefix: str
+    count: str
+    longest: str
+    item: str
+    row: str
+
+    @property
+    def padded(self) -> str:
+        return f"({self.count}, {self.longest}, D)"
+
+    @property
+    def packed(self) -> str:
+        return f"(sum of {self.longest}, D)"
+
+
+_WORDS = _Names("words", "word", "N_t", "W", "text", "word")
+_QUERIES = _Names("queries", "query", "Q", "L", "item", "row")
+_CORPUS = _Names("corpus", "corpus", "N", "L", "item", "row")
+
+
 def canonical(
     regions: Tensor,
     words: Tensor,
@@ -52,17 +78,11 @@ def canonical(
     """
     for name, rows in (("regions", regions), ("words", words)):
         _check_floating(name, rows)
-    if regions.device != words.device:
-        raise ValueError(
-            f"regions are on {regions.device} and words on {words.device}; expected one device: move one, .to(device)"
-        )
+    _check_one_device("regions", regions, "words", words)
     if _autocasts(regions) and _autocasts(words):
         dtype = torch.get_autocast_dtype(regions.device.type)
         regions, words = regions.to(dtype), words.to(dtype)
-    if regions.dtype != words.dtype:
-        raise TypeError(
-            f"regions are {regions.dtype} and words {words.dtype}; expected one dtype: cast one, .to(dtype)"
-        )
+    _check_one_dtype("regions", regions, "words", words)
     images, grid = _images(regions, region_lengths)
     texts = _texts(words, word_lengths, word_mask, word_offsets)
     if images.rows.shape[1] != texts.rows.shape[1]:
@@ -71,6 +91,74 @@ def canonical(
             f"{tuple(regions.shape)} and {tuple(words.shape)}; project both to one width"
         )
     return Batch(images, texts, grid)
+
+
+def queries_and_corpus(
+    queries: Tensor,
+    corpus: Tensor | np.ndarray,
+    *,
+    query_lengths: Lengths | None = None,
+    query_offsets: Lengths | None = None,
+    corpus_lengths: Lengths | None = None,
+    corpus_offsets: Lengths | None = None,
+) -> tuple[Ragged, Ragged]:
+    """Both sides of a search in canonical form; the arguments are those of `gloria_ops.local_topk`.
+
+    The rows of the corpus are never copied, nor cast under autocast, and only read when they are scored.
+
+    Raises:
+        TypeError, ValueError: an argument that does not fit, named with its value and the fix.
+    """
+    if isinstance(corpus, np.ndarray):
+        corpus = _tensor_over(corpus)
+    for name, rows in (("queries", queries), ("corpus", corpus)):
+        _check_floating(name, rows)
+    _check_one_device("queries", queries, "corpus", corpus)
+    _check_one_dtype("queries", queries, "corpus", corpus)
+    if not corpus.is_contiguous():
+        raise ValueError(
+            f"corpus has the shape {tuple(corpus.shape)} with the strides {corpus.stride()}; expected contiguous rows, "
+            "of which no copy is made: store it as corpus.contiguous()"
+        )
+    asked = _padded_or_packed(_QUERIES, queries, query_lengths, query_offsets)
+    items = _padded_or_packed(_CORPUS, corpus, corpus_lengths, corpus_offsets)
+    if asked.rows.shape[1] != items.rows.shape[1]:
+        raise ValueError(
+            f"queries are {asked.rows.shape[1]} wide and the corpus {items.rows.shape[1]} (D), from the shapes "
+            f"{tuple(queries.shape)} and {tuple(corpus.shape)}; take queries of the model that made the corpus"
+        )
+    return asked, items
+
+
+class _Writable:
+    """The memory of an array, said to be writable: torch warns of any other, once a process, and has no read-only."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array  # keeps the memory
+        address, _ = array.__array_interface__["data"]
+        self.__array_interface__: dict[str, Any] = array.__array_interface__ | {"data": (address, False)}
+
+
+def _tensor_over(array: np.ndarray) -> Tensor:
+    """A tensor over the memory of `array`, which must not be written where it is a memory map opened for reading."""
+    if array.dtype not in (np.float16, np.float32, np.float64):
+        raise TypeError(
+            f"corpus is an array of {array.dtype}; expected float16, float32 or float64 in this machine's byte order, "
+            "or a tensor, which may be bfloat16: torch.from_file"
+        )
+    return torch.from_numpy(np.asarray(_Writable(array)))
+
+
+def _check_one_device(name: str, rows: Tensor, other: str, others: Tensor) -> None:
+    if rows.device != others.device:
+        raise ValueError(
+            f"{name} are on {rows.device} and {other} on {others.device}; expected one device: move one, .to(device)"
+        )
+
+
+def _check_one_dtype(name: str, rows: Tensor, other: str, others: Tensor) -> None:
+    if rows.dtype != others.dtype:
+        raise TypeError(f"{name} are {rows.dtype} and {other} {others.dtype}; expected one dtype: cast one, .to(dtype)")
 
 
 def _check_floating(name: str, rows: Tensor) -> None:
@@ -109,27 +197,36 @@ def _texts(
     given = [name for name, value in described.items() if value is not None]
     if len(given) > 1:
         raise ValueError(f"{' and '.join(given)} are all given, but each alone says where texts end; give one of them")
-    if words.dim() == 2:
-        _check_shape("words", words, "(sum of W, D)")
-        if word_offsets is None:
-            raise ValueError(
-                f"words has the shape {tuple(words.shape)}, packed, without word_offsets; give word_offsets (N_t + 1,),"
-                " or words as (N_t, W, D)"
-            )
-        return _packed(words, word_offsets)
-    if words.dim() != 3:
-        raise ValueError(
-            f"words has the shape {tuple(words.shape)}; expected (N_t, W, D), or packed (sum of W, D) with word_offsets"
-        )
-    _check_shape("words", words, "(N_t, W, D)")
-    if word_offsets is not None:
-        raise ValueError(
-            f"word_offsets is given with padded words {tuple(words.shape)}; give word_lengths or word_mask instead, "
-            "or words as (sum of W, D)"
-        )
-    if word_mask is not None:
+    if word_mask is not None and words.dim() == 3:
+        _check_shape("words", words, _WORDS.padded)
         return _masked(words, word_mask)
-    return _padded("word_lengths", word_lengths, words)
+    return _padded_or_packed(_WORDS, words, word_lengths, word_offsets)
+
+
+def _padded_or_packed(names: _Names, rows: Tensor, lengths: Lengths | None, offsets: Lengths | None) -> Ragged:
+    described, bounds = f"{names.prefix}_lengths", f"{names.prefix}_offsets"
+    if rows.dim() == 2:
+        _check_shape(names.rows, rows, names.packed)
+        if offsets is None:
+            raise ValueError(
+                f"{names.rows} has the shape {tuple(rows.shape)}, packed, without {bounds}; give {bounds} "
+                f"({names.count} + 1,), or {names.rows} as {names.padded}"
+            )
+        if lengths is not None:
+            raise ValueError(f"{described} and {bounds} are both given; for packed {names.rows} give {bounds} alone")
+        return _packed(names, rows, offsets)
+    if rows.dim() != 3:
+        raise ValueError(
+            f"{names.rows} has the shape {tuple(rows.shape)}; expected {names.padded}, or packed {names.packed} with "
+            f"{bounds}"
+        )
+    _check_shape(names.rows, rows, names.padded)
+    if offsets is not None:
+        raise ValueError(
+            f"{bounds} is given with padded {names.rows} {tuple(rows.shape)}; give {described} instead, "
+            f"or {names.rows} as {names.packed}"
+        )
+    return _padded(described, lengths, rows)
 
 
 def _check_shape(name: str, rows: Tensor, layout: str) -> None:
@@ -142,7 +239,8 @@ def _padded(name: str, lengths: Lengths | None, rows: Tensor) -> Ragged:
     if lengths is None:
         lengths = torch.full((count,), longest, device=rows.device)
     else:
-        lengths = _integers(name, lengths, count, rows, lambda value: _check_lengths(name, value, longest))
+        expected = f"({count},), one for each item"
+        lengths = _integers(name, lengths, count, rows, lambda value: _check_lengths(name, value, longest), expected)
     starts = torch.arange(0, count * longest, longest, device=rows.device)
     return Ragged(rows.reshape(count * longest, width).contiguous(), starts, lengths)
 
@@ -157,7 +255,7 @@ def _masked(words: Tensor, mask: Tensor) -> Ragged:
             f"word_mask has the shape {tuple(mask.shape)}; expected (N_t, W) = {tuple(words.shape[:2])}, that of words"
         )
     mask = _placed(
-        "word_mask", mask != 0, words, lambda value: _check_lengths("word_mask.sum(1)", value.sum(1).tolist(), longest)
+        "word_mask", mask != 0, words, lambda value: _check_lengths("word_mask.sum(1)", value.sum(1), longest)
     )
     # Real words first, in their order: a stable sort keeps static shapes, where indexing by the mask would sync.
     order = torch.argsort(mask.to(torch.uint8), dim=1, descending=True, stable=True)
@@ -165,26 +263,30 @@ def _masked(words: Tensor, mask: Tensor) -> Ragged:
     return _padded("word_mask", None, gathered)._replace(lengths=mask.sum(dim=1))
 
 
-def _packed(words: Tensor, offsets: Lengths) -> Ragged:
-    total = words.shape[0]
-    offsets = _integers("word_offsets", offsets, None, words, lambda value: _check_offsets(value, total))
-    return Ragged(words.contiguous(), offsets[:-1], offsets.diff())
+def _packed(names: _Names, rows: Tensor, offsets: Lengths) -> Ragged:
+    total = rows.shape[0]
+    expected = f"({names.count} + 1,) with {names.count} at least 1"
+    offsets = _integers(
+        f"{names.prefix}_offsets", offsets, None, rows, lambda value: _check_offsets(names, value, total), expected
+    )
+    return Ragged(rows.contiguous(), offsets[:-1], offsets.diff())
 
 
 def _integers(
-    name: str, values: Lengths, count: int | None, rows: Tensor, check: Callable[[list[int]], None]
+    name: str, values: Lengths, count: int | None, rows: Tensor, check: Callable[[Tensor], None], expected: str
 ) -> Tensor:
     """Lengths (`count` of them) or offsets (`count` None) as int64 on the device of the rows."""
-    if not isinstance(values, Tensor):
+    if isinstance(values, np.ndarray):
+        values = torch.tensor(values)
+    elif not isinstance(values, Tensor):
         if not hasattr(values, "__len__") or not all(_is_integer(value) for value in values):
             raise TypeError(f"{name} is {values!r}; expected integers, in a list or a tensor")
         values = torch.tensor(values, dtype=torch.int64)
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
         raise TypeError(f"{name} is {values.dtype}; expected integers: {name}.long()")
     if values.dim() != 1 or (count is not None and values.shape[0] != count) or values.shape[0] < 1 + (count is None):
-        expected = "(N_t + 1,) with N_t at least 1" if count is None else f"({count},), one for each item"
         raise ValueError(f"{name} has the shape {tuple(values.shape)}; expected {expected}")
-    return _placed(name, values, rows, lambda value: check(value.tolist())).to(torch.int64)
+    return _placed(name, values.to(torch.int64), rows, check)
 
 
 def _is_integer(value: object) -> bool:
@@ -203,21 +305,27 @@ def _placed(name: str, values: Tensor, rows: Tensor, check: Callable[[Tensor], N
     return values.to(rows.device)
 
 
-def _check_lengths(name: str, lengths: list[int], longest: int) -> None:
-    for item, length in enumerate(lengths):
-        if not 1 <= length <= longest:
-            fix = "drop empty items" if length == 0 else "count real rows only"
-            raise ValueError(f"{name}[{item}] is {length}; expected 1 to {longest}, the padded length: {fix}")
+def _check_lengths(name: str, lengths: Tensor, longest: int) -> None:
+    for item in _first((lengths < 1) | (lengths > longest)):
+        length = int(lengths[item])
+        fix = "drop empty items" if length == 0 else "count real rows only"
+        raise ValueError(f"{name}[{item}] is {length}; expected 1 to {longest}, the padded length: {fix}")
 
 
-def _check_offsets(offsets: list[int], total: int) -> None:
-    if offsets[0] != 0 or offsets[-1] != total:
+def _check_offsets(names: _Names, offsets: Tensor, total: int) -> None:
+    name = f"{names.prefix}_offsets"
+    first, last = int(offsets[0]), int(offsets[-1])
+    if first != 0 or last != total:
         raise ValueError(
-            f"word_offsets goes from {offsets[0]} to {offsets[-1]}; expected 0 to {total}, the number of packed words"
+            f"{name} goes from {first} to {last}; expected 0 to {total}, the number of packed {names.row}s"
         )
-    for item, (start, end) in enumerate(pairwise(offsets)):
-        if end <= start:
-            raise ValueError(
-                f"word_offsets does not rise from item {item} ({start}) to item {item + 1} ({end}); each text needs at "
-                "least one word: drop empty texts"
-            )
+    for item in _first(offsets[1:] <= offsets[:-1]):
+        raise ValueError(
+            f"{name} does not rise from item {item} ({int(offsets[item])}) to item {item + 1} "
+            f"({int(offsets[item + 1])}); each {names.item} needs at least one {names.row}: drop empty {names.item}s"
+        )
+
+
+def _first(wrong: Tensor) -> list[int]:
+    """The first place where `wrong` holds, or none: corpora have too many items for a loop over them."""
+    return wrong.nonzero()[:1, 0].tolist()

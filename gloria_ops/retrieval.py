@@ -1,0 +1,151 @@
+"""local_topk: queries against a corpus that is read chunk by chunk, of whose scores only the best are ever kept."""
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gloria_ops import backends
+from gloria_ops.functional import RELEASED, check_score, reference_scores
+from gloria_ops.score import LocalScore
+from gloria_ops.tokens import Lengths, Ragged, queries_and_corpus
+
+Of = Literal["images", "texts"]
+
+# What one call of the kernel is given. So many rows keep it busy for milliseconds with a single query, beside which the
+# call and the packing of the queries are nothing; the scores bound what sorting takes, for items of a few rows.
+CHUNK_ROWS = 2**16
+CHUNK_SCORES = 2**18
+
+
+class TopK(NamedTuple):
+    """The best items of each query, best first.
+
+    scores: (Q, k) float32 (float64 for float64).
+    indices: (Q, k) int64, items of the corpus.
+    """
+
+    scores: Tensor
+    indices: Tensor
+
+
+def local_topk(
+    queries: Tensor,
+    corpus: Tensor | np.ndarray,
+    k: int,
+    *,
+    of: Of,
+    query_lengths: Lengths | None = None,
+    query_offsets: Lengths | None = None,
+    corpus_lengths: Lengths | None = None,
+    corpus_offsets: Lengths | None = None,
+    score: LocalScore = RELEASED,
+    backend: str | None = None,
+) -> TopK:
+    """The k items of a corpus with the highest local scores, for each query; every item is scored, without gradients.
+
+    The corpus may be larger than memory: it is never copied, and its rows are read chunk by chunk, once. What is held
+    beside it is the scores of a chunk, k scores a query, and 16 bytes an item for where it begins and how long it is.
+
+    Args:
+        queries: (Q, L, D) padded, or (sum of L, D) packed: words of texts where the corpus holds images, regions of
+            images where it holds texts. float16, bfloat16, float32 or float64; autocast does not change it.
+        corpus: (sum of L, D) packed, or (N, L, D) padded, contiguous; dtype and device of the queries. A tensor, such
+            as `torch.from_file` maps, or a numpy array, such as `np.memmap`, which may be open for reading only.
+        k: 1 to N.
+        of: "images" or "texts": what the corpus holds. The queries are the other.
+        query_lengths, corpus_lengths: (Q,) and (N,) integers, real rows of each padded item. Default: L for all.
+        query_offsets, corpus_offsets: (Q + 1,) and (N + 1,) integers, for packed rows: item n owns
+            rows[offsets[n] : offsets[n + 1]].
+        score: what is computed, in either direction. Default: the authors' released code.
+        backend: as in `local_scores`.
+
+    Returns:
+        Scores, descending, and indices. Of equal scores the lower index comes first. A score that is NaN, for a NaN in
+        the item or in the query, ranks below every number, so that it hides nothing: it is among the best only where
+        fewer than k scores are numbers. With backend "cpu" nothing depends, to the bit, on where the corpus is cut.
+
+    Raises:
+        TypeError, ValueError: an argument that does not fit, named with its value and the fix.
+        RuntimeError, NotImplementedError: as `local_scores`.
+    """
+    asked, items = queries_and_corpus(
+        queries,
+        corpus,
+        query_lengths=query_lengths,
+        query_offsets=query_offsets,
+        corpus_lengths=corpus_lengths,
+        corpus_offsets=corpus_offsets,
+    )
+    check_score(score)
+    if of not in get_args(Of):
+        raise ValueError(f"of is {of!r}; expected 'images' or 'texts', what the corpus holds")
+    _check_k(k, items.starts.shape[0])
+    chosen = backends.choose(backend, score, asked.rows.dtype, asked.rows.device)
+    corpus_is_attended = (of == "images") == (score.direction == "t2i")
+    _check_attended(items if corpus_is_attended else asked, chosen)
+    with torch.no_grad():
+        best = _none_yet(asked)
+        for first, chunk in _chunks(items, CHUNK_SCORES // asked.starts.shape[0]):
+            scores = (
+                _scores(chunk, asked, score, chosen).T if corpus_is_attended else _scores(asked, chunk, score, chosen)
+            )
+            best = _best(best, scores, first, k)
+    return best
+
+
+def _scores(attended: Ragged, attending: Ragged, score: LocalScore, backend: str) -> Tensor:
+    """The one call of a backend: (N, T) scores of `attended` items with `attending` ones."""
+    if backend == backends.REFERENCE:
+        return reference_scores(attended, attending, score)
+    return backends.FUSED[backend].forward(*attended, *attending, score)
+
+
+def _chunks(items: Ragged, most_items: int) -> Iterator[tuple[int, Ragged]]:
+    """Consecutive items, at least one at a time, as views of the rows; with the index of the first."""
+    rows, starts, lengths = items
+    count, first = starts.shape[0], 0
+    while first < count:
+        begin = int(starts[first])
+        limit = begin + CHUNK_ROWS
+        # The last item that begins within the limit may end beyond it; all before it do not.
+        last = int(torch.searchsorted(starts, limit, right=True)) - 1 if limit < rows.shape[0] else count
+        last = max(first + 1, min(last, first + most_items))
+        end = int(starts[last]) if last < count else rows.shape[0]
+        yield first, Ragged(rows[begin:end], starts[first:last] - begin, lengths[first:last])
+        first = last
+
+
+def _none_yet(asked: Ragged) -> TopK:
+    scores = asked.rows.new_empty(
+        (asked.starts.shape[0], 0), dtype=torch.promote_types(asked.rows.dtype, torch.float32)
+    )
+    return TopK(scores, torch.empty_like(scores, dtype=torch.int64))
+
+
+def _best(best: TopK, scores: Tensor, first: int, k: int) -> TopK:
+    """The k best of `best` and of a chunk's scores (Q, n), whose items are `first` and those behind it."""
+    indices = torch.arange(first, first + scores.shape[1], device=scores.device).expand(scores.shape)
+    candidates = TopK(torch.cat([best.scores, scores], dim=1), torch.cat([best.indices, indices], dim=1))
+    # topk leaves the order of equals open. A stable sort keeps that of the corpus, and an ascending one has NaN last.
+    order = torch.sort(-candidates.scores, dim=1, stable=True).indices[:, :k]
+    return TopK(candidates.scores.gather(1, order), candidates.indices.gather(1, order))
+
+
+def _check_k(k: int, count: int) -> None:
+    if not isinstance(k, int) or isinstance(k, bool):
+        raise TypeError(f"k is {k!r}; expected an integer")
+    if not 1 <= k <= count:
+        raise ValueError(f"k is {k}; expected 1 to {count}, the number of items of the corpus: min(k, {count})")
+
+
+def _check_attended(attended: Ragged, backend: str) -> None:
+    """Triton's kernels take the attended items as padded to one length and answer NaN to others, which would rank."""
+    longest, padded = int(attended.lengths.max()), attended.rows.shape[0] // attended.starts.shape[0]
+    if backend == backends.triton.name and longest > padded:
+        raise NotImplementedError(
+            f"backend={backend!r} lacks packed items of unequal lengths where attention runs over them: the longest "
+            f"has {longest} rows; give them padded, with their lengths, or take backend='reference'"
+        )
