@@ -19,7 +19,8 @@ def render(results: dict[str, Any]) -> str:
         f"{machine['cpu']}, {machine['cores']} cores ({machine['isa']}); torch {machine['torch']}, "
         f"{machine['threads']} threads; commit {commit['id'][:12]}{' + changes' * commit['dirty']}; {results['date']}"
     ]
-    for heading, table in {"speed": speed, "memory": memory, "errors": errors, "overhead": overhead}.items():
+    tables = {"speed": speed, "retrieval": retrieval, "memory": memory, "errors": errors, "overhead": overhead}
+    for heading, table in tables.items():
         if results.get(heading):
             lines += ["", f"### {heading.capitalize()}", "", *table(results[heading])]
     return "\n".join(lines)
@@ -49,6 +50,19 @@ def speed(rows: list[Row]) -> list[str]:
         if row["contender"].startswith("bare") and row["preset"] == "released"
     ]
     return [*_markdown(header, lines), "", *_markdown(["case", "dtype", "the limit", "ms", "GFLOP/s"], bare)]
+
+
+def retrieval(rows: list[Row]) -> list[str]:
+    """One line for each search, behind the N x N batch that it is held to; below 100 % in bold it is slower."""
+    header = ["contender", "queries x items", "words", "regions", "D", "dtype", "ms", "scores/s", "GFLOP/s"]
+    lines = []
+    for row in rows:
+        cells = [row["contender"], f"{row['queries']} x {row['corpus']}"]
+        cells += [str(row["words"]), str(row["regions"]), str(row["width"]), row["dtype"], f"{row['ms']:.1f}"]
+        cells += [f"{row['scores_per_second']:.0f}", f"{row['gflops']:.0f}"]
+        share = f"{row['percent_of_batch']:.0f}"
+        lines.append([*cells, share if row["percent_of_batch"] >= 100 else f"**{share}**"])
+    return _markdown([*header, "% of N x N"], lines)
 
 
 def memory(rows: list[Row]) -> list[str]:

@@ -53,6 +53,15 @@ def test_every_mode_of_the_fused_score_is_a_line_with_its_ratios():
     assert "bare T Vᵀ" in limit
 
 
+def test_a_search_slower_than_the_batch_is_bold():
+    shape = {"words": 55, "regions": 361, "width": 768, "dtype": "float32", "preset": "released"}
+    search = {"contender": "fused", "queries": 10, "corpus": 384, "ms": 2.0, "scores_per_second": 1.92e6}
+    rows = [shape | search | {"gflops": 99.6, "percent_of_batch": percent} for percent in (104.4, 96.5)]
+    faster, slower = ([cell.strip() for cell in line.strip("|").split("|")] for line in report.retrieval(rows)[2:])
+    assert faster == ["fused", "10 x 384", "55", "361", "768", "float32", "2.0", "1920000", "100", "104"]
+    assert slower[-1] == "**96**"
+
+
 def test_memory_in_mebibytes_and_what_did_not_fit():
     measured = {"batch": 32, "preset": "released", "dtype": "float32", "contender": "loop"}
     lines = report.memory(
