@@ -35,16 +35,32 @@ PYBIND11_MODULE(_C, m) {
       .value("mean", gloria::Pool::kMean)
       .value("sum", gloria::Pool::kSum);
 
+  m.attr("STAGES") = std::vector<std::string>{"waiting",          "packing", "gram",     "affinity",         "attention",
+                                              "context",          "pooling", "gradient", "gradient of gram", "gradient of regions",
+                                              "gradient of words"};
+
   py::class_<Ragged>(m, "Ragged").def(py::init(&ragged), py::arg("rows"), py::arg("starts"), py::arg("lengths"), py::arg("count"));
   py::class_<Problem>(m, "Problem")
       .def(py::init([](gloria::DType dtype, int64_t dim, Ragged images, Ragged texts, gloria::WordNorm word_norm, float attention_scale,
-                       bool cosine, gloria::Pool pool, float word_scale, bool pool_mean, bool pool_divide, int threads) {
-             return Problem{dtype,  dim,  images,     texts,     word_norm,   attention_scale,
-                            cosine, pool, word_scale, pool_mean, pool_divide, threads};
+                       bool cosine, gloria::Pool pool, float word_scale, bool pool_mean, bool pool_divide, int threads,
+                       uintptr_t stage_seconds) {
+             return Problem{dtype,
+                            dim,
+                            images,
+                            texts,
+                            word_norm,
+                            attention_scale,
+                            cosine,
+                            pool,
+                            word_scale,
+                            pool_mean,
+                            pool_divide,
+                            threads,
+                            reinterpret_cast<double*>(stage_seconds)};
            }),
            py::kw_only(), py::arg("dtype"), py::arg("dim"), py::arg("images"), py::arg("texts"), py::arg("word_norm"),
            py::arg("attention_scale"), py::arg("cosine"), py::arg("pool"), py::arg("word_scale"), py::arg("pool_mean"),
-           py::arg("pool_divide"), py::arg("threads"));
+           py::arg("pool_divide"), py::arg("threads"), py::arg("stage_seconds"));
 
   m.def("available_isas", &gloria::available_isas);
   m.def(

@@ -9,6 +9,10 @@ enum class DType : int { kFloat32, kBFloat16, kFloat16 };
 enum class WordNorm : int { kNone, kSoftmax, kClippedL2 };
 enum class Pool : int { kLogSumExp, kMax, kMean, kSum };
 
+// What a thread spends its time on. `kWait`: for other threads, and whatever no stage claims.
+enum class Stage : int { kWait, kPack, kGram, kAffinity, kAttention, kContext, kPool, kGradient, kGradGram, kGradRegions, kGradWords };
+constexpr int kStages = 11;
+
 // One side of the batch in ragged form: item n owns `lengths[n]` rows of `dim` values from row `starts[n]` on.
 struct Ragged {
   const void* rows;
@@ -30,6 +34,7 @@ struct Problem {
   bool pool_mean;    // mean instead of sum inside the log
   bool pool_divide;  // divide the log by word_scale
   int threads;
+  double* stage_seconds;  // [kStages], summed over the threads; null where nobody asks
 };
 
 // Where the results go. `scores` is (images, texts); gradients have the layout and dtype of the rows they belong to.

@@ -49,94 +49,107 @@ inline void accumulate(const Tile& t, int64_t row, int part, Vec e, Vec s) {
   store(t.dot + at, load(t.dot + at) + e * s);
 }
 
-// x over the words [begin, end) of one text in one panel. `then(row, s, x)` is called while x is still in registers.
-template <WordNorm norm, class Then>
-inline void normalise(const float* s, float* x, int64_t begin, int64_t end, Then then) {
+// `use(text, offset of the panel's lanes in a C form, part, valid)` for every text and register of lanes; `valid` masks what is no
+// region. The sums of a text's rows stay in the first-level cache from panel to panel.
+template <class Use>
+inline void for_lanes(const Tile& t, Use use) {
+  for (const BinText* text = t.texts; text != t.texts + t.text_count; ++text)
+    for (int64_t p = 0; p < panels_of(t.regions); ++p)
+      for (int part = 0; part < kParts; ++part) {
+        const int64_t at = p * t.rows * kPanel + part * kLanes, left = t.regions - p * kPanel - part * kLanes;
+        if (left >= kLanes)
+          use(*text, at, part, [](Vec x) { return x; });
+        else
+          use(*text, at, part, [valid = lanes_below(left)](Vec x) { return select(valid, x); });
+      }
+}
+
+// The words [begin, end) of one text in one register of lanes: y and a factor with x = norm(s) = factor * y. y is stored at `x`, where
+// there is a norm.
+template <class Operand, WordNorm norm>
+inline Vec normalise(const float* s, float* x, int64_t begin, int64_t end) {
   if constexpr (norm == WordNorm::kSoftmax) {
     Vec top = load(s + begin * kPanel);
     for (int64_t r = begin + 1; r < end; ++r) top = maximum(load(s + r * kPanel), top);
     Vec total = Vec{};
     for (int64_t r = begin; r < end; ++r) {
-      const Vec q = exp(load(s + r * kPanel) - top);
-      store(x + r * kPanel, q);
-      total += q;
+      const Vec y = exp<Operand::kExpDegree>(load(s + r * kPanel) - top);
+      store(x + r * kPanel, y);
+      total += y;
     }
-    const Vec scale = 1.0f / total;
-    for (int64_t r = begin; r < end; ++r) then(r, load(s + r * kPanel), load(x + r * kPanel) * scale);
+    return 1.0f / total;
   } else if constexpr (norm == WordNorm::kClippedL2) {
     Vec total = Vec{};
     for (int64_t r = begin; r < end; ++r) {
       const Vec y = leaky(load(s + r * kPanel));
+      store(x + r * kPanel, y);
       total += y * y;
     }
-    const Vec scale = 1.0f / (sqrt(total) + kNormEpsilon);
-    for (int64_t r = begin; r < end; ++r) {
-      const Vec v = load(s + r * kPanel);
-      then(r, v, leaky(v) * scale);
-    }
+    return 1.0f / (sqrt(total) + kNormEpsilon);
   } else {
-    for (int64_t r = begin; r < end; ++r) {
-      const Vec v = load(s + r * kPanel);
-      then(r, v, v);
-    }
+    return broadcast(1.0f);
   }
 }
 
-// s -> x -> e, with the sums over the regions that the score needs.
+// s -> x -> e, with the sums over the regions that the score needs. x is kept where `t.normed` and `t.attention` differ.
 template <class Operand, WordNorm norm>
-inline void attend(const Problem& problem, const Tile& t) {
-  const int64_t panels = panels_of(t.regions);
-  const float scale = problem.attention_scale;
-  const bool hard = __builtin_isinf(scale), bounded = norm != WordNorm::kNone && scale <= kBoundedScale;
-  std::memset(t.sum, 0, t.rows * kPanel * 4);
-  std::memset(t.dot, 0, t.rows * kPanel * 4);
-  if (!bounded)
-    for (int64_t i = 0; i < t.rows * kPanel; ++i) t.top[i] = -__builtin_inff();
-
-  for (int64_t p = 0; p < panels; ++p)
-    for (int part = 0; part < kParts; ++part) {
-      const int64_t at = p * t.rows * kPanel + part * kLanes;
-      const float* s = t.affinity + at;
-      float *x = t.normed + at, *e = t.attention + at;
-      const IVec valid = lanes_below(t.regions - p * kPanel - part * kLanes);
-      for (const BinText* text = t.texts; text != t.texts + t.text_count; ++text) {
-        if (bounded)
-          normalise<norm>(s, x, text->begin, text->end, [&](int64_t r, Vec sv, Vec xv) {
-            const Vec ev = as_operand(Operand{}, select(valid, exp(xv * scale)));
-            store(x + r * kPanel, xv);
-            store(e + r * kPanel, ev);
-            accumulate(t, r, part, ev, sv);
-          });
-        else
-          normalise<norm>(s, x, text->begin, text->end, [&](int64_t r, Vec, Vec xv) {
-            float* top = t.top + r * kPanel + part * kLanes;
-            if constexpr (norm != WordNorm::kNone) store(x + r * kPanel, xv);
-            const Vec old = load(top);
-            store(top, valid ? maximum(xv, old) : old);
-          });
-      }
+inline void attend_bounded(const Tile& t, float scale) {
+  const bool keep = t.normed != t.attention;
+  for_lanes(t, [&](const BinText& text, int64_t at, int part, auto valid) {
+    const float* s = t.affinity + at;
+    float *x = t.normed + at, *e = t.attention + at;
+    const Vec factor = normalise<Operand, norm>(s, x, text.begin, text.end), scaled = factor * scale;
+    for (int64_t r = text.begin; r < text.end; ++r) {
+      const Vec y = load(x + r * kPanel);
+      const Vec ev = as_operand(Operand{}, valid(exp<Operand::kExpDegree>(y * scaled)));
+      if (keep) store(x + r * kPanel, y * factor);
+      store(e + r * kPanel, ev);
+      accumulate(t, r, part, ev, load(s + r * kPanel));
     }
-  if (bounded) return;
+  });
+}
 
+// The same with the maximum over the regions subtracted, and for a hard maximum.
+template <class Operand, WordNorm norm>
+inline void attend_by_maximum(const Tile& t, float scale) {
+  const bool hard = __builtin_isinf(scale);
+  for (int64_t i = 0; i < t.rows * kPanel; ++i) t.top[i] = -__builtin_inff();
+  for_lanes(t, [&](const BinText& text, int64_t at, int part, auto valid) {
+    float* x = t.normed + at;
+    const Vec factor = normalise<Operand, norm>(t.affinity + at, x, text.begin, text.end);
+    for (int64_t r = text.begin; r < text.end; ++r) {
+      float* top = t.top + r * kPanel + part * kLanes;
+      const Vec xv = load(x + r * kPanel) * factor;
+      if constexpr (norm != WordNorm::kNone) store(x + r * kPanel, xv);
+      const IVec there = reinterpret_cast<IVec>(valid(reinterpret_cast<Vec>(~IVec{})));
+      store(top, there ? maximum(xv, load(top)) : load(top));
+    }
+  });
   for (const BinText* text = t.texts; text != t.texts + t.text_count; ++text)
     for (int64_t r = text->begin; r < text->end; ++r) {
       float* top = t.top + r * kPanel;
       for (int i = 1; i < kPanel; ++i) top[0] = top[i] > top[0] ? top[i] : top[0];
     }
-  for (int64_t p = 0; p < panels; ++p)
-    for (int part = 0; part < kParts; ++part) {
-      const int64_t at = p * t.rows * kPanel + part * kLanes;
-      const IVec valid = lanes_below(t.regions - p * kPanel - part * kLanes);
-      for (const BinText* text = t.texts; text != t.texts + t.text_count; ++text)
-        for (int64_t r = text->begin; r < text->end; ++r) {
-          const Vec top = broadcast(t.top[r * kPanel]);
-          const Vec xv = load(t.normed + at + r * kPanel);
-          const Vec soft = hard ? (xv == top ? broadcast(1.0f) : Vec{}) : exp((xv - top) * scale);
-          const Vec ev = as_operand(Operand{}, select(valid, soft));
-          accumulate(t, r, part, ev, load(t.affinity + at + r * kPanel));
-          store(t.attention + at + r * kPanel, ev);
-        }
+  for_lanes(t, [&](const BinText& text, int64_t at, int part, auto valid) {
+    for (int64_t r = text.begin; r < text.end; ++r) {
+      const Vec top = broadcast(t.top[r * kPanel]);
+      const Vec xv = load(t.normed + at + r * kPanel);
+      const Vec soft = hard ? (xv == top ? broadcast(1.0f) : Vec{}) : exp<Operand::kExpDegree>((xv - top) * scale);
+      const Vec ev = as_operand(Operand{}, valid(soft));
+      accumulate(t, r, part, ev, load(t.affinity + at + r * kPanel));
+      store(t.attention + at + r * kPanel, ev);
     }
+  });
+}
+
+template <class Operand, WordNorm norm>
+inline void attend(const Problem& problem, const Tile& t) {
+  std::memset(t.sum, 0, t.rows * kPanel * 4);
+  std::memset(t.dot, 0, t.rows * kPanel * 4);
+  if (norm != WordNorm::kNone && problem.attention_scale <= kBoundedScale)
+    attend_bounded<Operand, norm>(t, problem.attention_scale);
+  else
+    attend_by_maximum<Operand, norm>(t, problem.attention_scale);
 }
 
 // Per word: ds_ij = alpha e_ij + (norm backward of dx_ij), dx_ij = scale * e_ij * (alpha s_ij + beta h_ij - delta),
@@ -148,50 +161,44 @@ struct WordGradient {
 // Writes ds over h. `h` is ignored (and may hold anything) for the dot similarity.
 template <WordNorm norm, bool cosine>
 inline void affinity_gradient(const Problem& problem, const Tile& t, const WordGradient* words, float* h) {
-  const int64_t panels = panels_of(t.regions);
   const float scale = __builtin_isinf(problem.attention_scale) ? 0.0f : problem.attention_scale;
-  for (int64_t p = 0; p < panels; ++p)
-    for (int part = 0; part < kParts; ++part) {
-      const int64_t at = p * t.rows * kPanel + part * kLanes;
-      const float *s = t.affinity + at, *x = t.normed + at, *e = t.attention + at;
-      float* out = h + at;
-      for (const BinText* text = t.texts; text != t.texts + t.text_count; ++text) {
-        const auto gradient_of_x = [&](int64_t r) {
-          const WordGradient& w = words[r];
-          Vec inner = load(s + r * kPanel) * w.alpha - w.delta;
-          if constexpr (cosine) inner += load(out + r * kPanel) * w.beta;
-          return load(e + r * kPanel) * scale * inner;
-        };
-        if constexpr (norm == WordNorm::kNone) {
-          for (int64_t r = text->begin; r < text->end; ++r)
-            store(out + r * kPanel, gradient_of_x(r) + load(e + r * kPanel) * words[r].alpha);
-        } else if constexpr (norm == WordNorm::kSoftmax) {
-          Vec total = Vec{};  // sum over the words of x dx
-          for (int64_t r = text->begin; r < text->end; ++r) {
-            const Vec dx = gradient_of_x(r);
-            store(out + r * kPanel, dx);
-            total += load(x + r * kPanel) * dx;
-          }
-          for (int64_t r = text->begin; r < text->end; ++r)
-            store(out + r * kPanel, load(x + r * kPanel) * (load(out + r * kPanel) - total) + load(e + r * kPanel) * words[r].alpha);
-        } else {
-          Vec squares = Vec{}, total = Vec{};  // |y|^2 and <y, dx> over the words, y = leaky(s)
-          for (int64_t r = text->begin; r < text->end; ++r) {
-            const Vec y = leaky(load(s + r * kPanel)), dx = gradient_of_x(r);
-            store(out + r * kPanel, dx);
-            squares += y * y;
-            total += y * dx;
-          }
-          const Vec length = sqrt(squares), scaled = 1.0f / (length + kNormEpsilon);
-          const Vec along = length > 0.0f ? total * scaled * scaled / length : Vec{};
-          for (int64_t r = text->begin; r < text->end; ++r) {
-            const Vec v = load(s + r * kPanel);
-            const Vec dy = load(out + r * kPanel) * scaled - leaky(v) * along;
-            store(out + r * kPanel, (v > 0.0f ? dy : dy * kLeak) + load(e + r * kPanel) * words[r].alpha);
-          }
-        }
+  for_lanes(t, [&](const BinText& text, int64_t at, int, auto) {
+    const float *s = t.affinity + at, *x = t.normed + at, *e = t.attention + at;
+    float* out = h + at;
+    const auto gradient_of_x = [&](int64_t r) {
+      const WordGradient& w = words[r];
+      Vec inner = load(s + r * kPanel) * w.alpha - w.delta;
+      if constexpr (cosine) inner += load(out + r * kPanel) * w.beta;
+      return load(e + r * kPanel) * scale * inner;
+    };
+    if constexpr (norm == WordNorm::kNone) {
+      for (int64_t r = text.begin; r < text.end; ++r) store(out + r * kPanel, gradient_of_x(r) + load(e + r * kPanel) * words[r].alpha);
+    } else if constexpr (norm == WordNorm::kSoftmax) {
+      Vec total = Vec{};  // sum over the words of x dx
+      for (int64_t r = text.begin; r < text.end; ++r) {
+        const Vec dx = gradient_of_x(r);
+        store(out + r * kPanel, dx);
+        total += load(x + r * kPanel) * dx;
+      }
+      for (int64_t r = text.begin; r < text.end; ++r)
+        store(out + r * kPanel, load(x + r * kPanel) * (load(out + r * kPanel) - total) + load(e + r * kPanel) * words[r].alpha);
+    } else {
+      Vec squares = Vec{}, total = Vec{};  // |y|^2 and <y, dx> over the words, y = leaky(s)
+      for (int64_t r = text.begin; r < text.end; ++r) {
+        const Vec y = leaky(load(s + r * kPanel)), dx = gradient_of_x(r);
+        store(out + r * kPanel, dx);
+        squares += y * y;
+        total += y * dx;
+      }
+      const Vec length = sqrt(squares), scaled = 1.0f / (length + kNormEpsilon);
+      const Vec along = length > 0.0f ? total * scaled * scaled / length : Vec{};
+      for (int64_t r = text.begin; r < text.end; ++r) {
+        const Vec v = load(s + r * kPanel);
+        const Vec dy = load(out + r * kPanel) * scaled - leaky(v) * along;
+        store(out + r * kPanel, (v > 0.0f ? dy : dy * kLeak) + load(e + r * kPanel) * words[r].alpha);
       }
     }
+  });
 }
 
 }  // namespace gloria::GLORIA_ISA

@@ -8,7 +8,9 @@
 #include <omp.h>
 #include <sched.h>
 
+#include <algorithm>
 #include <type_traits>
+#include <vector>
 
 #include "words.h"
 
@@ -20,7 +22,7 @@ struct ImageGradient {
   float* regions;  // C form of (dL/dV)^T: rows are the width, columns the regions
   float* gram;     // C form of dL/dG + (dL/dG)^T, upper blocks
   float* flat;     // `regions` transposed back
-  Word* words;     // B form of the bin's words: K is the words
+  Word* words;     // a bin's words in whatever form, while they are packed
   Word* weighted;  // B form of beta e
   WordGradient* terms;
   double* lengthwise;  // coefficient of t in dL/dt of each word, from |t| in the cosine
@@ -62,10 +64,10 @@ inline void word_gradients(const Problem& problem, int64_t index, const Bin& bin
         alpha /= kCosineEpsilon;
         delta = alpha * w.dot / w.sum;
       } else if (problem.cosine) {
-        // u = <e, s> / (|e V| |t|) has no gradient along e: no delta.
-        alpha = du / (w.context * norm);
-        beta = -du * u / (w.context * w.context);
-        delta = 0.0;
+        // u = <e, s> / (|e V| |t|) has no gradient along e. What the rounding of alpha and beta leaves there is taken out by delta.
+        alpha = static_cast<float>(du / (w.context * norm));
+        beta = static_cast<float>(-du * u / (w.context * w.context));
+        delta = (alpha * w.dot + beta * w.context * w.context) / w.sum;
         out.lengthwise[r] = -du * u / (norm * norm);
       }
       out.terms[r] = {static_cast<float>(alpha), static_cast<float>(beta), static_cast<float>(delta)};
@@ -121,29 +123,34 @@ inline void wait_for_turn(const int64_t* images, int64_t turn) {
 
 template <class Operand>
 inline void bin_gradient(const Problem& problem, int64_t index, int64_t bin_index, const Bins& bins, const ImageShape<Operand>& shape,
-                         const Image<Operand>& image, const Scratch<Operand>& scratch, const double* norms, const float* grad_scores,
-                         const ImageGradient<Operand>& out, const WordSum& total) {
+                         const PackedBin& words, const Image<Operand>& image, const Scratch<Operand>& scratch, const double* norms,
+                         const float* grad_scores, const ImageGradient<Operand>& out, const WordSum& total, StageClock& clock) {
   const Bin& bin = bins.bins[bin_index];
-  pack_bin<Operand>(problem, bin, scratch.words);
-  attention_of(problem, bin, shape, image, scratch);
+  attention_of(problem, bin, words, shape, image, scratch, clock);
+  clock.enter(Stage::kContext);
   if (problem.cosine) context_norms(problem, bin, shape, image, scratch, true);
+  clock.enter(Stage::kPool);
   word_gradients(problem, index, bin, scratch, norms, grad_scores, out);
+  clock.enter(Stage::kGradient);
   const Tile tile = tile_of(scratch, bin, shape.regions);
   if (problem.cosine)
     affinity_gradient_of<Operand, true>(problem, tile, out.terms, scratch.spread);
   else
     affinity_gradient_of<Operand, false>(problem, tile, out.terms, scratch.spread);
   clear_padding(scratch.spread, bin, shape.panels);
+  clock.enter(Stage::kGradGram);
   if (problem.cosine) context_gradient(problem, bin, shape, tile, scratch, out);
 
   // dV^T += T^T ds, then in turn dT += ds V.
-  const int64_t alloc = bin.rows / Operand::kPer, dim_panels = panels_of(problem.dim);
-  const Word* words = rows_to_right(Operand{}, scratch.words, bin.rows, shape.blocks, out.words);
+  clock.enter(Stage::kGradRegions);
+  const int64_t dim_panels = panels_of(problem.dim);
   const Word* gradient = to_right(Operand{}, scratch.spread, bin.rows, shape.panels, scratch.right);
-  product<Operand>({words, alloc, true}, {gradient, alloc}, {out.regions, shape.width, true}, dim_panels * kPanel, shape.panels,
+  product<Operand>(words.down, {gradient, bin.rows / Operand::kPer}, {out.regions, shape.width, true}, dim_panels * kPanel, shape.panels,
                    words_of<Operand>(bin.used));
   gradient = to_left(Operand{}, scratch.spread, bin.rows, shape.panels, scratch.left);
+  clock.enter(Stage::kWait);
   wait_for_turn(total.images + bin_index, index);
+  clock.enter(Stage::kGradWords);
   product<Operand>({gradient, bin.rows, false}, {image.down, shape.rows / Operand::kPer},
                    {total.gradient + bin.offset * dim_panels * kPanel, bin.rows, index > 0}, bin.rows, dim_panels,
                    words_of<Operand>(shape.regions));
@@ -174,15 +181,19 @@ inline void write_words(const Problem& problem, const Bin& bin, const WordSum& t
 }
 
 template <class Operand>
-inline void image_gradient(const Problem& problem, int64_t index, const Bins& bins, const Image<Operand>& image,
-                           const Scratch<Operand>& scratch, const double* norms, const Gradients& gradients,
-                           const ImageGradient<Operand>& sums, const WordSum& total) {
+inline void image_gradient(const Problem& problem, int64_t index, const Bins& bins, const PackedBin* words, const WordPack<Operand>& pack,
+                           const Image<Operand>& image, const Scratch<Operand>& scratch, const double* norms, const Gradients& gradients,
+                           const ImageGradient<Operand>& sums, const WordSum& total, StageClock& clock) {
   const ImageShape<Operand> shape(problem.images.lengths[index], problem.dim);
-  prepare_image(problem, index, true, image);
+  prepare_image(problem, index, true, image, clock);
   std::memset(sums.regions, 0, shape.width * shape.panels * kPanel * 4);
   if (problem.cosine) std::memset(sums.gram, 0, shape.gram_size() * 4);
-  for (int64_t b = 0; b < bins.count; ++b)
-    bin_gradient(problem, index, b, bins, shape, image, scratch, norms, gradients.scores, sums, total);
+  for (int64_t b = 0; b < bins.count; ++b) {
+    clock.enter(Stage::kPack);
+    const PackedBin packed = words ? words[b] : pack.pack(problem, bins.bins[b], 0, sums.words);
+    bin_gradient(problem, index, b, bins, shape, packed, image, scratch, norms, gradients.scores, sums, total, clock);
+  }
+  clock.enter(Stage::kGradGram);
   if (use_gram(problem, shape.regions)) {
     mirror(sums.gram, shape.rows, shape.panels);
     const Word* gram = to_right(Operand{}, sums.gram, shape.rows, shape.panels, image.gram);
@@ -190,6 +201,7 @@ inline void image_gradient(const Problem& problem, int64_t index, const Bins& bi
     product<Operand>({image.down, alloc, true}, {gram, alloc}, {sums.regions, shape.width, true}, panels_of(problem.dim) * kPanel,
                      shape.panels, words_of<Operand>(shape.regions));
   }
+  clock.enter(Stage::kPack);
   transpose_blocks(reinterpret_cast<const Word*>(sums.regions), shape.panels, shape.width, reinterpret_cast<Word*>(sums.flat));
   with_typed<Operand>(problem.dtype, gradients.regions, [&](const auto* typed) {
     using Value = std::remove_const_t<std::remove_pointer_t<decltype(typed)>>;
@@ -197,44 +209,59 @@ inline void image_gradient(const Problem& problem, int64_t index, const Bins& bi
     for (int64_t r = 0; r < shape.regions; ++r)
       write_row(sums.flat + r * kPanel, shape.panels * kPanel * kPanel, problem.dim, rows + r * problem.dim);
   });
+  clock.enter(Stage::kWait);
 }
 
 template <class Operand>
 void backward(const Problem& problem, const Bins& bins, const Gradients& gradients) {
   const ImageShape<Operand> largest(longest(problem.images), problem.dim);
-  const bool direct = any_direct(problem);
+  const bool direct = any_direct(problem), packed_once = bins_together<Operand>(problem, bins, 0, true) == bins.count;
   Arena measure;
   const auto layout = [&](Arena& arena, auto&& use) {
     const Image<Operand> image(arena, problem, largest, true);
     const Scratch<Operand> scratch(arena, problem, bins, largest, direct, true);
     const ImageGradient<Operand> sums(arena, problem, bins, largest);
-    use(image, scratch, sums);
+    const WordPack<Operand> pack(arena, problem.dim, packed_once ? 0 : bins.max_rows, true);
+    use(image, scratch, sums, pack);
   };
   layout(measure, [](auto&&...) {});
   const int64_t threads = problem.threads < problem.images.count ? problem.threads : problem.images.count;
-  const Buffers buffers(threads, measure.used());
+  Arena words_size;
+  WordPack<Operand>(words_size, problem.dim, packed_once ? bins.rows : 0, true);
+  const Buffers buffers(threads, measure.used()), words_buffer(1, words_size.used());
   const Buffers norms_buffer(1, bins.rows * 8), lengthwise(1, bins.rows * 8), turns(1, bins.count * 8),
       sum_buffer(1, bins.rows * panels_of(problem.dim) * kPanel * 4);
   double* norms = reinterpret_cast<double*>(norms_buffer[0]);
   const WordSum total{reinterpret_cast<float*>(sum_buffer[0]), reinterpret_cast<double*>(lengthwise[0]),
                       reinterpret_cast<int64_t*>(turns[0])};
   std::memset(total.images, 0, bins.count * 8);
+  Arena words_memory(words_buffer[0]);
+  const WordPack<Operand> common(words_memory, problem.dim, packed_once ? bins.rows : 0, true);
+  std::vector<PackedBin> words(bins.count);
   int64_t next = 0;
 
 #pragma omp parallel num_threads(threads)
   {
+    StageClock clock(problem.stage_seconds);
     Arena arena(buffers[omp_get_thread_num()]);
-    layout(arena, [&](const auto& image, const auto& scratch, const auto& sums) {
+    layout(arena, [&](const auto& image, const auto& scratch, const auto& sums, const auto& pack) {
+      clock.enter(Stage::kPack);
 #pragma omp for schedule(static)
-      for (int64_t b = 0; b < bins.count; ++b) word_norms<Operand>(problem, bins.bins[b], norms);
+      for (int64_t b = 0; b < bins.count; ++b) {
+        word_norms<Operand>(problem, bins.bins[b], norms);
+        if (packed_once) words[b] = common.pack(problem, bins.bins[b], bins.bins[b].offset, sums.words);
+      }
       // Images are taken in order, so that the one whose turn it is always belongs to a running thread.
       for (int64_t i = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED); i < problem.images.count;
            i = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED))
-        image_gradient(problem, i, bins, image, scratch, norms, gradients, sums, total);
+        image_gradient(problem, i, bins, packed_once ? words.data() : nullptr, pack, image, scratch, norms, gradients, sums, total, clock);
     });
 #pragma omp barrier
+    clock.enter(Stage::kPack);
 #pragma omp for schedule(static)
     for (int64_t b = 0; b < bins.count; ++b) write_words<Operand>(problem, bins.bins[b], total, gradients.words);
+#pragma omp critical
+    clock.add_to(problem.stage_seconds);
   }
 }
 

@@ -72,11 +72,12 @@ const Engine& choose(const Problem& problem, const std::string& isa) {
   return std::find_if(all.begin(), all.end(), [](const Candidate& c) { return c.available && !c.bfloat16; })->engine;
 }
 
-// Rows of words to a tile: the tiles of a bin should stay in a second-level cache of 1 MiB beside the operands.
+// Rows of words to a tile: many, for each panel of regions is read once a tile, but so few that a chunk of the operands and the tile
+// stay in a second-level cache of 1 MiB.
 int64_t bin_capacity(const Problem& problem) {
   int64_t regions = 1;
   for (int64_t i = 0; i < problem.images.count; ++i) regions = std::max(regions, problem.images.lengths[i]);
-  return std::clamp<int64_t>(65536 / regions / 32 * 32, 64, 256);
+  return std::clamp<int64_t>(98304 / regions / 32 * 32, 64, 384);
 }
 
 // The problem with no more threads than its products keep busy: waking one costs as much as a million flops.

@@ -24,18 +24,17 @@ struct Float16 {
   uint16_t bits;
 };
 
-// What a kernel multiplies: `kPer` values to a word, rows padded to `kPad` so that K always fills whole blocks of 16 words.
-// A sum over K is made of chains of at most `kChain` words: in float32 one long chain would err more than all else; beside the
-// rounding of bfloat16 operands its error is nothing.
+// What a kernel multiplies: `kPer` values to a word, rows padded to `kPad` so that K always fills whole blocks of 16 words, and the
+// exponential that is exact enough for it.
 struct Float32Operand {
   static constexpr int kPer = 1;
   static constexpr int kPad = 16;
-  static constexpr int64_t kChain = 64;
+  static constexpr int kExpDegree = 6;
 };
 struct BFloat16Operand {
   static constexpr int kPer = 2;
   static constexpr int kPad = 32;
-  static constexpr int64_t kChain = int64_t{1} << 62;
+  static constexpr int kExpDegree = 3;
 };
 
 template <class Operand>

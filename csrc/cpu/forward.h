@@ -3,17 +3,20 @@
 
 #include <omp.h>
 
+#include <vector>
+
 #include "words.h"
 
 namespace gloria::GLORIA_ISA {
 
 template <class Operand>
-inline void score_bin(const Problem& problem, int64_t index, const Bin& bin, const Image<Operand>& image, const Scratch<Operand>& scratch,
-                      const double* norms, float* scores) {
+inline void score_bin(const Problem& problem, int64_t index, const Bin& bin, const PackedBin& words, const Image<Operand>& image,
+                      const Scratch<Operand>& scratch, const double* norms, float* scores, StageClock& clock) {
   const ImageShape<Operand> shape(problem.images.lengths[index], problem.dim);
-  pack_bin<Operand>(problem, bin, scratch.words);
-  attention_of(problem, bin, shape, image, scratch);
+  attention_of(problem, bin, words, shape, image, scratch, clock);
+  clock.enter(Stage::kContext);
   if (problem.cosine) context_norms(problem, bin, shape, image, scratch, false);
+  clock.enter(Stage::kPool);
   for (int64_t r = 0; r < bin.used; ++r)
     scratch.similarity[r] = word_similarity(problem, word_sums(problem, scratch, r), norms[bin.offset + r]);
   for (int64_t t = 0; t < bin.text_count; ++t) {
@@ -26,33 +29,75 @@ template <class Operand>
 void forward(const Problem& problem, const Bins& bins, float* scores) {
   const ImageShape<Operand> largest(longest(problem.images), problem.dim);
   const bool direct = any_direct(problem);
-  // `group` images are ready at a time, so that the threads share both many images and many texts.
-  const int64_t group = problem.threads < problem.images.count ? problem.threads : problem.images.count;
-  Arena image_size, scratch_size;
+  const int64_t threads = problem.threads, images = problem.images.count;
+  // A thread takes whole images, without waiting for others. The last images are shared, so that none is idle at the end, nor where
+  // there are fewer images than threads.
+  const int64_t whole = images < 2 * threads ? 0 : (images / threads - 1) * threads;
+
+  std::vector<int64_t> windows;  // first bin of each window of packed words
+  int64_t window_rows = 0;
+  for (int64_t first = 0; first < bins.count;) {
+    windows.push_back(first);
+    const Bin& bin = bins.bins[first];
+    first += bins_together<Operand>(problem, bins, first, false);
+    window_rows = std::max(window_rows, (first < bins.count ? bins.bins[first].offset : bins.rows) - bin.offset);
+  }
+  windows.push_back(bins.count);
+
+  Arena image_size, scratch_size, words_size;
   Image<Operand>(image_size, problem, largest, direct);
   Scratch<Operand>(scratch_size, problem, bins, largest, direct, false);
-  const Buffers images(group, image_size.used()), scratches(problem.threads, scratch_size.used()), norms_buffer(1, bins.rows * 8);
+  WordPack<Operand>(words_size, problem.dim, window_rows, false);
+  const Buffers image_buffers(threads, image_size.used()), scratches(threads, scratch_size.used()), words_buffer(1, words_size.used()),
+      norms_buffer(1, bins.rows * 8);
   double* norms = reinterpret_cast<double*>(norms_buffer[0]);
+  Arena words_memory(words_buffer[0]);
+  const WordPack<Operand> pack(words_memory, problem.dim, window_rows, false);
+  std::vector<PackedBin> words(bins.count);
 
-#pragma omp parallel num_threads(problem.threads)
+#pragma omp parallel num_threads(threads)
   {
-    Arena arena(scratches[omp_get_thread_num()]);
+    StageClock clock(problem.stage_seconds);
+    const int64_t self = omp_get_thread_num();
+    Arena arena(scratches[self]);
     const Scratch<Operand> scratch(arena, problem, bins, largest, direct, false);
-    const auto image_at = [&](int64_t slot) {
-      Arena memory(images[slot]);
+    const auto image_of = [&](int64_t thread) {
+      Arena memory(image_buffers[thread]);
       return Image<Operand>(memory, problem, largest, direct);
     };
+    const auto score = [&](int64_t index, int64_t bin, int64_t thread) {
+      score_bin(problem, index, bins.bins[bin], words[bin], image_of(thread), scratch, norms, scores, clock);
+    };
+    for (size_t window = 0; window + 1 < windows.size(); ++window) {
+      const int64_t begin = windows[window], end = windows[window + 1];
+      clock.enter(Stage::kPack);
 #pragma omp for schedule(static)
-    for (int64_t b = 0; b < bins.count; ++b) word_norms<Operand>(problem, bins.bins[b], norms);
-
-    for (int64_t first = 0; first < problem.images.count; first += group) {
-      const int64_t count = problem.images.count - first < group ? problem.images.count - first : group;
+      for (int64_t b = begin; b < end; ++b) {
+        word_norms<Operand>(problem, bins.bins[b], norms);
+        words[b] = pack.pack(problem, bins.bins[b], bins.bins[b].offset - bins.bins[begin].offset, nullptr);
+      }
 #pragma omp for schedule(dynamic)
-      for (int64_t i = 0; i < count; ++i) prepare_image(problem, first + i, false, image_at(i));
+      for (int64_t i = 0; i < whole; ++i) {
+        prepare_image(problem, i, false, image_of(self), clock);
+        for (int64_t b = begin; b < end; ++b) score(i, b, self);
+        clock.enter(Stage::kWait);
+      }
+      for (int64_t first = whole; first < images; first += threads) {
+        const int64_t count = std::min(threads, images - first);
 #pragma omp for schedule(dynamic)
-      for (int64_t item = 0; item < count * bins.count; ++item)
-        score_bin(problem, first + item % count, bins.bins[item / count], image_at(item % count), scratch, norms, scores);
+        for (int64_t i = 0; i < count; ++i) {
+          prepare_image(problem, first + i, false, image_of(i), clock);
+          clock.enter(Stage::kWait);
+        }
+#pragma omp for schedule(dynamic)
+        for (int64_t item = 0; item < count * (end - begin); ++item) {
+          score(first + item % count, begin + item / count, item % count);
+          clock.enter(Stage::kWait);
+        }
+      }
     }
+#pragma omp critical
+    clock.add_to(problem.stage_seconds);
   }
 }
 

@@ -5,6 +5,8 @@
 #include <immintrin.h>
 #endif
 
+#include <type_traits>
+
 #include "forms.h"
 
 namespace gloria::GLORIA_ISA {
@@ -37,6 +39,9 @@ constexpr int64_t kGroup = 2;  // panels a micro-kernel
 constexpr int64_t kGroup = kLanes == 16 ? 3 : 1;  // panels a micro-kernel
 #endif
 constexpr int64_t kRows = kLanes == 16 ? 8 : kLanes == 8 ? 4 : 2;  // rows a micro-kernel
+// Words of K between visits to the results. What the right operand holds of it stays in the first-level cache; and in float32 a
+// longer chain of additions would err more than all else.
+constexpr int64_t kChunk = 128;
 
 inline Vec splat(Float32Operand, Word w) { return broadcast(bits_as<float>(w)); }
 inline Vec multiply_add(Float32Operand, Vec a, Vec b, Vec sum) { return a * b + sum; }
@@ -49,65 +54,75 @@ inline Vec multiply_add(BFloat16Operand, Vec a, Vec b, Vec sum) {
 }
 #endif
 
-// One block of kRows x (panels * 16) results. A chain of K stays in registers, and is added to the results when it ends.
+// sums[i][j] += row i of the left operand times panel j of the right one, over `words` words of K.
 template <class Operand, int panels, bool transposed>
-inline void micro_kernel(const Word* a, int64_t a_block, const Word* b, int64_t b_panel, int64_t words, float* c, int64_t c_panel,
-                         bool accumulate) {
+inline void dot_products(const Word* a, const Word* b, int64_t b_panel, int64_t words, Vec (&sum)[kRows][panels * kParts]) {
   constexpr int64_t row_stride = transposed ? 1 : 16, k_stride = transposed ? 16 : 1;
-  for (int64_t start = 0; start < words; start += Operand::kChain) {
-    const int64_t stop = words - start < Operand::kChain ? words : start + Operand::kChain;
-    Vec sum[kRows][panels * kParts] = {};
-    for (int64_t k0 = start; k0 < stop; k0 += 16, a += a_block) {
-      const int64_t end = stop - k0 < 16 ? stop - k0 : 16;
-      for (int64_t k = 0; k < end; ++k, b += kPanel) {
-        Vec right[panels * kParts];
+#pragma GCC unroll 4
+  for (int64_t k = 0; k < words; ++k, b += kPanel) {
+    Vec right[panels * kParts];
 #pragma GCC unroll 16
-        for (int j = 0; j < panels * kParts; ++j)
-          right[j] = load(reinterpret_cast<const float*>(b + (j / kParts) * b_panel) + (j % kParts) * kLanes);
+    for (int j = 0; j < panels * kParts; ++j)
+      right[j] = load(reinterpret_cast<const float*>(b + (j / kParts) * b_panel) + (j % kParts) * kLanes);
 #pragma GCC unroll 16
-        for (int i = 0; i < kRows; ++i) {
-          const Vec left = splat(Operand{}, a[i * row_stride + k * k_stride]);
+    for (int i = 0; i < kRows; ++i) {
+      const Vec left = splat(Operand{}, a[i * row_stride + k * k_stride]);
 #pragma GCC unroll 16
-          for (int j = 0; j < panels * kParts; ++j) sum[i][j] = multiply_add(Operand{}, left, right[j], sum[i][j]);
-        }
-      }
+      for (int j = 0; j < panels * kParts; ++j) sum[i][j] = multiply_add(Operand{}, left, right[j], sum[i][j]);
     }
-    const bool add = accumulate || start > 0;
-#pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i)
-#pragma GCC unroll 16
-      for (int j = 0; j < panels * kParts; ++j) {
-        float* to = c + (j / kParts) * c_panel + i * kPanel + (j % kParts) * kLanes;
-        store(to, add ? load(to) + sum[i][j] : sum[i][j]);
-      }
   }
 }
 
+// One block of kRows x (panels * 16) results over one chunk of K, whose sums stay in registers.
 template <class Operand, int panels, bool transposed>
-inline void column_block(Left left, const Word* b, Right right, Result result, float* c, int64_t rows, int64_t words) {
-  const int64_t a_block = transposed ? 256 : left.alloc * 16;
+inline void micro_kernel(const Word* a, int64_t a_block, const Word* b, int64_t b_panel, int64_t words, float* c, int64_t c_panel,
+                         bool accumulate) {
+  Vec sum[kRows][panels * kParts] = {};
+  int64_t k = 0;
+  for (; k + 16 <= words; k += 16, a += a_block) dot_products<Operand, panels, transposed>(a, b + k * kPanel, b_panel, 16, sum);
+  if (k < words) dot_products<Operand, panels, transposed>(a, b + k * kPanel, b_panel, words - k, sum);
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 16
+    for (int j = 0; j < panels * kParts; ++j) {
+      float* to = c + (j / kParts) * c_panel + i * kPanel + (j % kParts) * kLanes;
+      store(to, accumulate ? load(to) + sum[i][j] : sum[i][j]);
+    }
+}
+
+// All rows of one group of panels: the right operand's share, 24 KiB at most, stays in the first-level cache.
+template <class Operand, int panels, bool transposed>
+inline void column_block(const Word* a, int64_t a_alloc, const Word* b, int64_t b_alloc, float* c, int64_t c_alloc, int64_t rows,
+                         int64_t words, bool accumulate) {
   for (int64_t i = 0; i < rows; i += kRows) {
-    const Word* a = left.words + (transposed ? (i / 16) * left.alloc * 16 + i % 16 : i * 16);
-    micro_kernel<Operand, panels, transposed>(a, a_block, b, right.alloc * 16, words, c + i * kPanel, result.alloc * kPanel,
-                                              result.accumulate);
+    const Word* from = a + (transposed ? (i / 16) * a_alloc * 16 + i % 16 : i * 16);
+    micro_kernel<Operand, panels, transposed>(from, transposed ? 256 : a_alloc * 16, b, b_alloc * 16, words, c + i * kPanel,
+                                              c_alloc * kPanel, accumulate);
   }
 }
 
 template <class Operand, bool transposed>
 inline void product_by_registers(Left left, Right right, Result result, int64_t rows, int64_t panels, int64_t words, Extent extent) {
-  for (int64_t p = 0; p < panels; p += kGroup) {
-    const int64_t n = panels - p < kGroup ? panels - p : kGroup;
-    const int64_t last = (p + n) * kPanel;
-    const int64_t r = extent == Extent::kUpperRows && last < rows ? last : rows;
-    const int64_t k = extent == Extent::kUpperInner && last / Operand::kPer < words ? last / Operand::kPer : words;
-    const Word* b = right.words + p * right.alloc * 16;
-    float* c = result.values + p * result.alloc * kPanel;
-    if (n == 1) column_block<Operand, 1, transposed>(left, b, right, result, c, r, k);
-    if constexpr (kGroup == 3) {
-      if (n == 2) column_block<Operand, 2, transposed>(left, b, right, result, c, r, k);
-      if (n == 3) column_block<Operand, 3, transposed>(left, b, right, result, c, r, k);
+  for (int64_t k = 0; k < words; k += kChunk)
+    for (int64_t p = 0; p < panels; p += kGroup) {
+      const int64_t n = panels - p < kGroup ? panels - p : kGroup;
+      const int64_t last = (p + n) * kPanel;
+      const int64_t r = extent == Extent::kUpperRows && last < rows ? last : rows;
+      const int64_t end = extent == Extent::kUpperInner && last / Operand::kPer < words ? last / Operand::kPer : words;
+      if (k >= end) continue;
+      const int64_t chunk = end - k < kChunk ? end - k : kChunk;
+      const Word* a = left.words + (transposed ? k * 16 : k * left.alloc);
+      const Word* b = right.words + (p * right.alloc + k) * 16;
+      float* c = result.values + p * result.alloc * kPanel;
+      const auto block = [&](auto count) {
+        column_block<Operand, count, transposed>(a, left.alloc, b, right.alloc, c, result.alloc, r, chunk, result.accumulate || k > 0);
+      };
+      if (n == 1) block(std::integral_constant<int, 1>{});
+      if constexpr (kGroup == 3) {
+        if (n == 2) block(std::integral_constant<int, 2>{});
+        if (n == 3) block(std::integral_constant<int, 3>{});
+      }
     }
-  }
 }
 
 #if defined(GLORIA_AMX)

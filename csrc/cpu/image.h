@@ -2,6 +2,7 @@
 #pragma once
 
 #include "memory.h"
+#include "stages.h"
 #include "tile.h"
 
 namespace gloria::GLORIA_ISA {
@@ -45,19 +46,39 @@ struct Image {
   Word* across;    // B form of V^T: K is the width, columns are regions (affinities)
   Word* down;      // B form of V: K is the regions, columns are the width (contexts, word gradients)
   Word* gram;      // B form of G = V V^T
-  Word* rows;      // A form of V while packing; in float32 the same as `down`
+  Word* rows;      // A form of V, the same as `down` in float32; null where `across` serves for it
   float* product;  // C form of G while packing; in float32 the same as `gram`
 
   // `needs_down`: backward, or contexts formed directly.
   Image(Arena& arena, const Problem& problem, const ImageShape<Operand>& largest, bool needs_down) {
     constexpr bool rounds = Operand::kPer > 1;
     across = arena.take<Word>(largest.regions_size());
-    rows = arena.take<Word>(largest.regions_size());
+    rows = rounds || needs_down ? arena.take<Word>(largest.regions_size()) : nullptr;
     product = problem.cosine ? arena.take<float>(largest.gram_size()) : nullptr;
     down = !rounds ? rows : needs_down ? arena.take<Word>(largest.regions_size()) : nullptr;
     gram = !rounds ? reinterpret_cast<Word*>(product) : problem.cosine ? arena.take<Word>(largest.gram_size() / 2) : nullptr;
   }
 };
+
+// Regions of one image into `across`, and `rows` where it is kept: 16 x 16 words are packed, and transposed while they are in cache.
+template <class Operand>
+inline void pack_regions(const Problem& problem, int64_t image, const ImageShape<Operand>& shape, const Image<Operand>& out) {
+  constexpr int64_t step = 16 * Operand::kPer;
+  alignas(64) Word spare[256];
+  with_typed<Operand>(problem.dtype, problem.images.rows, [&](const auto* rows) {
+    rows += problem.images.starts[image] * problem.dim;
+    for (int64_t p = 0; p < shape.rows / kPanel; ++p)
+      for (int64_t k = 0; k < shape.blocks; ++k) {
+        Word* block = out.rows ? out.rows + (k * shape.rows + p * kPanel) * 16 : spare;
+        for (int64_t r = 0; r < kPanel; ++r)
+          if (p * kPanel + r < shape.regions)
+            pack_words(Operand{}, rows + (p * kPanel + r) * problem.dim, k * step, problem.dim, block + r * 16);
+          else
+            std::memset(block + r * 16, 0, 64);
+        transpose_blocks(block, 1, 16, out.across + (p * shape.blocks + k) * 256);
+      }
+  });
+}
 
 // Mirrors the upper block triangle of a symmetric C form. Blocks are as wide as the products made them: kUpperRows.
 inline void mirror(float* c_form, int64_t rows, int64_t panels) {
@@ -79,19 +100,16 @@ inline void double_upper(float* c_form, int64_t rows, int64_t panels) {
 
 // Fills what the direction needs. Backward wants V both ways and all of G; forward only the triangle of G.
 template <class Operand>
-inline void prepare_image(const Problem& problem, int64_t image, bool backward, const Image<Operand>& out) {
+inline void prepare_image(const Problem& problem, int64_t image, bool backward, const Image<Operand>& out, StageClock& clock) {
+  clock.enter(Stage::kPack);
   const ImageShape<Operand> shape(problem.images.lengths[image], problem.dim);
-  with_typed<Operand>(problem.dtype, problem.images.rows, [&](const auto* rows) {
-    rows += problem.images.starts[image] * problem.dim;
-    for (int64_t r = 0; r < shape.regions; ++r) pack_row<Operand>(rows + r * problem.dim, problem.dim, shape.rows, r, out.rows);
-  });
-  for (int64_t r = shape.regions; r < shape.rows; ++r) clear_row<Operand>(problem.dim, shape.rows, r, out.rows);
-  transpose_blocks(out.rows, shape.blocks, shape.rows, out.across);
+  pack_regions(problem, image, shape, out);
   const bool gram = use_gram(problem, shape.regions);
   if (backward || (problem.cosine && !gram)) rows_to_right(Operand{}, out.rows, shape.rows, shape.blocks, out.down);
   if (!gram) return;
 
-  const Left left{out.rows, shape.rows, false};
+  clock.enter(Stage::kGram);
+  const Left left = out.rows ? Left{out.rows, shape.rows, false} : Left{out.across, shape.blocks * 16, true};
   const Right right{out.across, shape.blocks * 16};
   product<Operand>(left, right, Result{out.product, shape.rows, false}, shape.panels * kPanel, shape.panels, words_of<Operand>(problem.dim),
                    Extent::kUpperRows);

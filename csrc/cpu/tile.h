@@ -13,6 +13,8 @@ inline const Word* to_left(Float32Operand, const float* c_form, int64_t, int64_t
 inline const Word* to_right(Float32Operand, const float* c_form, int64_t, int64_t, Word*) { return reinterpret_cast<const Word*>(c_form); }
 // A form of X (rows x K) as the B form of X (its rows are the inner dimension).
 inline const Word* rows_to_right(Float32Operand, const Word* a_form, int64_t, int64_t, Word*) { return a_form; }
+// A form of X as the left operand X^T.
+inline Left transposed(Float32Operand, const Word* a_form, int64_t rows, int64_t, Word*, Word*) { return {a_form, rows, true}; }
 
 #if defined(__AVX512BF16__)
 inline Vec as_operand(BFloat16Operand, Vec x) {
@@ -64,6 +66,16 @@ inline const Word* rows_to_right(BFloat16Operand, const Word* a_form, int64_t ro
       _mm512_store_si512(to + (rows / 2) * 16, _mm512_permutex2var_epi16(even, second, odd));
     }
   return out;
+}
+
+inline Left transposed(BFloat16Operand, const Word* a_form, int64_t rows, int64_t blocks, Word* out, [[maybe_unused]] Word* spare) {
+#if defined(GLORIA_AMX)
+  rows_to_right(BFloat16Operand{}, a_form, rows, blocks, spare);
+  transpose_blocks(spare, 2 * blocks, rows / 2, out);
+  return {out, 2 * blocks * 16, false};
+#else
+  return {rows_to_right(BFloat16Operand{}, a_form, rows, blocks, out), rows / 2, true};
+#endif
 }
 #endif
 

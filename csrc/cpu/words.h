@@ -1,17 +1,17 @@
-// One bin of texts with one image: packing the words, the affinities, the attention and the word similarities.
+// One bin of texts with one image: the affinities, the attention and the word similarities.
 #pragma once
 
 #include "attention.h"
 #include "image.h"
-#include "memory.h"
+#include "pack.h"
 #include "pool.h"
+#include "stages.h"
 
 namespace gloria::GLORIA_ISA {
 
 // A thread's buffers for one tile, sized for the largest bin and the largest image.
 template <class Operand>
 struct Scratch {
-  Word* words;      // A form of the bin's words
   float* affinity;  // C forms, rows x regions
   float* normed;
   float* attention;
@@ -27,7 +27,6 @@ struct Scratch {
     const int64_t rows = bins.max_rows, tile = rows * largest.rows;
     const int64_t wide = any_direct && largest.width > largest.rows ? rows * largest.width : tile;
     const bool rounds = Operand::kPer > 1;
-    words = arena.take<Word>(rows * largest.blocks * 16);
     affinity = arena.take<float>(tile);
     attention = arena.take<float>(tile);
     normed = problem.word_norm == WordNorm::kNone ? affinity : backward ? arena.take<float>(tile) : attention;
@@ -44,40 +43,17 @@ struct Scratch {
   }
 };
 
-// The word in row `r` of its bin, typed; `use(row, r)` for every word of the bin.
-template <class Operand, class Use>
-inline void for_words(const Problem& problem, const Bin& bin, Use use) {
-  with_typed<Operand>(problem.dtype, problem.texts.rows, [&](const auto* rows) {
-    for (const BinText* text = bin.texts; text != bin.texts + bin.text_count; ++text)
-      for (int64_t r = text->begin; r < text->end; ++r) use(rows + (problem.texts.starts[text->text] + r - text->begin) * problem.dim, r);
-  });
-}
-
-template <class Operand>
-inline void pack_bin(const Problem& problem, const Bin& bin, Word* words) {
-  for_words<Operand>(problem, bin, [&](const auto* row, int64_t r) { pack_row<Operand>(row, problem.dim, bin.rows, r, words); });
-  for (int64_t r = bin.used; r < bin.rows; ++r) clear_row<Operand>(problem.dim, bin.rows, r, words);
-}
-
-// |t| of every word, in the order of the bins.
-template <class Operand>
-inline void word_norms(const Problem& problem, const Bin& bin, double* norms) {
-  for_words<Operand>(problem, bin, [&](const auto* row, int64_t r) {
-    float lanes[kPanel] = {};
-    for (int64_t d = 0; d < problem.dim; d += kPanel)
-      for (int64_t i = 0; i < kPanel && d + i < problem.dim; ++i) lanes[i] += widen(row[d + i]) * widen(row[d + i]);
-    norms[bin.offset + r] = std::sqrt(lane_sum(lanes));
-  });
-}
-
-// out[r] += sum over the panels of a * b, lane by lane.
-inline void row_products(const float* a, const float* b, int64_t rows, int64_t used, int64_t panels, float* out) {
-  std::memset(out, 0, rows * kPanel * 4);
-  for (int64_t p = 0; p < panels; ++p)
-    for (int64_t i = 0; i < used * kPanel; i += kLanes) {
-      const int64_t at = p * rows * kPanel + i;
-      store(out + i, load(out + i) + load(a + at) * load(b + at));
-    }
+// out[r] = sum over the panels of a * b, lane by lane, eight rows at a time in registers.
+inline void row_products(const float* a, const float* b, int64_t rows, int64_t panels, float* out) {
+  for (int64_t i = 0; i < rows * kPanel; i += 8 * kLanes) {
+    Vec sum[8] = {};
+    for (int64_t p = 0; p < panels; ++p)
+      for (int j = 0; j < 8; ++j) {
+        const int64_t at = p * rows * kPanel + i + j * kLanes;
+        sum[j] += load(a + at) * load(b + at);
+      }
+    for (int j = 0; j < 8; ++j) store(out + i + j * kLanes, sum[j]);
+  }
 }
 
 // Rows that hold no word are inner dimension of the gradients' products: they must be zeros there.
@@ -91,12 +67,14 @@ inline Tile tile_of(const Scratch<Operand>& scratch, const Bin& bin, int64_t reg
           scratch.normed, scratch.attention, scratch.top, scratch.sum, scratch.dot};
 }
 
-// Affinities of the packed words with the image, then their attention.
+// Affinities of the words with the image, then their attention.
 template <class Operand>
-inline void attention_of(const Problem& problem, const Bin& bin, const ImageShape<Operand>& shape, const Image<Operand>& image,
-                         const Scratch<Operand>& scratch) {
-  product<Operand>({scratch.words, bin.rows, false}, {image.across, shape.blocks * 16}, {scratch.affinity, bin.rows, false}, bin.rows,
-                   shape.panels, words_of<Operand>(problem.dim));
+inline void attention_of(const Problem& problem, const Bin& bin, const PackedBin& words, const ImageShape<Operand>& shape,
+                         const Image<Operand>& image, const Scratch<Operand>& scratch, StageClock& clock) {
+  clock.enter(Stage::kAffinity);
+  product<Operand>(words.across, {image.across, shape.blocks * 16}, {scratch.affinity, bin.rows, false}, bin.rows, shape.panels,
+                   words_of<Operand>(problem.dim));
+  clock.enter(Stage::kAttention);
   clear_padding(scratch.attention, bin, shape.panels);
   const Tile tile = tile_of(scratch, bin, shape.regions);
   switch (problem.word_norm) {
@@ -119,12 +97,12 @@ inline void context_norms(const Problem& problem, const Bin& bin, const ImageSha
   if (use_gram(problem, shape.regions)) {
     product<Operand>(left, {image.gram, shape.rows / Operand::kPer}, {scratch.spread, bin.rows, false}, bin.rows, shape.panels,
                      region_words, backward ? Extent::kFull : Extent::kUpperInner);
-    row_products(scratch.attention, scratch.spread, bin.rows, bin.used, shape.panels, scratch.square);
+    row_products(scratch.attention, scratch.spread, bin.rows, shape.panels, scratch.square);
     return;
   }
   const int64_t dim_panels = panels_of(problem.dim);
   product<Operand>(left, {image.down, shape.rows / Operand::kPer}, {scratch.context, bin.rows, false}, bin.rows, dim_panels, region_words);
-  row_products(scratch.context, scratch.context, bin.rows, bin.used, dim_panels, scratch.square);
+  row_products(scratch.context, scratch.context, bin.rows, dim_panels, scratch.square);
   if (!backward) return;
   const Word* context = to_left(Operand{}, scratch.context, bin.rows, dim_panels, scratch.left);
   product<Operand>({context, bin.rows, false}, {image.across, shape.blocks * 16}, {scratch.spread, bin.rows, false}, bin.rows, shape.panels,

@@ -23,6 +23,8 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Tests set it to prove every engine that this processor can run; otherwise the fastest is taken.
 _isa: str | None = os.environ.get("GLORIA_OPS_ISA")
 
+_stage_seconds: Tensor | None = None
+
 # A forked child inherits the OpenMP runtime without its threads and would wait for them for ever; alone it works.
 _forked = False
 
@@ -59,6 +61,20 @@ def use_isa(isa: str) -> Iterator[None]:
 
 def _chosen_isa() -> str:
     return _isa or available_isas()[0]
+
+
+@contextmanager
+def stage_seconds() -> Iterator[Tensor]:
+    """Collects where the kernels spend their time: float64 (stages,), seconds summed over threads and calls.
+
+    The stages are named by `_C.STAGES`. Calls of other Python threads meanwhile must not overlap.
+    """
+    global _stage_seconds
+    _stage_seconds = torch.zeros(len(_C.STAGES), dtype=torch.float64)
+    try:
+        yield _stage_seconds
+    finally:
+        _stage_seconds = None
 
 
 def describe() -> str:
@@ -119,6 +135,7 @@ def _problem(images: _C.Ragged, texts: _C.Ragged, regions: Tensor, words: Tensor
         pool_mean=score.pool_mean,
         pool_divide=score.pool_divide,
         threads=_threads(),
+        stage_seconds=0 if _stage_seconds is None else _stage_seconds.data_ptr(),
     )
 
 

@@ -1,0 +1,78 @@
+// The words of a bin packed as left operands: once for all images where they fit, or by each thread for each image.
+#pragma once
+
+#include <cmath>
+
+#include "bins.h"
+#include "image.h"
+
+namespace gloria::GLORIA_ISA {
+
+// Packed words that are kept for all images. More of them are packed window by window (forward, whose images are then made ready once
+// for each window) or anew for each image (backward, whose sums belong to an image).
+constexpr int64_t kPackedBytes = int64_t{16} << 20;
+
+// The word in row `r` of its bin, typed; `use(row, r)` for every word of the bin.
+template <class Operand, class Use>
+inline void for_words(const Problem& problem, const Bin& bin, Use use) {
+  with_typed<Operand>(problem.dtype, problem.texts.rows, [&](const auto* rows) {
+    for (const BinText* text = bin.texts; text != bin.texts + bin.text_count; ++text)
+      for (int64_t r = text->begin; r < text->end; ++r) use(rows + (problem.texts.starts[text->text] + r - text->begin) * problem.dim, r);
+  });
+}
+
+// |t| of every word, in the order of the bins.
+template <class Operand>
+inline void word_norms(const Problem& problem, const Bin& bin, double* norms) {
+  for_words<Operand>(problem, bin, [&](const auto* row, int64_t r) {
+    float lanes[kPanel] = {};
+    for (int64_t d = 0; d < problem.dim; d += kPanel)
+      for (int64_t i = 0; i < kPanel && d + i < problem.dim; ++i) lanes[i] += widen(row[d + i]) * widen(row[d + i]);
+    norms[bin.offset + r] = std::sqrt(lane_sum(lanes));
+  });
+}
+
+// T and T^T as left operands.
+struct PackedBin {
+  Left across;
+  Left down;  // backward only
+};
+
+// Memory for the words of up to `rows` rows of bins.
+template <class Operand>
+class WordPack {
+ public:
+  static constexpr bool kRounds = Operand::kPer > 1;
+
+  WordPack(Arena& arena, int64_t dim, int64_t rows, bool backward) : size_(padded<Operand>(dim) / Operand::kPer), backward_(backward) {
+    across_ = arena.take<Word>(rows * size_);
+    down_ = kRounds && backward ? arena.take<Word>(rows * size_) : across_;
+  }
+
+  // Packs the words of `bin` at row `at` of this memory; `spare` holds the forms of one bin.
+  PackedBin pack(const Problem& problem, const Bin& bin, int64_t at, Word* spare) const {
+    Word* across = across_ + at * size_;
+    for_words<Operand>(problem, bin, [&](const auto* row, int64_t r) { pack_row<Operand>(row, problem.dim, bin.rows, r, across); });
+    for (int64_t r = bin.used; r < bin.rows; ++r) clear_row<Operand>(problem.dim, bin.rows, r, across);
+    PackedBin packed{{across, bin.rows, false}, {}};
+    if (backward_) packed.down = transposed(Operand{}, across, bin.rows, size_ / 16, down_ + at * size_, spare);
+    return packed;
+  }
+
+ private:
+  int64_t size_;  // words of a row
+  bool backward_;
+  Word* across_;
+  Word* down_;
+};
+
+// How many bins from `first` on are packed together; one at least.
+template <class Operand>
+inline int64_t bins_together(const Problem& problem, const Bins& bins, int64_t first, bool backward) {
+  const int64_t row_bytes = padded<Operand>(problem.dim) / Operand::kPer * 4 * (WordPack<Operand>::kRounds && backward ? 2 : 1);
+  int64_t last = first + 1;
+  while (last < bins.count && (bins.bins[last].offset + bins.bins[last].rows - bins.bins[first].offset) * row_bytes <= kPackedBytes) ++last;
+  return last - first;
+}
+
+}  // namespace gloria::GLORIA_ISA
