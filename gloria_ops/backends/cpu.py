@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +38,14 @@ os.register_at_fork(after_in_child=_after_fork)
 
 def _threads() -> int:
     return 1 if _forked else torch.get_num_threads()
+
+
+def _zeros_like(rows: Tensor) -> Tensor:
+    if not _forked:
+        return torch.zeros_like(rows)
+    zeros = torch.empty_like(rows)  # torch would share out the filling of a large tensor, and wait like us
+    ctypes.memset(zeros.data_ptr(), 0, zeros.nbytes)
+    return zeros
 
 
 def available_isas() -> list[str]:
@@ -159,7 +168,7 @@ def backward(
             f"{(region_starts.numel(), word_starts.numel())}, images by texts"
         )
     grad_scores = grad_scores.to(torch.float32).contiguous()
-    grad_regions, grad_words = torch.zeros_like(regions), torch.zeros_like(words)
+    grad_regions, grad_words = _zeros_like(regions), _zeros_like(words)
     _C.backward(
         _problem(images, texts, regions, words, score),
         grad_scores.data_ptr(),
