@@ -5,11 +5,11 @@
 // The same inputs therefore give the same bits, whatever the number of threads.
 #pragma once
 
-#include <omp.h>
 #include <sched.h>
 
 #include <type_traits>
 
+#include "parallel.h"
 #include "words.h"
 
 namespace gloria::GLORIA_ISA {
@@ -219,23 +219,17 @@ void backward(const Problem& problem, const Bins& bins, const Gradients& gradien
   const WordSum total{reinterpret_cast<float*>(sum_buffer[0]), reinterpret_cast<double*>(lengthwise[0]),
                       reinterpret_cast<int64_t*>(turns[0])};
   std::memset(total.images, 0, bins.count * 8);
-  int64_t next = 0;
 
-#pragma omp parallel num_threads(threads)
-  {
-    Arena arena(buffers[omp_get_thread_num()]);
+  parallel(threads, [&](Member member) {
+    Arena arena(buffers[member.index]);
     layout(arena, [&](const auto& image, const auto& scratch, const auto& sums) {
-#pragma omp for schedule(static)
-      for (int64_t b = 0; b < bins.count; ++b) word_norms<Operand>(problem, bins.bins[b], norms);
-      // Images are taken in order, so that the one whose turn it is always belongs to a running thread.
-      for (int64_t i = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED); i < problem.images.count;
-           i = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED))
-        image_gradient(problem, i, bins, image, scratch, norms, gradients, sums, total);
+      member.share(bins.count, [&](int64_t b) { word_norms<Operand>(problem, bins.bins[b], norms); });
+      // In rising order, so that the image whose turn it is always belongs to a running thread.
+      member.share(problem.images.count,
+                   [&](int64_t i) { image_gradient(problem, i, bins, image, scratch, norms, gradients, sums, total); });
+      member.share(bins.count, [&](int64_t b) { write_words<Operand>(problem, bins.bins[b], total, gradients.words); });
     });
-#pragma omp barrier
-#pragma omp for schedule(static)
-    for (int64_t b = 0; b < bins.count; ++b) write_words<Operand>(problem, bins.bins[b], total, gradients.words);
-  }
+  });
 }
 
 }  // namespace gloria::GLORIA_ISA

@@ -1,8 +1,7 @@
 // Scores of every image with every text: an image is packed once for all texts, and its tiles never leave the cache.
 #pragma once
 
-#include <omp.h>
-
+#include "parallel.h"
 #include "words.h"
 
 namespace gloria::GLORIA_ISA {
@@ -34,26 +33,23 @@ void forward(const Problem& problem, const Bins& bins, float* scores) {
   const Buffers images(group, image_size.used()), scratches(problem.threads, scratch_size.used()), norms_buffer(1, bins.rows * 8);
   double* norms = reinterpret_cast<double*>(norms_buffer[0]);
 
-#pragma omp parallel num_threads(problem.threads)
-  {
-    Arena arena(scratches[omp_get_thread_num()]);
+  parallel(problem.threads, [&](Member member) {
+    Arena arena(scratches[member.index]);
     const Scratch<Operand> scratch(arena, problem, bins, largest, direct, false);
     const auto image_at = [&](int64_t slot) {
       Arena memory(images[slot]);
       return Image<Operand>(memory, problem, largest, direct);
     };
-#pragma omp for schedule(static)
-    for (int64_t b = 0; b < bins.count; ++b) word_norms<Operand>(problem, bins.bins[b], norms);
+    member.share(bins.count, [&](int64_t b) { word_norms<Operand>(problem, bins.bins[b], norms); });
 
     for (int64_t first = 0; first < problem.images.count; first += group) {
       const int64_t count = problem.images.count - first < group ? problem.images.count - first : group;
-#pragma omp for schedule(dynamic)
-      for (int64_t i = 0; i < count; ++i) prepare_image(problem, first + i, false, image_at(i));
-#pragma omp for schedule(dynamic)
-      for (int64_t item = 0; item < count * bins.count; ++item)
+      member.share(count, [&](int64_t i) { prepare_image(problem, first + i, false, image_at(i)); });
+      member.share(count * bins.count, [&](int64_t item) {
         score_bin(problem, first + item % count, bins.bins[item / count], image_at(item % count), scratch, norms, scores);
+      });
     }
-  }
+  });
 }
 
 }  // namespace gloria::GLORIA_ISA
