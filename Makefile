@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 KERNELS := CMakeLists.txt $(shell find csrc -type f)
-CPP := $(shell find csrc -name '*.h' -o -name '*.cpp')
+CPP := $(shell find csrc tests -name '*.h' -o -name '*.cpp')
 
-.PHONY: setup demo test bench lint format clean
+.PHONY: setup demo test test-asan test-tsan fuzz bench lint format clean
 
 setup: $(VENV)/.built
 
@@ -18,14 +18,27 @@ $(VENV)/.installed: pyproject.toml setup.py constraints.txt
 	touch $@
 
 $(VENV)/.built: $(VENV)/.installed $(KERNELS)
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python setup.py -q build_ext --inplace
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python setup.py -q build_ext --inplace --build-temp build/release
 	touch $@
 
 demo: setup
 	$(BIN)/python -m gloria.demo --out runs/demo
 
 test: setup
+	$(BIN)/cmake --build build/release --target kernels_test
+	build/release/kernels_test
 	$(BIN)/python -m pytest tests bench
+
+# The kernels alone, without Python, each build in a folder of its own.
+test-asan: SANITIZERS := address,undefined
+test-tsan: SANITIZERS := thread
+test-asan test-tsan: test-%: $(VENV)/.installed
+	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B build/$* -GNinja -DPython_EXECUTABLE="$(abspath $(BIN))/python" -DGLORIA_SANITIZE=$(SANITIZERS)
+	$(BIN)/cmake --build build/$* --target kernels_test
+	build/$*/kernels_test
+
+fuzz: setup
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest tests/ops/test_cpu_fuzz.py
 
 bench: setup
 	$(BIN)/python -m pytest bench/ --benchmark

@@ -43,7 +43,7 @@ PYBIND11_MODULE(_C, m) {
   py::class_<Problem>(m, "Problem")
       .def(py::init([](gloria::DType dtype, int64_t dim, Ragged images, Ragged texts, gloria::WordNorm word_norm, float attention_scale,
                        bool cosine, gloria::Pool pool, float word_scale, bool pool_mean, bool pool_divide, int threads,
-                       uintptr_t stage_seconds) {
+                       uintptr_t stage_nanoseconds) {
              return Problem{dtype,
                             dim,
                             images,
@@ -56,11 +56,11 @@ PYBIND11_MODULE(_C, m) {
                             pool_mean,
                             pool_divide,
                             threads,
-                            reinterpret_cast<double*>(stage_seconds)};
+                            reinterpret_cast<int64_t*>(stage_nanoseconds)};
            }),
            py::kw_only(), py::arg("dtype"), py::arg("dim"), py::arg("images"), py::arg("texts"), py::arg("word_norm"),
            py::arg("attention_scale"), py::arg("cosine"), py::arg("pool"), py::arg("word_scale"), py::arg("pool_mean"),
-           py::arg("pool_divide"), py::arg("threads"), py::arg("stage_seconds"));
+           py::arg("pool_divide"), py::arg("threads"), py::arg("stage_nanoseconds"));
 
   m.def("available_isas", &gloria::available_isas);
   m.def(

@@ -34,7 +34,7 @@ struct Problem {
   bool pool_mean;    // mean instead of sum inside the log
   bool pool_divide;  // divide the log by word_scale
   int threads;
-  double* stage_seconds;  // [kStages], summed over the threads; null where nobody asks
+  int64_t* stage_nanoseconds;  // [kStages], summed over the threads; null where nobody asks
 };
 
 // Where the results go. `scores` is (images, texts); gradients have the layout and dtype of the rows they belong to.

@@ -5,13 +5,13 @@
 // The same inputs therefore give the same bits, whatever the number of threads.
 #pragma once
 
-#include <omp.h>
 #include <sched.h>
 
 #include <algorithm>
 #include <type_traits>
 #include <vector>
 
+#include "parallel.h"
 #include "words.h"
 
 namespace gloria::GLORIA_ISA {
@@ -238,31 +238,25 @@ void backward(const Problem& problem, const Bins& bins, const Gradients& gradien
   Arena words_memory(words_buffer[0]);
   const WordPack<Operand> common(words_memory, problem.dim, packed_once ? bins.rows : 0, true);
   std::vector<PackedBin> words(bins.count);
-  int64_t next = 0;
 
-#pragma omp parallel num_threads(threads)
-  {
-    StageClock clock(problem.stage_seconds);
-    Arena arena(buffers[omp_get_thread_num()]);
+  parallel(threads, [&](Member member) {
+    StageClock clock(problem.stage_nanoseconds);
+    Arena arena(buffers[member.index]);
     layout(arena, [&](const auto& image, const auto& scratch, const auto& sums, const auto& pack) {
       clock.enter(Stage::kPack);
-#pragma omp for schedule(static)
-      for (int64_t b = 0; b < bins.count; ++b) {
+      member.share(bins.count, [&](int64_t b) {
         word_norms<Operand>(problem, bins.bins[b], norms);
         if (packed_once) words[b] = common.pack(problem, bins.bins[b], bins.bins[b].offset, sums.words);
-      }
-      // Images are taken in order, so that the one whose turn it is always belongs to a running thread.
-      for (int64_t i = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED); i < problem.images.count;
-           i = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED))
+      });
+      // In rising order, so that the image whose turn it is always belongs to a running thread.
+      member.share(problem.images.count, [&](int64_t i) {
         image_gradient(problem, i, bins, packed_once ? words.data() : nullptr, pack, image, scratch, norms, gradients, sums, total, clock);
+      });
+      clock.enter(Stage::kPack);
+      member.share(bins.count, [&](int64_t b) { write_words<Operand>(problem, bins.bins[b], total, gradients.words); });
     });
-#pragma omp barrier
-    clock.enter(Stage::kPack);
-#pragma omp for schedule(static)
-    for (int64_t b = 0; b < bins.count; ++b) write_words<Operand>(problem, bins.bins[b], total, gradients.words);
-#pragma omp critical
-    clock.add_to(problem.stage_seconds);
-  }
+    clock.add_to(problem.stage_nanoseconds);
+  });
 }
 
 }  // namespace gloria::GLORIA_ISA

@@ -57,7 +57,7 @@ const std::vector<Candidate>& candidates() {
 #endif
     list.push_back({engine_baseline(), false, true});
 #if defined(__x86_64__)
-    list.push_back({engine_amx_emulated(), true, bf16});
+    list.push_back({engine_amx_emulated(), true, avx512});
 #endif
     return list;
   }();

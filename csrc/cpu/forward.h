@@ -1,10 +1,10 @@
 // Scores of every image with every text: an image is packed once for all texts, and its tiles never leave the cache.
 #pragma once
 
-#include <omp.h>
-
+#include <algorithm>
 #include <vector>
 
+#include "parallel.h"
 #include "words.h"
 
 namespace gloria::GLORIA_ISA {
@@ -55,11 +55,9 @@ void forward(const Problem& problem, const Bins& bins, float* scores) {
   const WordPack<Operand> pack(words_memory, problem.dim, window_rows, false);
   std::vector<PackedBin> words(bins.count);
 
-#pragma omp parallel num_threads(threads)
-  {
-    StageClock clock(problem.stage_seconds);
-    const int64_t self = omp_get_thread_num();
-    Arena arena(scratches[self]);
+  parallel(threads, [&](Member member) {
+    StageClock clock(problem.stage_nanoseconds);
+    Arena arena(scratches[member.index]);
     const Scratch<Operand> scratch(arena, problem, bins, largest, direct, false);
     const auto image_of = [&](int64_t thread) {
       Arena memory(image_buffers[thread]);
@@ -71,34 +69,30 @@ void forward(const Problem& problem, const Bins& bins, float* scores) {
     for (size_t window = 0; window + 1 < windows.size(); ++window) {
       const int64_t begin = windows[window], end = windows[window + 1];
       clock.enter(Stage::kPack);
-#pragma omp for schedule(static)
-      for (int64_t b = begin; b < end; ++b) {
-        word_norms<Operand>(problem, bins.bins[b], norms);
-        words[b] = pack.pack(problem, bins.bins[b], bins.bins[b].offset - bins.bins[begin].offset, nullptr);
-      }
-#pragma omp for schedule(dynamic)
-      for (int64_t i = 0; i < whole; ++i) {
-        prepare_image(problem, i, false, image_of(self), clock);
-        for (int64_t b = begin; b < end; ++b) score(i, b, self);
+      member.share(end - begin, [&](int64_t i) {
+        const Bin& bin = bins.bins[begin + i];
+        word_norms<Operand>(problem, bin, norms);
+        words[begin + i] = pack.pack(problem, bin, bin.offset - bins.bins[begin].offset, nullptr);
+      });
+      member.share(whole, [&](int64_t i) {
+        prepare_image(problem, i, false, image_of(member.index), clock);
+        for (int64_t b = begin; b < end; ++b) score(i, b, member.index);
         clock.enter(Stage::kWait);
-      }
+      });
       for (int64_t first = whole; first < images; first += threads) {
         const int64_t count = std::min(threads, images - first);
-#pragma omp for schedule(dynamic)
-        for (int64_t i = 0; i < count; ++i) {
+        member.share(count, [&](int64_t i) {
           prepare_image(problem, first + i, false, image_of(i), clock);
           clock.enter(Stage::kWait);
-        }
-#pragma omp for schedule(dynamic)
-        for (int64_t item = 0; item < count * (end - begin); ++item) {
+        });
+        member.share(count * (end - begin), [&](int64_t item) {
           score(first + item % count, begin + item / count, item % count);
           clock.enter(Stage::kWait);
-        }
+        });
       }
     }
-#pragma omp critical
-    clock.add_to(problem.stage_seconds);
-  }
+    clock.add_to(problem.stage_nanoseconds);
+  });
 }
 
 }  // namespace gloria::GLORIA_ISA

@@ -6,6 +6,10 @@
 #include <cstdlib>
 #include <new>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace gloria::GLORIA_ISA {
 
 // Hands out pieces of a buffer; without a buffer it only measures.
@@ -17,7 +21,12 @@ class Arena {
   template <class T>
   T* take(int64_t count) {
     char* piece = base_ ? base_ + used_ : nullptr;
-    used_ += (static_cast<int64_t>(sizeof(T)) * count + 63) / 64 * 64;
+    const int64_t bytes = static_cast<int64_t>(sizeof(T)) * count;
+    used_ += (bytes + 63) / 64 * 64;
+#if defined(__SANITIZE_ADDRESS__)
+    used_ += 64;  // forbidden ground behind each piece
+    if (piece) ASAN_POISON_MEMORY_REGION(piece + bytes, base_ + used_ - piece - bytes);
+#endif
     return reinterpret_cast<T*>(piece);
   }
   int64_t used() const { return used_; }

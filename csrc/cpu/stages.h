@@ -11,21 +11,21 @@ namespace gloria::GLORIA_ISA {
 // Costs one test of a pointer a stage where nobody asks.
 class StageClock {
  public:
-  explicit StageClock(const double* asked) : runs_(asked != nullptr) {
+  explicit StageClock(const int64_t* asked) : runs_(asked != nullptr) {
     if (runs_) since_ = Clock::now();
   }
   void enter(Stage next) {
     if (!runs_) return;
     const Clock::time_point now = Clock::now();
-    seconds_[static_cast<int>(stage_)] += std::chrono::duration<double>(now - since_).count();
+    spent_[static_cast<int>(stage_)] += now - since_;
     stage_ = next;
     since_ = now;
   }
-  // Adds this thread's seconds to `sums`; threads come one after another.
-  void add_to(double* sums) {
+  // Adds this thread's nanoseconds to the `sums` of all.
+  void add_to(int64_t* sums) {
     enter(Stage::kWait);
     if (runs_)
-      for (int i = 0; i < kStages; ++i) sums[i] += seconds_[i];
+      for (int i = 0; i < kStages; ++i) __atomic_fetch_add(sums + i, spent_[i].count(), __ATOMIC_RELAXED);
   }
 
  private:
@@ -33,7 +33,7 @@ class StageClock {
   bool runs_;
   Stage stage_ = Stage::kWait;
   Clock::time_point since_;
-  double seconds_[kStages] = {};
+  std::chrono::nanoseconds spent_[kStages] = {};
 };
 
 }  // namespace gloria::GLORIA_ISA

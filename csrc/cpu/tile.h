@@ -1,6 +1,10 @@
 // Rounding of float32 result tiles into the operand form that the next product wants.
 #pragma once
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 #include "gemm.h"
 
 namespace gloria::GLORIA_ISA {
@@ -16,14 +20,25 @@ inline const Word* rows_to_right(Float32Operand, const Word* a_form, int64_t, in
 // A form of X as the left operand X^T.
 inline Left transposed(Float32Operand, const Word* a_form, int64_t rows, int64_t, Word*, Word*) { return {a_form, rows, true}; }
 
-#if defined(__AVX512BF16__)
-inline Vec as_operand(BFloat16Operand, Vec x) {
-  const __m256i bits = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(x)));
-  return reinterpret_cast<Vec>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+#if defined(__AVX512BF16__) || defined(GLORIA_AMX_EMULATED)
+// 16 values of each, rounded to nearest even: those of `low` in the lower half.
+inline __m512i round_pair(__m512 low, __m512 high) {
+#if defined(GLORIA_AMX_EMULATED)  // like the tiles, so that the tests need no more than AVX-512
+  const auto half = [](__m512 x) {
+    const __m512i bits = _mm512_castps_si512(x), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+    const __mmask16 is_nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_mask_mov_epi32(rounded, is_nan, _mm512_set1_epi32(0x7fc00000)), 16));
+  };
+  return _mm512_inserti64x4(_mm512_castsi256_si512(half(low)), half(high), 1);
+#else
+  return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
+#endif
 }
 
-inline __m512i round_pair(const float* low, const float* high) {
-  return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(_mm512_load_ps(high), _mm512_load_ps(low)));
+inline Vec as_operand(BFloat16Operand, Vec x) {
+  const __m512 v = reinterpret_cast<__m512>(x);
+  return reinterpret_cast<Vec>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(round_pair(v, v))), 16));
 }
 
 // C form (rows x panels*16) -> A form; an odd last panel is joined with zeros.
@@ -33,7 +48,7 @@ inline const Word* to_left(BFloat16Operand, const float* c_form, int64_t rows, i
     for (int64_t r = 0; r < rows; ++r) {
       const float* low = c_form + (p * rows + r) * kPanel;
       const float* high = p + 1 < panels ? low + rows * kPanel : zeros;
-      _mm512_store_si512(out + ((p / 2) * rows + r) * 16, round_pair(low, high));
+      _mm512_store_si512(out + ((p / 2) * rows + r) * 16, round_pair(_mm512_load_ps(low), _mm512_load_ps(high)));
     }
   return out;
 }
@@ -44,7 +59,7 @@ inline const Word* to_right(BFloat16Operand, const float* c_form, int64_t rows, 
                                               3, 18, 2, 17, 1, 16, 0);
   for (int64_t i = 0; i < panels * rows / 2; ++i) {  // rows is even: pairs never cross a panel
     const float* low = c_form + i * 2 * kPanel;
-    _mm512_store_si512(out + i * 16, _mm512_permutexvar_epi16(interleave, round_pair(low, low + kPanel)));
+    _mm512_store_si512(out + i * 16, _mm512_permutexvar_epi16(interleave, round_pair(_mm512_load_ps(low), _mm512_load_ps(low + kPanel))));
   }
   return out;
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Tests set it to prove every engine that this processor can run; otherwise the fastest is taken.
 _isa: str | None = os.environ.get("GLORIA_OPS_ISA")
 
-_stage_seconds: Tensor | None = None
+_stages: Tensor | None = None
 
 # A forked child inherits the OpenMP runtime without its threads and would wait for them for ever; alone it works.
 _forked = False
@@ -39,6 +40,14 @@ os.register_at_fork(after_in_child=_after_fork)
 
 def _threads() -> int:
     return 1 if _forked else torch.get_num_threads()
+
+
+def _zeros_like(rows: Tensor) -> Tensor:
+    if not _forked:
+        return torch.zeros_like(rows)
+    zeros = torch.empty_like(rows)  # torch would share out the filling of a large tensor, and wait like us
+    ctypes.memset(zeros.data_ptr(), 0, zeros.nbytes)
+    return zeros
 
 
 def available_isas() -> list[str]:
@@ -64,17 +73,17 @@ def _chosen_isa() -> str:
 
 
 @contextmanager
-def stage_seconds() -> Iterator[Tensor]:
-    """Collects where the kernels spend their time: float64 (stages,), seconds summed over threads and calls.
+def stage_nanoseconds() -> Iterator[Tensor]:
+    """Collects where the kernels spend their time: int64 (stages,), nanoseconds summed over threads and calls.
 
-    The stages are named by `_C.STAGES`. Calls of other Python threads meanwhile must not overlap.
+    The stages are named by `_C.STAGES`; "waiting" is for other threads, and whatever no stage claims.
     """
-    global _stage_seconds
-    _stage_seconds = torch.zeros(len(_C.STAGES), dtype=torch.float64)
+    global _stages
+    _stages = torch.zeros(len(_C.STAGES), dtype=torch.int64)
     try:
-        yield _stage_seconds
+        yield _stages
     finally:
-        _stage_seconds = None
+        _stages = None
 
 
 def describe() -> str:
@@ -135,7 +144,7 @@ def _problem(images: _C.Ragged, texts: _C.Ragged, regions: Tensor, words: Tensor
         pool_mean=score.pool_mean,
         pool_divide=score.pool_divide,
         threads=_threads(),
-        stage_seconds=0 if _stage_seconds is None else _stage_seconds.data_ptr(),
+        stage_nanoseconds=0 if _stages is None else _stages.data_ptr(),
     )
 
 
@@ -176,7 +185,7 @@ def backward(
             f"{(region_starts.numel(), word_starts.numel())}, images by texts"
         )
     grad_scores = grad_scores.to(torch.float32).contiguous()
-    grad_regions, grad_words = torch.zeros_like(regions), torch.zeros_like(words)
+    grad_regions, grad_words = _zeros_like(regions), _zeros_like(words)
     _C.backward(
         _problem(images, texts, regions, words, score),
         grad_scores.data_ptr(),

@@ -1,17 +1,15 @@
 """The fused CPU kernels against float64, on every instruction set that this processor can run."""
 
 import math
-from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from problems import EVERY_SCORE, PRESETS, Problem, problem
-from tolerances import ANY_SHAPE, BACKWARD, FLOAT32, FORWARD, error, rounding
+from kernel_checks import assert_as_accurate_as_eager, eager, fused, threads
+from problems import EVERY_SCORE, PRESETS, problem
+from tolerances import FLOAT32
 
-from gloria_ops import LocalScore, local_scores, reference
+from gloria_ops import LocalScore, local_scores
 from gloria_ops.backends import cpu
 from gloria_ops.tokens import canonical
 
@@ -27,45 +25,6 @@ SHAPES = {
 def isa(request):
     with cpu.use_isa(request.param):
         yield request.param
-
-
-@contextmanager
-def threads(count: int):
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def fused(given_problem: Problem, score: LocalScore) -> tuple[torch.Tensor, ...]:
-    """Scores, and gradients of regions and words, from the kernels."""
-    regions, words = given_problem.regions.clone().requires_grad_(), given_problem.words.clone().requires_grad_()
-    scores = local_scores(regions, words, score=score, backend="cpu", **given_problem.lengths)
-    assert scores.dtype == torch.float32
-    return scores.detach(), *torch.autograd.grad(scores, (regions, words), given_problem.cotangent.float())
-
-
-def eager(given_problem: Problem, score: LocalScore) -> tuple[torch.Tensor, ...]:
-    """The same from the formulas in eager PyTorch, in the dtype of the problem."""
-    regions, words = given_problem.regions.clone().requires_grad_(), given_problem.words.clone().requires_grad_()
-    batch = canonical(regions, words, **given_problem.lengths)
-    if score.direction == "i2t":
-        scores = reference.scores(*batch.texts, *batch.images, score).T
-    else:
-        scores = reference.scores(*batch.images, *batch.texts, score)
-    return scores.detach(), *torch.autograd.grad(scores, (regions, words), given_problem.cotangent.to(scores.dtype))
-
-
-def assert_as_accurate_as_eager(rounded: Problem, score: LocalScore, slack: float = 1) -> None:
-    truth, plain, ours = eager(rounded.to(torch.float64), score), eager(rounded, score), fused(rounded, score)
-    for name, factor, kernel, same_dtype, exact in zip(
-        ("scores", "grad_regions", "grad_words"), (FORWARD, BACKWARD, BACKWARD), ours, plain, truth, strict=True
-    ):
-        found, of_eager = error(kernel, exact), error(same_dtype, exact)
-        allowed = slack * (factor * of_eager + rounding(kernel, exact))
-        assert found <= allowed, f"{name} err by {found:.3g}, eager by {of_eager:.3g}"
 
 
 @pytest.mark.parametrize("kind", ["random", "correlated", "unit"])
@@ -96,23 +55,6 @@ def test_real_sizes_against_float64(name, dtype, kind):
 def test_sizes_that_no_tile_divides(isa, dtype):
     odd = problem("random", images=2, texts=9, most_regions=263, most_words=97, width=203)
     assert_as_accurate_as_eager(odd.to(dtype), LocalScore.released())
-
-
-@given(
-    images=st.integers(1, 5),
-    texts=st.integers(1, 5),
-    regions=st.integers(1, 70),
-    words=st.integers(1, 40),
-    width=st.integers(2, 70),
-    name=st.sampled_from(sorted(PRESETS)),
-    dtype=st.sampled_from(DTYPES),
-    isa=st.sampled_from(cpu.available_isas()),
-    seed=st.integers(0, 2**16),
-)
-def test_any_shape_against_float64(images, texts, regions, words, width, name, dtype, isa, seed):
-    with cpu.use_isa(isa):
-        rounded = problem("random", images, texts, regions, words, width, seed).to(dtype)
-        assert_as_accurate_as_eager(rounded, PRESETS[name], slack=ANY_SHAPE)
 
 
 @pytest.mark.parametrize(("regions", "words", "width"), [(1, 1, 4), (1, 7, 4), (7, 1, 4), (5, 3, 2), (2, 512, 8)])

@@ -1,0 +1,117 @@
+"""The fused CPU kernels against float64 on whatever hypothesis draws: knobs, layouts, dtypes, sizes, engines, threads.
+
+`make test` draws a few dozen cases, always the same; `make fuzz` thousands, new ones each time.
+"""
+
+import math
+
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from kernel_checks import Results, assert_as_accurate, eager, threads
+from problems import Problem, problem
+from tolerances import ANY_SHAPE
+from torch import Tensor
+
+from gloria_ops import LocalScore, local_scores, reference
+from gloria_ops.backends import cpu
+
+SCORES = st.builds(
+    LocalScore,
+    word_norm=st.sampled_from(["none", "softmax", "clipped_l2"]),
+    attention_scale=st.one_of(st.floats(0.1, 30), st.just(math.inf)),
+    similarity=st.sampled_from(["dot", "cosine"]),
+    pool=st.sampled_from(["logsumexp", "max", "mean", "sum"]),
+    word_scale=st.floats(0.2, 20),
+    pool_mean=st.booleans(),
+    pool_divide=st.booleans(),
+    direction=st.sampled_from(["t2i", "i2t"]),
+)
+
+
+@given(
+    score=SCORES,
+    kind=st.sampled_from(["random", "correlated", "unit"]),
+    images=st.integers(1, 5),
+    texts=st.integers(1, 5),
+    regions=st.integers(1, 70),
+    words=st.integers(1, 40),
+    width=st.integers(1, 70),
+    layout=st.sampled_from(["lengths", "mask", "offsets"]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+    isa=st.sampled_from(cpu.available_isas()),
+    count=st.integers(1, 4),
+    seed=st.integers(0, 2**16),
+)
+def test_anything_against_float64(score, kind, images, texts, regions, words, width, layout, dtype, isa, count, seed):
+    assume(width > 1 or score.similarity == "dot")  # in one dimension a cosine is a sign, and its gradient rounding
+    rounded = problem(kind, images, texts, regions, words, width, seed).to(dtype)
+    posed = well_posed(rounded, score)
+    assume(posed.any())
+    rounded = rounded._replace(cotangent=rounded.cotangent * posed)
+    with cpu.use_isa(isa), threads(count):
+        ours = fused_from(layout, rounded, score, seed)
+    plain, truth = eager(rounded, score), eager(rounded.to(torch.float64), score)
+    ours, plain, truth = ((each[0] * posed, *each[1:]) for each in (ours, plain, truth))
+    assert_as_accurate(ours, plain, truth, slack=ANY_SHAPE)
+
+
+def well_posed(rounded: Problem, score: LocalScore) -> Tensor:
+    """Which pairs (N_v, N_t) have a result that rounding does not decide.
+
+    Not those where two regions tie for a hard attention, or two words for the maximum over words, nor those with an
+    affinity at the kink of the leaky ReLU: there each of two results is right.
+    """
+    posed = torch.ones(rounded.cotangent.shape, dtype=torch.bool)
+    exact = rounded.to(torch.float64)
+    for image, text in torch.cartesian_prod(*(torch.arange(size) for size in posed.shape)).tolist():
+        attended = exact.regions[image, : exact.region_lengths[image]]
+        attending = exact.words[text, : exact.word_lengths[text]]
+        if score.direction == "i2t":
+            attended, attending = attending, attended
+        affinity = attending @ attended.T
+        similarities = reference.similarity(reference.attention(affinity, score) @ attended, attending, score)
+        posed[image, text] = (
+            (math.isfinite(score.attention_scale) or leads(reference.word_norm(affinity, score), 1e-5))
+            and (score.pool != "max" or leads(similarities, 16 * torch.finfo(rounded.regions.dtype).eps))
+            and (score.word_norm != "clipped_l2" or affinity.abs().min().item() > 1e-6)
+        )
+    return posed
+
+
+def leads(values: Tensor, share: float) -> bool:
+    """Whether the greatest value of each row leads the next by that share of the greatest magnitude."""
+    if values.shape[-1] == 1:
+        return True
+    best = values.topk(2, dim=-1).values
+    return bool((best[..., 0] - best[..., 1] > share * values.abs().amax()).all())
+
+
+def fused_from(layout: str, rounded: Problem, score: LocalScore, seed: int) -> Results:
+    """From the kernels, the words handed over in `layout` and all padding NaN; gradients in the padded layout."""
+    regions, words = rounded.regions.clone().requires_grad_(), rounded.words.clone().requires_grad_()
+    real_regions, real = (
+        torch.arange(rows.shape[1]) < lengths[:, None]
+        for rows, lengths in ((regions, rounded.region_lengths), (words, rounded.word_lengths))
+    )
+    if layout == "lengths":
+        given_words, described = words.masked_fill(~real[:, :, None], math.nan), {"word_lengths": rounded.word_lengths}
+    elif layout == "offsets":
+        ends = rounded.word_lengths.cumsum(0)
+        given_words, described = words[real], {"word_offsets": torch.cat([torch.zeros(1, dtype=torch.int64), ends])}
+    else:  # the words of a text in their order, at random places among twice as many
+        shuffled = torch.rand(len(words), 2 * words.shape[1], generator=torch.Generator().manual_seed(seed)).argsort()
+        mask = shuffled < rounded.word_lengths[:, None]
+        given_words = words.new_full((*mask.shape, words.shape[2]), math.nan).masked_scatter(
+            mask[:, :, None], words[real]
+        )
+        described = {"word_mask": mask}
+    scores = local_scores(
+        regions.masked_fill(~real_regions[:, :, None], math.nan),
+        given_words,
+        region_lengths=rounded.region_lengths,
+        score=score,
+        backend="cpu",
+        **described,
+    )
+    return scores.detach(), *torch.autograd.grad(scores, (regions, words), rounded.cotangent.float())
