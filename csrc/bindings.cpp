@@ -78,4 +78,10 @@ PYBIND11_MODULE(_C, m) {
       },
       py::arg("problem"), py::arg("grad_scores"), py::arg("grad_regions"), py::arg("grad_words"), py::arg("isa"),
       py::call_guard<py::gil_scoped_release>());
+  m.def(
+      "exponential",
+      [](gloria::DType dtype, uintptr_t x, uintptr_t out, int64_t count, const std::string& isa) {
+        gloria::exponential(dtype, reinterpret_cast<const float*>(x), reinterpret_cast<float*>(out), count, isa);
+      },
+      py::arg("dtype"), py::arg("x"), py::arg("out"), py::arg("count"), py::arg("isa"), py::call_guard<py::gil_scoped_release>());
 }

@@ -64,11 +64,11 @@ const std::vector<Candidate>& candidates() {
   return all;
 }
 
-const Engine& choose(const Problem& problem, const std::string& isa) {
+const Engine& choose(DType dtype, const std::string& isa) {
   const auto& all = candidates();
   const auto asked = std::find_if(all.begin(), all.end(), [&](const Candidate& c) { return isa == c.engine.isa && c.available; });
   if (asked == all.end()) throw std::invalid_argument("isa '" + isa + "' is not available on this processor");
-  if (problem.dtype == DType::kBFloat16 || !asked->bfloat16) return asked->engine;
+  if (dtype == DType::kBFloat16 || !asked->bfloat16) return asked->engine;
   return std::find_if(all.begin(), all.end(), [](const Candidate& c) { return c.available && !c.bfloat16; })->engine;
 }
 
@@ -102,15 +102,19 @@ std::vector<std::string> available_isas() {
 }
 
 void forward(const Problem& problem, float* scores, const std::string& isa) {
-  const Engine& engine = choose(problem, isa);
+  const Engine& engine = choose(problem.dtype, isa);
   const PackedBins bins(problem.texts, bin_capacity(problem), engine.pad);
   engine.forward(with_useful_threads(problem), bins.all(), scores);
 }
 
 void backward(const Problem& problem, const Gradients& gradients, const std::string& isa) {
-  const Engine& engine = choose(problem, isa);
+  const Engine& engine = choose(problem.dtype, isa);
   const PackedBins bins(problem.texts, bin_capacity(problem), engine.pad);
   engine.backward(with_useful_threads(problem), bins.all(), gradients);
+}
+
+void exponential(DType dtype, const float* x, float* out, int64_t count, const std::string& isa) {
+  choose(dtype, isa).exponential(x, out, count);
 }
 
 }  // namespace gloria

@@ -30,4 +30,7 @@ std::vector<std::string> available_isas();
 void forward(const Problem& problem, float* scores, const std::string& isa);
 void backward(const Problem& problem, const Gradients& gradients, const std::string& isa);
 
+// e^x for each x, by the engine that serves `dtype`.
+void exponential(DType dtype, const float* x, float* out, int64_t count, const std::string& isa);
+
 }  // namespace gloria

@@ -2,6 +2,7 @@
 #include "engine.h"
 
 #include "backward.h"
+#include "exponential.h"
 #include "forward.h"
 
 namespace gloria {
@@ -13,7 +14,8 @@ namespace gloria {
 
 Engine GLORIA_ENGINE(GLORIA_ISA)() {
   using Operand = GLORIA_ISA::GLORIA_OPERAND;
-  return {GLORIA_NAME(GLORIA_ISA), Operand::kPad, GLORIA_ISA::forward<Operand>, GLORIA_ISA::backward<Operand>};
+  return {GLORIA_NAME(GLORIA_ISA), Operand::kPad, GLORIA_ISA::forward<Operand>, GLORIA_ISA::backward<Operand>,
+          GLORIA_ISA::exponential<Operand>};
 }
 
 }  // namespace gloria

@@ -10,6 +10,7 @@ struct Engine {
   int64_t pad;  // rows of a bin are a multiple of it
   void (*forward)(const Problem&, const Bins&, float* scores);
   void (*backward)(const Problem&, const Bins&, const Gradients&);
+  void (*exponential)(const float* x, float* out, int64_t count);  // by itself, to be tested and timed
 };
 
 }  // namespace gloria

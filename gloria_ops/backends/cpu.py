@@ -86,6 +86,15 @@ def stage_nanoseconds() -> Iterator[Tensor]:
         _stages = None
 
 
+def exponential(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """e^x of contiguous float32 `x`, at most 88, as the kernels compute it for problems of `dtype`; on one thread."""
+    if x.dtype != torch.float32 or not x.is_contiguous():
+        raise ValueError(f"x is {x.dtype} with the strides {x.stride()}; expected float32, contiguous")
+    out = torch.empty_like(x)
+    _C.exponential(_dtype(dtype), x.data_ptr(), out.data_ptr(), x.numel(), _chosen_isa())
+    return out
+
+
 def describe() -> str:
     """One line for the doctor: the instruction sets found and the one that runs."""
     return f"instruction sets {', '.join(available_isas())}; runs on {_chosen_isa()}; {_threads()} threads"
@@ -105,6 +114,10 @@ def unsupported(score: LocalScore, dtype: torch.dtype, device: torch.device) -> 
     if dtype not in _DTYPES:
         return f"it takes float32, bfloat16 and float16, not {dtype}"
     return None
+
+
+def _dtype(dtype: torch.dtype) -> _C.DType:
+    return getattr(_C.DType, str(dtype).removeprefix("torch."))
 
 
 def _ragged(rows: Tensor, starts: Tensor, lengths: Tensor) -> tuple[_C.Ragged, tuple[Tensor, ...]]:
@@ -132,7 +145,7 @@ def _problem(images: _C.Ragged, texts: _C.Ragged, regions: Tensor, words: Tensor
             "expected one width and one dtype"
         )
     return _C.Problem(
-        dtype=getattr(_C.DType, str(regions.dtype).removeprefix("torch.")),
+        dtype=_dtype(regions.dtype),
         dim=regions.shape[1],
         images=images,
         texts=texts,

@@ -55,7 +55,7 @@ struct Shape {
 };
 const Shape kGram{{21, 1, 16}, {9, 2, 5, 7}, 35}, kDirect{{67, 31, 2}, {9, 2, 5, 7}, 13};
 // Work for four threads and several bins of texts.
-const Shape kLarge{{90, 40, 17, 64, 1, 33, 48}, {60, 31, 47, 2, 56, 17, 64, 40, 9, 33}, 45};
+const Shape kLarge{{400, 40, 17, 64, 1, 33, 48}, {60, 31, 47, 2, 56, 17, 64, 40, 9, 33}, 45};
 
 struct Results {
   std::vector<float> scores;
@@ -198,7 +198,7 @@ void odd_sizes() {
                           {{33, 31, 32}, {33}, 31},
                           {{129, 65}, {3, 64}, 33},
                           {{50, 1030}, {40, 30, 3}, 24},
-                          {{5, 40}, {300, 2}, 65},
+                          {{5, 40}, {500, 2}, 65},
                           {{47}, {12}, 203}};
   for (const auto& [type, scores, gradients] : kTypes) {
     for (const Shape& shape : shapes)

@@ -233,7 +233,7 @@ query[0, 0, 3] = 1
 search = lambda items, k: local_topk(query, items, k, of=of, score=LocalScore.maxsim(), backend="cpu")
 search(corpus[:8], 1)
 data, before = anonymous()
-resource.setrlimit(resource.RLIMIT_DATA, (data + 2**25, data + 2**25))
+resource.setrlimit(resource.RLIMIT_DATA, (data + 2**26, data + 2**26))
 found = search(corpus, 2)
 assert found.indices.tolist() == [[len(corpus) - 1, 0]], found
 assert anonymous()[1] - before < 2**23, anonymous()[1] - before
@@ -243,7 +243,7 @@ assert anonymous()[1] - before < 2**23, anonymous()[1] - before
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and limits what a process may allocate")
 @pytest.mark.parametrize("of", ["images", "texts"])
 def test_a_corpus_larger_than_the_memory_allowed(of, tmp_path):
-    """512 MiB, sparse on the disk, by a process that may allocate 32 MiB more than it has, and keeps less than 8."""
+    """512 MiB, sparse on the disk, by a process that may allocate 64 MiB more than it has, and keeps less than 8."""
     path = tmp_path / "corpus"
     with path.open("wb") as file:
         file.truncate(2**29)
