@@ -42,25 +42,15 @@ PYBIND11_MODULE(_C, m) {
   py::class_<Ragged>(m, "Ragged").def(py::init(&ragged), py::arg("rows"), py::arg("starts"), py::arg("lengths"), py::arg("count"));
   py::class_<Problem>(m, "Problem")
       .def(py::init([](gloria::DType dtype, int64_t dim, Ragged images, Ragged texts, gloria::WordNorm word_norm, float attention_scale,
-                       bool cosine, gloria::Pool pool, float word_scale, bool pool_mean, bool pool_divide, int threads,
-                       uintptr_t stage_nanoseconds) {
-             return Problem{dtype,
-                            dim,
-                            images,
-                            texts,
-                            word_norm,
-                            attention_scale,
-                            cosine,
-                            pool,
-                            word_scale,
-                            pool_mean,
-                            pool_divide,
-                            threads,
-                            reinterpret_cast<int64_t*>(stage_nanoseconds)};
+                       bool cosine, gloria::Pool pool, float word_scale, bool pool_mean, bool pool_divide, int64_t search_words,
+                       int threads, uintptr_t stage_nanoseconds) {
+             return Problem{
+                 dtype, dim,        images,    texts,       word_norm,    attention_scale, cosine,
+                 pool,  word_scale, pool_mean, pool_divide, search_words, threads,         reinterpret_cast<int64_t*>(stage_nanoseconds)};
            }),
            py::kw_only(), py::arg("dtype"), py::arg("dim"), py::arg("images"), py::arg("texts"), py::arg("word_norm"),
            py::arg("attention_scale"), py::arg("cosine"), py::arg("pool"), py::arg("word_scale"), py::arg("pool_mean"),
-           py::arg("pool_divide"), py::arg("threads"), py::arg("stage_nanoseconds"));
+           py::arg("pool_divide"), py::arg("search_words"), py::arg("threads"), py::arg("stage_nanoseconds"));
 
   m.def("available_isas", &gloria::available_isas);
   m.def(

@@ -31,8 +31,9 @@ struct Problem {
   bool cosine;
   Pool pool;
   float word_scale;
-  bool pool_mean;    // mean instead of sum inside the log
-  bool pool_divide;  // divide the log by word_scale
+  bool pool_mean;        // mean instead of sum inside the log
+  bool pool_divide;      // divide the log by word_scale
+  int64_t search_words;  // of all texts, where the images are a corpus that is searched for these texts alone; else 0
   int threads;
   int64_t* stage_nanoseconds;  // [kStages], summed over the threads; null where nobody asks
 };

@@ -36,6 +36,7 @@ class Problem:
         word_scale: float,
         pool_mean: bool,
         pool_divide: bool,
+        search_words: int,
         threads: int,
         stage_nanoseconds: int,
     ) -> None: ...

@@ -7,8 +7,12 @@
 
 namespace gloria::GLORIA_ISA {
 
-// The Gram way costs 2 W M (D + M/2) a pair forward, the direct way 4 W M D: measured, the two meet near M = 1.8 D.
-inline bool use_gram(const Problem& problem, int64_t regions) { return problem.cosine && 5 * regions <= 9 * problem.dim; }
+// The Gram way costs 2 W M (D + M/2) a pair forward, the direct way 4 W M D: measured, the two meet near M = 1.8 D. In a batch nothing
+// else counts, so that a score never depends on its neighbours. In a search few words may share the cost of making a Gram matrix.
+inline bool use_gram(const Problem& problem, int64_t regions) {
+  const int64_t shared = problem.search_words, making = shared > 0 ? regions * problem.dim : 0, words = shared > 0 ? shared : 1;
+  return problem.cosine && 5 * (words * regions + making) <= 9 * words * problem.dim;
+}
 
 template <class Operand>
 inline int64_t words_of(int64_t n) {

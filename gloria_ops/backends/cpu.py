@@ -138,7 +138,9 @@ def _ragged(rows: Tensor, starts: Tensor, lengths: Tensor) -> tuple[_C.Ragged, t
     return _C.Ragged(rows.data_ptr(), starts.data_ptr(), lengths.data_ptr(), starts.numel()), (rows, starts, lengths)
 
 
-def _problem(images: _C.Ragged, texts: _C.Ragged, regions: Tensor, words: Tensor, score: LocalScore) -> _C.Problem:
+def _problem(
+    images: _C.Ragged, texts: _C.Ragged, regions: Tensor, words: Tensor, score: LocalScore, search_words: int = 0
+) -> _C.Problem:
     if regions.shape[1] != words.shape[1] or regions.dtype != words.dtype:
         raise ValueError(
             f"regions are {regions.shape[1]} wide {regions.dtype} and words {words.shape[1]} wide {words.dtype}; "
@@ -156,6 +158,7 @@ def _problem(images: _C.Ragged, texts: _C.Ragged, regions: Tensor, words: Tensor
         word_scale=score.word_scale,
         pool_mean=score.pool_mean,
         pool_divide=score.pool_divide,
+        search_words=search_words,
         threads=_threads(),
         stage_nanoseconds=0 if _stages is None else _stages.data_ptr(),
     )
@@ -169,12 +172,17 @@ def forward(
     word_starts: Tensor,
     word_lengths: Tensor,
     score: LocalScore,
+    search_words: int = 0,
 ) -> Tensor:
-    """Scores (N_v, N_t) float32 of rows `regions` (L_v, D) and `words` (L_t, D), words attending to regions."""
+    """Scores (N_v, N_t) float32 of rows `regions` (L_v, D) and `words` (L_t, D), words attending to regions.
+
+    `search_words` > 0: the images are part of a corpus, and so many words in all are searched for in each of them. The
+    way to the contexts' norms is then the cheaper one for so many; in a batch it depends on M and D alone.
+    """
     images, (regions, *kept_regions) = _ragged(regions, region_starts, region_lengths)
     texts, (words, *kept_words) = _ragged(words, word_starts, word_lengths)
     scores = torch.empty(region_starts.numel(), word_starts.numel(), dtype=torch.float32)
-    _C.forward(_problem(images, texts, regions, words, score), scores.data_ptr(), _chosen_isa())
+    _C.forward(_problem(images, texts, regions, words, score, search_words), scores.data_ptr(), _chosen_isa())
     del kept_regions, kept_words
     return scores
 
