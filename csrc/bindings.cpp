@@ -1,6 +1,9 @@
-// The Python face of the kernels: addresses and shapes in, nothing returned. Callers have checked everything before.
+// The Python face of the kernels: addresses and shapes in, nothing returned. Callers have checked everything before, except the ranges
+// of items, which are checked here: as tensor operations they would cost more than a small problem.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+
+#include <string>
 
 #include "cpu/dispatch.h"
 
@@ -12,14 +15,30 @@ namespace {
 
 const int64_t* indices(uintptr_t address) { return reinterpret_cast<const int64_t*>(address); }
 
-Ragged ragged(uintptr_t rows, uintptr_t starts, uintptr_t lengths, int64_t count) {
-  return {reinterpret_cast<const void*>(rows), indices(starts), indices(lengths), count};
+Ragged ragged(uintptr_t rows, uintptr_t starts, uintptr_t lengths, int64_t count, int64_t row_count) {
+  const Ragged side{reinterpret_cast<const void*>(rows), indices(starts), indices(lengths), count};
+  for (int64_t i = 0; i < count; ++i)
+    if (side.lengths[i] < 1 || side.starts[i] < 0 || side.starts[i] > row_count - side.lengths[i])
+      throw py::value_error("item " + std::to_string(i) + " has length " + std::to_string(side.lengths[i]) + " from row " +
+                            std::to_string(side.starts[i]) + ", outside the " + std::to_string(row_count) +
+                            " rows given: every length must be at least 1 and end within the tensor");
+  return side;
+}
+
+// Whether the items follow one another without a gap from the first row to the last.
+bool fills(const Ragged& side, int64_t row_count) {
+  int64_t end = 0;
+  for (int64_t i = 0; i < side.count; ++i) {
+    if (side.starts[i] != end) return false;
+    end += side.lengths[i];
+  }
+  return end == row_count;
 }
 
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
-  m.doc() = "Compiled kernels of gloria_ops; raw addresses, no checks.";
+  m.doc() = "Compiled kernels of gloria_ops; raw addresses.";
 
   py::enum_<gloria::DType>(m, "DType")
       .value("float32", gloria::DType::kFloat32)
@@ -39,7 +58,9 @@ PYBIND11_MODULE(_C, m) {
                                               "context",          "pooling", "gradient", "gradient of gram", "gradient of regions",
                                               "gradient of words"};
 
-  py::class_<Ragged>(m, "Ragged").def(py::init(&ragged), py::arg("rows"), py::arg("starts"), py::arg("lengths"), py::arg("count"));
+  py::class_<Ragged>(m, "Ragged")
+      .def(py::init(&ragged), py::arg("rows"), py::arg("starts"), py::arg("lengths"), py::arg("count"), py::arg("row_count"))
+      .def("fills", &fills, py::arg("row_count"));
   py::class_<Problem>(m, "Problem")
       .def(py::init([](gloria::DType dtype, int64_t dim, Ragged images, Ragged texts, gloria::WordNorm word_norm, float attention_scale,
                        bool cosine, gloria::Pool pool, float word_scale, bool pool_mean, bool pool_divide, int64_t search_words,

@@ -4,6 +4,7 @@ Both take the canonical form of `gloria_ops.tokens`, the knobs of `LocalScore` a
 backend.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -78,6 +79,7 @@ def knobs(score: LocalScore) -> tuple[str, float, str, str, float, bool, bool]:
     )
 
 
+@lru_cache  # its checks would cost a small problem more than the kernels do
 def _score(
     word_norm: Any,
     attention_scale: float,

@@ -42,12 +42,13 @@ def _threads() -> int:
     return 1 if _forked else torch.get_num_threads()
 
 
-def _zeros_like(rows: Tensor) -> Tensor:
-    if not _forked:
-        return torch.zeros_like(rows)
-    zeros = torch.empty_like(rows)  # torch would share out the filling of a large tensor, and wait like us
-    ctypes.memset(zeros.data_ptr(), 0, zeros.nbytes)
-    return zeros
+def _gradient(rows: Tensor, side: _C.Ragged) -> Tensor:
+    """Memory for the gradient of `rows`, with zeros where it has rows that no item owns."""
+    gradient = torch.empty_like(rows)
+    if not side.fills(rows.shape[0]):
+        # Not by torch: in a forked child it would share out the filling of a large tensor, and wait like us.
+        ctypes.memset(gradient.data_ptr(), 0, gradient.nbytes)
+    return gradient
 
 
 def available_isas() -> list[str]:
@@ -128,14 +129,8 @@ def _ragged(rows: Tensor, starts: Tensor, lengths: Tensor) -> tuple[_C.Ragged, t
         raise ValueError(f"rows, starts and lengths have the shapes {shapes}; expected (L, D), (N,) and (N,)")
     if starts.dtype != torch.int64 or lengths.dtype != torch.int64:
         raise TypeError(f"starts are {starts.dtype} and lengths {lengths.dtype}; expected int64: .long()")
-    outside = (lengths < 1) | (starts < 0) | (starts > rows.shape[0] - lengths)
-    if bool(outside.any()):
-        first = int(outside.nonzero()[0])
-        raise ValueError(
-            f"item {first} has length {int(lengths[first])} from row {int(starts[first])}, outside the {rows.shape[0]} "
-            "rows given: every length must be at least 1 and end within the tensor"
-        )
-    return _C.Ragged(rows.data_ptr(), starts.data_ptr(), lengths.data_ptr(), starts.numel()), (rows, starts, lengths)
+    side = _C.Ragged(rows.data_ptr(), starts.data_ptr(), lengths.data_ptr(), starts.numel(), rows.shape[0])
+    return side, (rows, starts, lengths)
 
 
 def _problem(
@@ -206,7 +201,7 @@ def backward(
             f"{(region_starts.numel(), word_starts.numel())}, images by texts"
         )
     grad_scores = grad_scores.to(torch.float32).contiguous()
-    grad_regions, grad_words = _zeros_like(regions), _zeros_like(words)
+    grad_regions, grad_words = _gradient(regions, images), _gradient(words, texts)
     _C.backward(
         _problem(images, texts, regions, words, score),
         grad_scores.data_ptr(),
