@@ -65,9 +65,9 @@ def local_topk(
     Returns:
         Scores, descending, and indices. Of equal scores the lower index comes first. A score that is NaN, for a NaN in
         the item or in the query, ranks below every number, so that it hides nothing: it is among the best only where
-        fewer than k scores are numbers. With backend "cpu" nothing depends, to the bit, on where the corpus is cut; but with few
-        queries the scores of a cosine may differ from those of `local_scores` by rounding, for which other way to them
-        is the cheaper one.
+        fewer than k scores are numbers. With backend "cpu" nothing depends, to the bit, on where the corpus is cut; but
+        the cosines of few queries may differ from those of `local_scores` by rounding, where another way to them is
+        cheaper.
 
     Raises:
         TypeError, ValueError: an argument that does not fit, named with its value and the fix.

@@ -307,7 +307,7 @@ def _placed(name: str, values: Tensor, rows: Tensor, check: Callable[[Tensor], N
 
 def _check_lengths(name: str, lengths: Tensor, longest: int) -> None:
     least, most = lengths.aminmax()
-    if 1 <= least and most <= longest:
+    if least >= 1 and most <= longest:
         return
     for item in _first((lengths < 1) | (lengths > longest)):
         length = int(lengths[item])

@@ -248,7 +248,7 @@ assert anonymous()[1] - before < 2**25, anonymous()[1] - before
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and limits what a process may allocate")
 @pytest.mark.parametrize("of", ["images", "texts"])
 def test_a_corpus_larger_than_the_memory_allowed(of, tmp_path):
-    """512 MiB, sparse on the disk, by a process that may allocate 64 MiB more than it has; the kernels' buffers are within 32."""
+    """512 MiB, sparse on the disk, by a process that may allocate 64 MiB more than it has and keeps less than 32."""
     path = tmp_path / "corpus"
     with path.open("wb") as file:
         file.truncate(2**29)
