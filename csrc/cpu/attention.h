@@ -101,7 +101,7 @@ inline void attend_bounded(const Tile& t, float scale) {
     const Vec factor = normalise<Operand, norm>(s, x, text.begin, text.end), scaled = factor * scale;
     for (int64_t r = text.begin; r < text.end; ++r) {
       const Vec y = load(x + r * kPanel);
-      const Vec ev = as_operand(Operand{}, valid(exp<Operand::kExpDegree>(y * scaled)));
+      const Vec ev = as_operand(Operand{}, valid(exp_bounded<Operand::kExpDegree>(y, scaled)));
       if (keep) store(x + r * kPanel, y * factor);
       store(e + r * kPanel, ev);
       accumulate(t, r, part, ev, load(s + r * kPanel));

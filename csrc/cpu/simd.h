@@ -30,34 +30,51 @@ inline Vec load(const float* p) { return *reinterpret_cast<const Vec*>(p); }
 inline void store(float* p, Vec x) { *reinterpret_cast<Vec*>(p) = x; }
 inline Vec maximum(Vec a, Vec b) { return a > b ? a : b; }
 
-// e^x for x <= 88; below -87 it stays at e^-87. NaN goes through (hence the order of the maximum).
-// Relative error: degree 6 below 1e-7, degree 3, for results that are rounded to bfloat16, below 8e-5.
+// 1.5 * 2^23: adding it leaves the nearest integer in the low bits.
+constexpr float kRound = 12582912.0f;
+
+// p * 2^n for the n in the low bits of `shifted`. Unsigned: lanes without a region may hold anything, and are masked by the caller.
+inline Vec scale_by_power(Vec p, Vec shifted) {
+  return reinterpret_cast<Vec>(reinterpret_cast<UVec>(p) + (reinterpret_cast<UVec>(shifted) << 23));
+}
+
+// e^(x * scale) for a product within -87 and 88. Relative error: degree 6 below 1e-7; degree 3, for results that are rounded to
+// bfloat16, below 8e-5.
 template <int degree>
-inline Vec exp(Vec x) {
+inline Vec exp_bounded(Vec x, Vec scale) {
   static_assert(degree == 3 || degree == 6, "the polynomials at hand");
-  x = maximum(broadcast(-87.0f), x);
-  const Vec round = broadcast(12582912.0f);  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
-  const Vec shifted = x * 1.44269504088896341f + round;
-  const Vec n = shifted - round;
-  Vec r = x - n * 0.693145751953125f;  // ln 2 in two parts, the first exact in 15 bits
-  r = r - n * 1.428606820309417e-06f;
-  Vec p;
-  if constexpr (degree == 6) {  // 1 + r + r^2 times the minimax polynomial of (e^r - 1 - r) / r^2 on |r| <= ln(2)/2
-    p = broadcast(1.3814540180e-03f);
+  if constexpr (degree == 6) {
+    x = x * scale;
+    const Vec shifted = x * 1.44269504088896341f + kRound;
+    const Vec n = shifted - kRound;
+    Vec r = x - n * 0.693145751953125f;  // ln 2 in two parts, the first exact in 15 bits
+    r = r - n * 1.428606820309417e-06f;
+    // 1 + r + r^2 times the minimax polynomial of (e^r - 1 - r) / r^2 on |r| <= ln(2)/2
+    Vec p = broadcast(1.3814540180e-03f);
     p = p * r + 8.3687453029e-03f;
     p = p * r + 4.1668390798e-02f;
     p = p * r + 1.6666520397e-01f;
     p = p * r + 4.9999993432e-01f;
     p = p * r + 1.0f;
     p = p * r + 1.0f;
-  } else {  // minimax of e^r
-    p = broadcast(1.6566743e-01f);
-    p = p * r + 5.0496817e-01f;
-    p = p * r + 1.00016451f;
+    return scale_by_power(p, shifted);
+  } else {
+    const Vec base2 = scale * 1.44269504088896341f;
+    const Vec shifted = x * base2 + kRound;
+    const Vec r = x * base2 - (shifted - kRound);
+    // minimax of 2^r on |r| <= 1/2, that of e^r in powers of r ln 2
+    Vec p = broadcast(5.5171674e-02f);
+    p = p * r + 2.4261248e-01f;
+    p = p * r + 6.9326120e-01f;
     p = p * r + 9.9992794e-01f;
+    return scale_by_power(p, shifted);
   }
-  // Unsigned: lanes without a region may hold anything here, and are masked by the caller.
-  return reinterpret_cast<Vec>(reinterpret_cast<UVec>(p) + (reinterpret_cast<UVec>(shifted) << 23));
+}
+
+// e^x for x <= 88; below -87 it stays at e^-87. NaN goes through (hence the order of the maximum).
+template <int degree>
+inline Vec exp(Vec x) {
+  return exp_bounded<degree>(maximum(broadcast(-87.0f), x), broadcast(1.0f));
 }
 
 // In double, like all that is computed once a word: the gradient of a cosine near 1 is a small difference of large terms.
