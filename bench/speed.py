@@ -64,8 +64,7 @@ def _rows(case: Case, dtype: str, samples: Samples) -> list[Row]:
 
 
 def _label(case: Case, dtype: str, contender: str) -> Row:
-    shape = {"batch": case.batch, "regions": case.regions, "words": sum(case.lengths), "width": case.width}
-    return {"case": case.name, "preset": case.preset, **shape, "dtype": dtype, "contender": contender}
+    return case.label | {"dtype": dtype, "contender": contender}
 
 
 def _figures(times: list[float], product: list[float], flops: int, product_flops: int) -> Row:
