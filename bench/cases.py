@@ -75,6 +75,8 @@ CASES = (
     Case("small D", batch=48, side=14, width=128, preset="released"),
     Case("small D", batch=48, side=14, width=128, preset="paper"),
 )
+# A few phrases with small images: eager PyTorch has little to lose there, and a fused score little to save.
+SMALL_PROBLEM = Case("small problem", batch=4, side=7, width=128, preset="released", words_each=8)
 # The same code in a second or two, for runs without --benchmark.
 SMALL_CASES = tuple(Case("quick", batch=3, side=4, width=24, preset=preset) for preset in PRESETS)
 

@@ -1,4 +1,4 @@
-"""What the fused score cannot be faster than, its products and its exponentials, and where the rest of its time goes."""
+"""What the fused score cannot be faster than, its products and exponentials, and where the rest of its time goes."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def make_row(case: Case, dtype: str, mode: str, samples: Samples) -> Row:
 
 
 def _multiplied_in(dtype: str) -> tuple[str, ...]:
-    """The dtypes whose bare product is a limit of problems of `dtype`: torch may only emulate the product in bfloat16."""
+    """The dtypes whose bare product limits a problem of `dtype`: torch may only emulate the product in bfloat16."""
     in_bfloat16 = dtype == "bfloat16" and cpu._chosen_isa() in BFLOAT16_ENGINES
     return ("float32", "bfloat16") if in_bfloat16 else ("float32",)
 
