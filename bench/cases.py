@@ -19,13 +19,17 @@ PRESETS = {"released": LocalScore.released(), "paper": LocalScore.paper(tau2=0.1
 
 @dataclass(frozen=True)
 class Case:
-    """N images with N texts: `side * side` regions an image, word counts of real reports, width D, one preset."""
+    """N images with N texts: `side * side` regions an image, width D, one preset.
+
+    Texts have the word counts of real reports, or `words_each` where that is given.
+    """
 
     name: str
     batch: int
     side: int
     width: int
     preset: str
+    words_each: int | None = None
 
     @property
     def regions(self) -> int:
@@ -33,11 +37,17 @@ class Case:
 
     @property
     def lengths(self) -> list[int]:
-        return draw_lengths(self.batch)
+        return draw_lengths(self.batch) if self.words_each is None else [self.words_each] * self.batch
 
     @property
     def score(self) -> LocalScore:
         return PRESETS[self.preset]
+
+    @property
+    def label(self) -> dict[str, str | int]:
+        """What a row of results says of its problem."""
+        shape = {"batch": self.batch, "regions": self.regions, "words": sum(self.lengths), "width": self.width}
+        return {"case": self.name, "preset": self.preset, **shape}
 
     @property
     def affinities(self) -> int:
@@ -65,6 +75,8 @@ CASES = (
     Case("small D", batch=48, side=14, width=128, preset="released"),
     Case("small D", batch=48, side=14, width=128, preset="paper"),
 )
+# A few phrases with small images: eager PyTorch has little to lose there, and a fused score little to save.
+SMALL_PROBLEM = Case("small problem", batch=4, side=7, width=128, preset="released", words_each=8)
 # The same code in a second or two, for runs without --benchmark.
 SMALL_CASES = tuple(Case("quick", batch=3, side=4, width=24, preset=preset) for preset in PRESETS)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench import record, report
+from bench import chart, record, report
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))  # the one table of tolerances is the tests' own
 
@@ -58,3 +58,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     terminalreporter.section("gloria_ops")
     terminalreporter.write_line(report.render(results))
     terminalreporter.write_line(f"\nwritten to {path}")
+    if "roofline" in results:
+        picture = path.with_name(f"{path.stem}-roofline.png")
+        chart.draw(results, picture)
+        terminalreporter.write_line(f"drawn in {picture}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,12 +17,24 @@ import torch
 from bench.cases import DTYPES, Case, make_inputs
 from bench.peers import Builder, eager, fused, loop
 
+THREADS = 2  # each has buffers of its own, so a figure holds for a number of them
+MOST_OF_THREADS = 32 * 2**20
+
+
+def allowed_bytes(case: Case) -> int:
+    """What the fused score may take: some MiB for its threads, and a float32 sum of the word gradients.
+
+    The sum is 4·ΣW·D bytes: every image adds to the gradient of every word, in either dtype in float32.
+    """
+    return MOST_OF_THREADS + 4 * sum(case.lengths) * case.width
+
 
 def measure_in_subprocess(case: Case, contender: str, dtype: str, *, backend: str) -> dict[str, Any]:
-    """`measure` in a fresh interpreter; raises RuntimeError with that interpreter's errors where it fails."""
+    """`measure` in a fresh interpreter of `THREADS` threads; raises RuntimeError with its errors where it fails."""
     problem = {"case": vars(case), "contender": contender, "dtype": dtype, "backend": backend}
     command = [sys.executable, "-m", "bench.memory", json.dumps(problem)]
-    child = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    environment = os.environ | {"OMP_NUM_THREADS": str(THREADS)}
+    child = subprocess.run(command, cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True)
     if child.returncode:
         raise RuntimeError(f"memory of {contender} on {case}: status {child.returncode}\n{child.stderr}")
     measured: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import psutil
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -136,6 +137,13 @@ def needed_bytes(name: str, case: Case, dtype: torch.dtype) -> int:
         return 0
     words = sum(case.lengths) if name == "loop" else case.batch * max(case.lengths)
     return case.batch * words * (7 * case.regions + 4 * case.width) * dtype.itemsize
+
+
+def does_not_fit(name: str, case: Case, dtype: torch.dtype) -> str | None:
+    """Why a contender is left out on this machine, as it is now; None if its memory is there."""
+    needed = needed_bytes(name, case, dtype)
+    fits = needed <= 0.8 * psutil.virtual_memory().available
+    return None if fits else f"does not fit: about {needed / 2**30:.0f} GiB"
 
 
 def _contender(name: str, regions: Tensor, words: Tensor, scores: Callable[[Tensor, Tensor], Tensor]) -> Contender:

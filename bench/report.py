@@ -14,16 +14,36 @@ BYTES = ("extra_bytes", "result_bytes")
 
 def render(results: dict[str, Any]) -> str:
     """All tables of one run, each under its heading; a table that the run did not fill is left out."""
-    machine, commit = results["machine"], results["commit"]
-    lines = [
-        f"{machine['cpu']}, {machine['cores']} cores ({machine['isa']}); torch {machine['torch']}, "
-        f"{machine['threads']} threads; commit {commit['id'][:12]}{' + changes' * commit['dirty']}; {results['date']}"
-    ]
-    tables = {"speed": speed, "retrieval": retrieval, "memory": memory, "errors": errors, "overhead": overhead}
-    for heading, table in tables.items():
-        if results.get(heading):
-            lines += ["", f"### {heading.capitalize()}", "", *table(results[heading])]
+    lines = [f"{describe(results)}; {results['date']}"]
+    tables = {
+        "Speed": ("speed", speed),
+        "Scaling": ("scaling", scaling),
+        "Roofline": ("roofline", roofline),
+        "Stages": ("roofline", stages),
+        "Retrieval": ("retrieval", retrieval),
+        "Memory": ("memory", memory),
+        "Errors": ("errors", errors),
+        "Overhead": ("overhead", overhead),
+        "Small": ("small", small),
+    }
+    for heading, (name, table) in tables.items():
+        if results.get(name):
+            lines += ["", f"### {heading}", "", *table(results[name])]
     return "\n".join(lines)
+
+
+def describe(results: dict[str, Any]) -> str:
+    """The machine and the commit of a run, in a line."""
+    machine, commit = results["machine"], results["commit"]
+    return (
+        f"{machine['cpu']}, {machine['cores']} cores ({machine['isa']}); torch {machine['torch']}, "
+        f"{machine['threads']} threads; commit {commit['id'][:12]}{' + changes' * commit['dirty']}"
+    )
+
+
+def describe_problem(row: Row) -> str:
+    """The case, and its N x M x D."""
+    return f"{row['case']}: {row['batch']} x {row['regions']} x {row['width']}"
 
 
 def speed(rows: list[Row]) -> list[str]:
@@ -36,7 +56,7 @@ def speed(rows: list[Row]) -> list[str]:
     for row in rows:
         if "ms" not in row or row["contender"] != "fused":
             continue
-        cells = [_problem(row), row["preset"], row["dtype"], row["mode"]]
+        cells = [describe_problem(row), row["preset"], row["dtype"], row["mode"]]
         cells += [f"{row['ms']:.1f}", f"{row['gflops']:.0f}", f"{row['percent_of_bare']:.0f}"]
         for peer in PEERS:
             other = timed.get((*_group(row), row["mode"], peer))
@@ -45,11 +65,48 @@ def speed(rows: list[Row]) -> list[str]:
         cells.append(_ratio(plain["per_fused"][row["dtype"]]) if plain else "-")
         lines.append(cells)
     bare = [
-        [_problem(row), row["dtype"], row["contender"], f"{row['ms']:.1f}", f"{row['gflops']:.0f}"]
+        [describe_problem(row), row["dtype"], row["contender"], f"{row['ms']:.1f}", f"{row['gflops']:.0f}"]
         for row in rows
         if row["contender"].startswith("bare") and row["preset"] == "released"
     ]
     return [*_markdown(header, lines), "", *_markdown(["case", "dtype", "the limit", "ms", "GFLOP/s"], bare)]
+
+
+def scaling(rows: list[Row]) -> list[str]:
+    """The loss and its gradients in a batch, and in a much larger one; a rate below that of the first is bold."""
+    header = ["case", "words", "dtype", "s", "GFLOP/s", "x the rate of the first"]
+    lines = []
+    for row in rows:
+        cells = [describe_problem(row), str(row["words"]), row["dtype"]]
+        cells += [f"{row['ms'] / 1e3:.2f}", f"{row['gflops']:.0f}"]
+        lines.append([*cells, _ratio(row["per_first"])])
+    return _markdown(header, lines)
+
+
+def roofline(rows: list[Row]) -> list[str]:
+    """The fused score's time beside the bare product's, and what of it the products and the exponentials explain."""
+    header = ["case", "preset", "dtype", "mode", "ms", "bare, ms", "x bare", "the limit", "the limit, ms", "floor, ms"]
+    header += ["exp, 10⁶", "ns each", "exp, ms", "left, ms", "left, %"]
+    lines = []
+    for row in rows:
+        cells = [f"{row['ms']:.1f}", f"{row['bare_ms']:.1f}", f"{row['per_bare']:.2f}", row["limit"]]
+        cells += [f"{row['limit_ms']:.1f}", f"{row['floor_ms']:.1f}", f"{row['exponentials'] / 1e6:.1f}"]
+        cells += [f"{row['exponential_ns']:.2f}", f"{row['exponential_ms']:.1f}", f"{row['left_ms']:.1f}"]
+        cells.append(f"{100 * row['left_ms'] / row['ms']:.0f}")
+        lines.append([describe_problem(row), row["preset"], row["dtype"], row["mode"], *cells])
+    return _markdown(header, lines)
+
+
+def stages(rows: list[Row]) -> list[str]:
+    """Each stage's share of the threads' time, in percent, and what a call takes beside the kernels."""
+    header = ["case", "preset", "dtype", "mode", *(f"{name}, %" for name in rows[0]["stages_ms"]), "outside, ms"]
+    lines = []
+    for row in rows:
+        of_stages = row["stages_ms"].values()
+        shares = [f"{100 * ms / sum(of_stages):.1f}" for ms in of_stages]
+        cells = [describe_problem(row), row["preset"], row["dtype"], row["mode"]]
+        lines.append([*cells, *shares, f"{row['outside_ms']:.1f}"])
+    return _markdown(header, lines)
 
 
 def retrieval(rows: list[Row]) -> list[str]:
@@ -92,16 +149,23 @@ def overhead(rows: list[Row]) -> list[str]:
     return _markdown(["call", "microseconds"], [[row["call"], f"{row['microseconds']:.0f}"] for row in rows])
 
 
+def small(rows: list[Row]) -> list[str]:
+    """A problem of a few words beside vectorised eager; a bold ratio below 1 is a row where eager wins."""
+    header = ["case", "words", "dtype", "mode", "fused, µs", "eager, µs", "x eager"]
+    lines = []
+    for row in rows:
+        cells = [describe_problem(row), str(row["words"]), row["dtype"], row["mode"]]
+        cells += [f"{row['microseconds']:.0f}", f"{row['eager_microseconds']:.0f}", _ratio(row["per_fused"])]
+        lines.append(cells)
+    return _markdown(header, lines)
+
+
 def _group(row: Row) -> tuple[Any, ...]:
     return row["case"], row["preset"], row["dtype"]
 
 
 def _key(row: Row) -> tuple[Any, ...]:
     return *_group(row), row["mode"], row["contender"]
-
-
-def _problem(row: Row) -> str:
-    return f"{row['case']}: {row['batch']} x {row['regions']} x {row['width']}"
 
 
 def _ratio(value: float) -> str:

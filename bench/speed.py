@@ -6,11 +6,10 @@ from functools import partial
 from statistics import median
 from typing import Any
 
-import psutil
 import torch
 
 from bench.cases import DTYPES, MODES, Case, make_inputs
-from bench.peers import Builder, bare_products, compiled, eager, fused, loop, needed_bytes
+from bench.peers import Builder, bare_products, compiled, does_not_fit, eager, fused, loop
 from bench.timing import Sampler, interleave, ratio, sample_modes, sample_step
 
 Row = dict[str, Any]
@@ -32,9 +31,8 @@ def measure(case: Case, *, backend: str, dtypes: tuple[str, ...] = ("float32", "
     for dtype in dtypes:
         inputs = make_inputs(case).to(DTYPES[dtype])
         for name, build in builders.items():
-            needed = needed_bytes(name, case, DTYPES[dtype])
-            if needed > 0.8 * psutil.virtual_memory().available:
-                left_out[name, dtype] = f"does not fit: about {needed / 2**30:.0f} GiB"
+            if why := does_not_fit(name, case, DTYPES[dtype]):
+                left_out[name, dtype] = why
                 continue
             samplers[name, dtype] = partial(sample_modes, build(case, inputs), inputs.grad_scores)
         for name, product in bare_products(inputs).items():
@@ -64,8 +62,7 @@ def _rows(case: Case, dtype: str, samples: Samples) -> list[Row]:
 
 
 def _label(case: Case, dtype: str, contender: str) -> Row:
-    shape = {"batch": case.batch, "regions": case.regions, "words": sum(case.lengths), "width": case.width}
-    return {"case": case.name, "preset": case.preset, **shape, "dtype": dtype, "contender": contender}
+    return case.label | {"dtype": dtype, "contender": contender}
 
 
 def _figures(times: list[float], product: list[float], flops: int, product_flops: int) -> Row:

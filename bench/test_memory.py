@@ -6,39 +6,45 @@ from dataclasses import replace
 
 import pytest
 
-from bench.cases import CASES, SMALL_CASES, Case
-from bench.memory import measure_in_subprocess
+from bench.cases import CASES, DTYPES, SMALL_CASES, Case
+from bench.memory import allowed_bytes, measure_in_subprocess
+from bench.peers import does_not_fit, needed_bytes
 
-BATCH_OF_32 = next(case for case in CASES if case.batch == 32)
-LIMIT = 64 * 2**20
+LARGE = replace(CASES[0], batch=512)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("contender", ["fused", "loop", "eager"])
-def test_full_size(contender, dtype, timed, backend, rows):
+@pytest.mark.parametrize("case", [CASES[0], LARGE], ids=lambda case: f"N={case.batch}")
+def test_full_size(case, dtype, timed, backend, rows):
     if not timed:
         pytest.skip("full sizes run with --benchmark")
-    small = _measure(BATCH_OF_32, contender, dtype, backend)
-    large_case = replace(BATCH_OF_32, batch=128)
-    if contender == "fused":
-        large = _measure(large_case, contender, dtype, backend)
-    else:
-        # What a peer keeps grows with the square of the batch: most machines would not survive the measurement.
-        predicted = small["extra_bytes"] * (large_case.batch // small["batch"]) ** 2
-        why = f"not run: about {predicted / 2**30:.0f} GiB, from N = {small['batch']}"
-        large = _label(large_case, contender, dtype) | {"left_out": why}
-    rows.setdefault("memory", []).extend([small, large])
-    if contender == "fused":
-        assert max(small["extra_bytes"], large["extra_bytes"]) <= LIMIT
+    measured = _measure(case, "fused", dtype, backend)
+    rows.setdefault("memory", []).append(measured)
+    assert measured["extra_bytes"] <= allowed_bytes(case)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("contender", ["loop", "eager"])
+def test_full_size_of_peers(contender, dtype, timed, backend, rows):
+    if not timed:
+        pytest.skip("full sizes run with --benchmark")
+    case = CASES[0]
+    why = does_not_fit(contender, case, DTYPES[dtype])
+    measured = _label(case, contender, dtype) | {"left_out": why} if why else _measure(case, contender, dtype, backend)
+    # What a peer keeps grows with the square of the batch: most machines would not survive the measurement.
+    base = measured.get("extra_bytes", needed_bytes(contender, case, DTYPES[dtype]))
+    predicted = base * (LARGE.batch / case.batch) ** 2
+    why = f"not run: about {predicted / 2**30:.0f} GiB, from N = {case.batch}"
+    rows.setdefault("memory", []).extend([measured, _label(LARGE, contender, dtype) | {"left_out": why}])
 
 
 @pytest.mark.parametrize("contender", ["fused", "loop", "eager"])
 def test_small_size_stays_within_the_limit(contender, timed, backend):
     if timed:
         pytest.skip("small sizes run without --benchmark")
-    measured = _measure(SMALL_CASES[0], contender, "float32", backend)
-    assert 0 <= measured["extra_bytes"] < LIMIT
     case = SMALL_CASES[0]
+    measured = _measure(case, contender, "float32", backend)
+    assert 0 <= measured["extra_bytes"] < allowed_bytes(case)
     values = case.batch * case.width * (case.regions + max(case.lengths)) + case.batch**2
     assert measured["result_bytes"] == 4 * values
 
@@ -48,4 +54,4 @@ def _measure(case: Case, contender: str, dtype: str, backend: str) -> dict:
 
 
 def _label(case: Case, contender: str, dtype: str) -> dict:
-    return {"batch": case.batch, "preset": case.preset, "dtype": dtype, "contender": contender}
+    return case.label | {"dtype": dtype, "contender": contender}

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench.cases import CASES, Case, make_inputs
+from bench.cases import CASES, SMALL_PROBLEM, Case, make_inputs
 from bench.lengths import LONGEST, TABLE, count_words, draw_lengths, load_table
 
 
@@ -47,6 +47,17 @@ def test_the_cases_include_every_shape_and_preset_that_is_claimed():
     for preset in ("released", "paper"):
         assert shapes >= {(48, 361, 768, preset), (48, 196, 768, preset), (48, 196, 128, preset)}
     assert (32, 361, 768, "released") in shapes
+
+
+def test_the_small_problem_has_texts_of_eight_words():
+    assert SMALL_PROBLEM.lengths == [8, 8, 8, 8]
+    assert (SMALL_PROBLEM.regions, SMALL_PROBLEM.width) == (49, 128)
+
+
+def test_a_label_names_the_problem():
+    case = Case("by hand", batch=2, side=3, width=5, preset="released", words_each=7)
+    shape = {"batch": 2, "regions": 9, "words": 14, "width": 5}
+    assert case.label == {"case": "by hand", "preset": "released", **shape}
 
 
 @pytest.mark.parametrize("kind", ["random", "correlated", "unit_norm"])

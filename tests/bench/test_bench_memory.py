@@ -1,13 +1,15 @@
 """The memory figure is what a contender allocates beyond its results, freed or not; failures name the contender."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
 from bench import memory
 from bench.cases import SMALL_CASES
-from bench.peers import eager
+from bench.peers import does_not_fit, eager
 
 CASE = SMALL_CASES[0]
 MEBIBYTE = 2**20
@@ -30,6 +32,19 @@ def test_a_freed_temporary_is_counted_and_results_are_not(monkeypatch, size):
     assert abs(measured["extra_bytes"] / MEBIBYTE - size) < 3
     regions, words = CASE.batch * CASE.regions, CASE.batch * max(CASE.lengths)
     assert measured["result_bytes"] == 4 * (CASE.width * (regions + words) + CASE.batch**2)
+
+
+def test_the_limit_grows_by_a_float32_of_every_word_gradient():
+    case = replace(CASE, words_each=10)
+    assert memory.allowed_bytes(case) - memory.allowed_bytes(replace(case, words_each=9)) == 4 * case.batch * case.width
+
+
+def test_a_peer_is_left_out_where_memory_is_short(monkeypatch):
+    available = 2**30
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=available))
+    assert does_not_fit("loop", CASE, torch.float32) is None
+    assert does_not_fit("loop", replace(CASE, batch=512, side=19), torch.float32).startswith("does not fit: about ")
+    assert does_not_fit("fused", replace(CASE, batch=512, side=19), torch.float32) is None
 
 
 def test_a_failing_measurement_says_which_and_why():

@@ -11,6 +11,7 @@ MACHINE_INFO = {
     "python_version": "3.11.2",
     "cpu": {"brand_raw": "Some CPU(R) 9000", "flags": ["fma", "avx2", "avx512f", "avx512_bf16", "sse"], "count": 2},
 }
+MACHINE = record.describe_machine(MACHINE_INFO)
 COMMIT_INFO = {"id": "0123456789abcdef", "dirty": True, "time": None}
 
 
@@ -72,3 +73,35 @@ def test_memory_in_mebibytes_and_what_did_not_fit():
     )
     assert [cell.strip() for cell in lines[2].strip("|").split("|")] == ["32", "released", "float32", "loop", "5", "1"]
     assert "not run: about 23 GiB, from N = 32" in lines[3]
+
+
+def cells(line):
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_roofline_and_the_stages_of_a_row():
+    times = {"ms": 80.0, "bare_ms": 20.0, "per_bare": 4.1, "limit": "float32 T Vᵀ", "limit_ms": 10.0, "floor_ms": 50.0}
+    times |= {"exponentials": 2_500_000, "exponential_ns": 0.256, "exponential_ms": 6.0, "left_ms": 24.0}
+    times |= {"stages_ms": {"waiting": 15.0, "affinity": 45.0}, "outside_ms": 20.0}
+    results = {"roofline": [row("fused", mode="full", dtype="bfloat16", **times)]}
+    text = report.render({"machine": MACHINE, "commit": COMMIT_INFO, "date": "today", **results})
+    roofline, stages = text.split("### Roofline\n\n")[1].split("\n\n### Stages\n\n")
+    _, _, line = roofline.split("\n")
+    assert cells(line)[:4] == ["tiny: 2 x 4 x 8", "released", "bfloat16", "full"]
+    assert cells(line)[4:9] == ["80.0", "20.0", "4.10", "float32 T Vᵀ", "10.0"]
+    assert cells(line)[9:] == ["50.0", "2.5", "0.26", "6.0", "24.0", "30"]
+    header, _, line = stages.split("\n")
+    assert cells(header)[4:] == ["waiting, %", "affinity, %", "outside, ms"]
+    assert cells(line)[4:] == ["25.0", "75.0", "20.0"]
+
+
+def test_a_rate_that_does_not_hold_is_bold():
+    rows = [row("fused", ms=ms, gflops=300.0, per_first=per_first) for ms, per_first in ((1500.0, 1.0), (99e3, 0.98))]
+    first, second = (cells(line) for line in report.scaling(rows)[2:])
+    assert first == ["tiny: 2 x 4 x 8", "9", "float32", "1.50", "300", "1.00"]
+    assert second[3:] == ["99.00", "300", "**0.98**"]
+
+
+def test_a_small_problem_that_eager_wins_is_bold():
+    times = {"microseconds": 200.4, "eager_microseconds": 150.2, "per_fused": 0.75}
+    assert cells(report.small([row("fused", **times)])[2])[1:] == ["9", "float32", "full", "200", "150", "**0.75**"]
