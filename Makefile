@@ -38,7 +38,7 @@ test-asan test-tsan: test-%: $(VENV)/.installed
 	build/$*/kernels_test
 
 fuzz: setup
-	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest tests/ops/test_cpu_fuzz.py
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest --timeout 7200 tests/ops/test_cpu_fuzz.py
 
 bench: setup
 	$(BIN)/python -m pytest bench/ --benchmark
