@@ -3,7 +3,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <iterator>
 #include <string>
+#include <vector>
 
 #include "cpu/dispatch.h"
 
@@ -54,9 +56,7 @@ PYBIND11_MODULE(_C, m) {
       .value("mean", gloria::Pool::kMean)
       .value("sum", gloria::Pool::kSum);
 
-  m.attr("STAGES") = std::vector<std::string>{"waiting",          "packing", "gram",     "affinity",         "attention",
-                                              "context",          "pooling", "gradient", "gradient of gram", "gradient of regions",
-                                              "gradient of words"};
+  m.attr("STAGES") = std::vector<std::string>(std::begin(gloria::kStageNames), std::end(gloria::kStageNames));
 
   py::class_<Ragged>(m, "Ragged")
       .def(py::init(&ragged), py::arg("rows"), py::arg("starts"), py::arg("lengths"), py::arg("count"), py::arg("row_count"))

@@ -11,7 +11,11 @@ enum class Pool : int { kLogSumExp, kMax, kMean, kSum };
 
 // What a thread spends its time on. `kWait`: for other threads, and whatever no stage claims.
 enum class Stage : int { kWait, kPack, kGram, kAffinity, kAttention, kContext, kPool, kGradient, kGradGram, kGradRegions, kGradWords };
-constexpr int kStages = 11;
+constexpr const char* kStageNames[] = {"waiting",          "packing", "gram",     "affinity",         "attention",
+                                       "context",          "pooling", "gradient", "gradient of gram", "gradient of regions",
+                                       "gradient of words"};
+constexpr int kStages = static_cast<int>(Stage::kGradWords) + 1;
+static_assert(sizeof(kStageNames) / sizeof(kStageNames[0]) == kStages, "a name for each stage: callers size their sums by the names");
 
 // One side of the batch in ragged form: item n owns `lengths[n]` rows of `dim` values from row `starts[n]` on.
 struct Ragged {
