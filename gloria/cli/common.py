@@ -1,0 +1,55 @@
+"""What the commands share: arguments, plain errors, the good rows of a table, a trained model."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from transformers.utils import logging as transformers_logging
+
+from gloria.data import Problem, Row, find_problems, read_table
+from gloria.modelling import GloriaModel
+from gloria.processing import GloriaProcessor
+
+Table = Annotated[Path, typer.Argument(metavar="CSV", help="Table with the columns image and report.")]
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Mistakes in what was given end in one line and exit code 2; anything else is a fault and keeps its traceback."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    except (ValueError, TypeError, OSError, NotImplementedError) as error:
+        typer.echo(f"gloria: {error}", err=True)
+        raise typer.Exit(2) from error
+
+
+def good_rows(csv: Path, skip: bool) -> list[Row]:
+    """Rows without problems; problems are printed, and are an error unless they are to be skipped."""
+    rows = read_table(csv)
+    problems: Sequence[Problem] = find_problems(rows, progress=True)
+    for problem in problems:
+        typer.echo(f"{csv}, {problem}", err=True)
+    bad = {problem.line for problem in problems}
+    if bad and not skip:
+        raise ValueError(f"{len(bad)} of {len(rows)} rows are bad; mend them, or leave them out with --bad-rows skip")
+    good = [row for row in rows if row.line not in bad]
+    if not good:
+        raise ValueError(f"{csv} has no good row")
+    if bad:
+        typer.echo(f"skipping {len(bad)} bad rows of {len(rows)}", err=True)
+    return good
+
+
+def loaded(run: Path, cpu: bool) -> tuple[GloriaModel, GloriaProcessor]:
+    """Model, on the accelerator if there is one and it may be used, and processor of a run folder."""
+    if not (run / "config.json").is_file():
+        raise ValueError(f"{run} holds no trained model; expected the run folder that `gloria train` wrote")
+    accelerator = None if cpu else torch.accelerator.current_accelerator(check_available=True)
+    model = GloriaModel.from_pretrained(run)
+    model.to(device=accelerator or torch.device("cpu"))  # type: ignore[call-arg]
+    return model, GloriaProcessor.from_pretrained(run)

@@ -1,0 +1,40 @@
+"""`gloria retrieve`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gloria.cli.common import Table, good_rows, loaded, plain_errors
+from gloria.retrieval import By, format_precision, precision_table, similarities
+
+
+def retrieve(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `gloria train`.")],
+    csv: Table,
+    query: Annotated[str | None, typer.Option(help="Text to find images for.")] = None,
+    image: Annotated[Path | None, typer.Option(help="Image to find reports for.")] = None,
+    k: Annotated[int, typer.Option("--k", "-k", min=1, help="How many to show.")] = 5,
+    by: Annotated[By, typer.Option(help="What to rank by.")] = "both",
+    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    cpu: Annotated[bool, typer.Option(help="Use no accelerator.")] = False,
+) -> None:
+    """Find images of a table for a text, or reports for an image; with neither, measure Precision@K on the table."""
+    with plain_errors():
+        if query is not None and image is not None:
+            raise ValueError("--query and --image are both given; choose one, or neither to measure Precision@K")
+        if query is not None and not query.strip():
+            raise ValueError("--query is empty; expected some words")
+        rows = good_rows(csv, skip=True)
+        model, processor = loaded(run, cpu)
+        images = [row.image for row in rows] if image is None else [image]
+        reports = [row.report for row in rows] if query is None else [query]
+        found = similarities(model, processor, images, reports, batch_size, progress=True)
+        if query is None and image is None:
+            typer.echo(f"Precision@K in percent on {len(rows)} rows:")
+            typer.echo(format_precision(precision_table(found, rows, sorted({1, 5, 10, k}))))
+            return
+        best = found.by(by).flatten().topk(min(k, len(rows)))
+    for rank, (score, index) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True), 1):
+        row = rows[index]
+        typer.echo(f"{rank:>3}  {score:8.4f}  {row.image}  {row.label or '-'}  {row.report}")
