@@ -148,6 +148,19 @@ def test_chunks_of_images_change_nothing(monkeypatch):
     torch.testing.assert_close(whole[2], parts[2], **FLOAT32)
 
 
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+def test_sums_over_many_groups_of_images_err_no_more_than_one(dtype, monkeypatch):
+    """The gradient of a word is summed over 24 images one by one, as itself and a rest: no more wrong than at once."""
+    inputs = problem(24, 3, 5, 9, 16, dtype)
+    grad_scores = torch.randn(24, 3, generator=torch.Generator().manual_seed(1))
+    _, truth = gradients(double(inputs), RELEASED, grad_scores)
+    _, whole = backend.backward(grad_scores, *inputs, RELEASED)
+    monkeypatch.setattr(backend.launch_backward, "WORKSPACE_BYTES", 1)
+    _, parts = backend.backward(grad_scores, *inputs, RELEASED)
+    assert not torch.equal(whole, parts)
+    assert error(parts, truth) <= 1.05 * error(whole, truth)
+
+
 def test_the_same_inputs_give_the_same_bits():
     inputs = problem(*SHAPES["blocks"], torch.bfloat16)
     grad_scores = torch.randn(3, 7)

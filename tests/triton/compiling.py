@@ -42,7 +42,7 @@ def compiled(
         spilled_bytes=used["LOCAL"],
         stack_bytes=used["STACK"],
         shared_bytes=binary.metadata.shared,
-        tensor_cores=next((name for name in ("wgmma.mma_async", "mma.sync") if name in ptx), ""),
+        tensor_cores=next((name for name in ("tcgen05.mma", "wgmma.mma_async", "mma.sync") if name in ptx), ""),
     )
 
 

@@ -29,7 +29,7 @@ _NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 _INT64 = ("region_starts", "region_lengths", "word_starts", "word_lengths")
 _INT32 = ("tile_rows", "slot_texts", "tile_spans", "tile_count", "parts", "by_kind", "tiles_of_way", "used")
 _FLOAT32 = (
-    "word_norms", "levels", "similarities", "word_statistics", "coefficients", "sums", "grad_gram", "grad_words",
+    "word_norms", "levels", "similarities", "word_statistics", "coefficients", "sums", "grad_gram",
     "grad_scores", "scores",
 )  # fmt: skip
 _COUNTS = ("first_image", "images", "first_tile", "tiles", "longest", "width", "texts", "longest_text", "ways")
@@ -45,10 +45,10 @@ class Case(NamedTuple):
     tensor_cores: bool
 
 
-def cases(capability: int, table: Any = None) -> Iterator[Case]:
+def cases(capability: int) -> Iterator[Case]:
     """Each once: many scores share a kernel."""
     seen = set()
-    for case in _all(capability, table):
+    for case in _all(capability):
         arguments = tuple(case.types.get(name) or case.constants[name] for name in case.kernel.arg_names)
         key = (case.kernel.__name__, arguments, case.blocks)
         if key not in seen:
@@ -56,31 +56,33 @@ def cases(capability: int, table: Any = None) -> Iterator[Case]:
             yield case
 
 
-def _all(capability: int, table: Any) -> Iterator[Case]:
+def _all(capability: int) -> Iterator[Case]:
     for dtype_name, asked in DTYPES.items():
         dtype = getattr(torch, dtype_name.split()[0])
         precision = settings.precision(dtype, asked)
         for score_name, score in SCORES.items():
             if dtype != torch.bfloat16 and score_name not in ("paper", "released"):
                 continue
-            blocks = (table or settings.chosen)(capability // 10, dtype, score)
-            problem = Problem(*[None] * 6, score, blocks, precision, 0, 0)
+            choice = settings.chosen(capability // 10, dtype, score)
+            problem = Problem(*[None] * 6, score, choice, precision, 0, 0)
             yield from _of_problem(f"sm_{capability} {dtype_name} {score_name}", capability, dtype, problem)
     yield Case(
         f"sm_{capability} share_kernel", tiles._share_kernel, capability, _types(dtype, dtype), {"SLOTS": 8},
-        settings.Blocks(0, 0, 0, 4, 2, 1), False,
+        settings.Blocks(0, 0, 0, 4, 2), False,
     )  # fmt: skip
 
 
 def _of_problem(name: str, capability: int, dtype: torch.dtype, problem: Problem) -> Iterator[Case]:
     types = _types(dtype, problem.precision.scratch)
-    score, blocks, square = problem.score, problem.blocks, problem.precision.square
+    score, choice, square = problem.score, problem.blocks, problem.precision.square
     cosine = score.similarity == "cosine"
-    known = {**problem.constants, "UPCAST": False, "SCRATCH": tl.bfloat16 if dtype == torch.bfloat16 else tl.float32}
-    known |= {"B": blocks.words, "POOL": score.pool, "POOL_MEAN": score.pool_mean, "POOL_DIVIDE": score.pool_divide}
+    known = {"UPCAST": False, "SCRATCH": tl.bfloat16 if dtype == torch.bfloat16 else tl.float32}
+    known |= {"BOUNDED": problem.bounded, "SPLIT": dtype != torch.float32}
+    known |= {"POOL": score.pool, "POOL_MEAN": score.pool_mean, "POOL_DIVIDE": score.pool_divide}
 
-    def case(kernel: Any, note: str = "", **constants: Any) -> Case:
-        constants = {name: value for name, value in (known | constants).items() if name in kernel.arg_names}
+    def case(kernel: Any, blocks: settings.Blocks, note: str = "", **constants: Any) -> Case:
+        every = known | problem.constants(blocks) | {"B": blocks.columns} | constants
+        constants = {name: value for name, value in every.items() if name in kernel.arg_names}
         exact = "ieee" in (constants.get("PRECISION"), constants.get("SQUARE_PRECISION")) and dtype == torch.float32
         products_in_it = "K" in kernel.arg_names and not (kernel is products.finish_kernel and not cosine)
         return Case(
@@ -97,21 +99,21 @@ def _of_problem(name: str, capability: int, dtype: torch.dtype, problem: Problem
         if by_gram or not keep or not cosine:
             note = f" {'gram' if by_gram else 'direct'}{' for backward' if keep else ''}"
             # Backward always takes the Gram matrix; without the cosine there is none.
-            yield case(forward_kernel, note, GRAM=by_gram or keep, KEEP=keep)
-    yield case(word_gradient_kernel)
-    yield case(affinity_gradient_kernel)
-    yield case(pool_kernel, C=128)
+            yield case(forward_kernel, choice.forward, note, GRAM=by_gram or keep, KEEP=keep)
+    yield case(word_gradient_kernel, choice.forward)
+    yield case(affinity_gradient_kernel, choice.gradient)
+    yield case(pool_kernel, choice.forward, C=128)
     if cosine:
-        yield case(gram_kernel, PRECISION=problem.precision.affinity)
-        yield case(products.gram_gradient_kernel, PRECISION=square)
-    yield case(products.finish_kernel, PRECISION=square)
-    yield case(products.words_kernel, PRECISION=square)
-    yield case(products.regions_kernel, PRECISION=square)
+        yield case(gram_kernel, choice.product)
+        yield case(products.gram_gradient_kernel, choice.product, PRECISION=square, C=choice.forward.columns)
+    yield case(products.finish_kernel, choice.product, PRECISION=square)
+    yield case(products.words_kernel, choice.product, PRECISION=square, C=choice.forward.columns)
+    yield case(products.regions_kernel, choice.product, PRECISION=square, C=choice.forward.columns)
 
 
 def _types(dtype: torch.dtype, scratch: torch.dtype) -> dict[str, str]:
     types = dict.fromkeys(_INT64, "*i64:16") | dict.fromkeys(_INT32, "*i32:16")
     types |= dict.fromkeys(_FLOAT32, "*fp32:16") | dict.fromkeys(_COUNTS, "i32")
-    types |= dict.fromkeys(("regions", "words", "grad_regions"), f"*{_NAMES[dtype]}:16")
+    types |= dict.fromkeys(("regions", "words", "grad_regions", "grad_words"), f"*{_NAMES[dtype]}:16")
     types |= dict.fromkeys(("gram", "attended", "gradient"), f"*{_NAMES[scratch]}:16")
-    return types | {"dim": "i32:16", "side": "i32:16", "attention_scale": "fp32", "word_scale": "fp32"}
+    return types | {"rest": "*bf16:16", "dim": "i32:16", "side": "i32:16", "attention_scale": "fp32", "word_scale": "fp32"}

@@ -11,7 +11,7 @@ from gloria_ops.backends.triton import tiles
 from gloria_ops.backends.triton.forward_kernel import BOUNDED_SCALE, forward_kernel
 from gloria_ops.backends.triton.gram_kernel import gram_kernel
 from gloria_ops.backends.triton.pool_kernel import pool_kernel
-from gloria_ops.backends.triton.settings import INTERPRETED, Blocks, Precision, blocks, precision, programs
+from gloria_ops.backends.triton.settings import INTERPRETED, Blocks, Choice, Precision, blocks, precision, programs
 from gloria_ops.score import LocalScore
 
 # Bytes of the Gram matrices, and of the similarities, of one chunk of images (one image at least).
@@ -25,7 +25,7 @@ class Problem(NamedTuple):
     """The canonical tensors, and what follows from their shapes.
 
     longest: rows of `regions` for each image, the bound of its length.
-    side: that, in whole blocks.
+    side: that, in whole blocks of every kernel.
     """
 
     regions: Tensor
@@ -35,34 +35,38 @@ class Problem(NamedTuple):
     word_starts: Tensor
     word_lengths: Tensor
     score: LocalScore
-    blocks: Blocks
+    blocks: Choice
     precision: Precision
     longest: int
     side: int
 
-    @property
-    def constants(self) -> dict[str, object]:
-        """What the forward kernel is specialised for."""
+    def constants(self, blocks: Blocks) -> dict[str, object]:
+        """What a kernel with R regions x C words is specialised for."""
         score = self.score
-        cosine, hard = score.similarity == "cosine", math.isinf(score.attention_scale)
+        cosine = score.similarity == "cosine"
         return {
             "NORM": score.word_norm,
-            "BOUNDED": cosine and score.word_norm != "none" and score.attention_scale <= BOUNDED_SCALE,
-            "HARD": hard,
+            "HARD": math.isinf(score.attention_scale),
             "COSINE": cosine,
-            "R": self.blocks.regions,
-            "C": self.blocks.words,
-            "K": self.blocks.step,
+            "R": blocks.rows,
+            "C": blocks.columns,
+            "K": blocks.step,
             "PRECISION": self.precision.affinity,
             "SQUARE_PRECISION": self.precision.square,
-            **self.launch,
+            **self.launch(blocks),
         }
 
     @property
-    def launch(self) -> dict[str, object]:
+    def bounded(self) -> bool:
+        """Whether the attention needs no maximum, since what it is a softmax of lies in [-1, 1]."""
+        score = self.score
+        normed = score.similarity == "cosine" and score.word_norm != "none"
+        return normed and score.attention_scale <= BOUNDED_SCALE
+
+    def launch(self, blocks: Blocks) -> dict[str, object]:
         """What every kernel with a product is launched with."""
         upcast = INTERPRETED and self.regions.dtype == torch.bfloat16
-        return {"UPCAST": upcast, "num_warps": self.blocks.warps, "num_stages": self.blocks.stages}
+        return {"UPCAST": upcast, "num_warps": blocks.warps, "num_stages": blocks.stages}
 
     @property
     def scale(self) -> float:
@@ -82,11 +86,12 @@ def problem(
     word_starts: Tensor,
     word_lengths: Tensor,
     score: LocalScore,
+    choice: Choice | None = None,
 ) -> Problem:
-    """The problem; every image must own at most L_v // N_v rows, as padded images do."""
-    chosen = blocks(regions.device, regions.dtype, score)
+    """The problem; every image must own at most L_v // N_v rows, as padded images do. `choice`: other blocks."""
+    chosen = choice or blocks(regions.device, regions.dtype, score)
     longest = regions.shape[0] // region_starts.numel()
-    side = triton.cdiv(longest, chosen.regions) * chosen.regions
+    side = triton.cdiv(longest, chosen.rows) * chosen.rows
     return Problem(
         regions.contiguous(),
         region_starts.contiguous(),
@@ -104,7 +109,7 @@ def problem(
 
 def forward(p: Problem) -> Tensor:
     """Scores (N_v, N_t) float32."""
-    score, columns, dim = p.score, p.blocks.words, p.regions.shape[1]
+    score, columns, dim = p.score, p.blocks.forward.columns, p.regions.shape[1]
     images, texts, width = p.region_starts.numel(), p.word_starts.numel(), p.words.shape[0]
     plan_of = tiles.dense if score.word_norm == "none" else tiles.slotted
     plan = plan_of(p.word_starts, p.word_lengths, width, columns)
@@ -128,7 +133,7 @@ def forward(p: Problem) -> Tensor:
         forward_kernel[(count,)](
             p.regions, p.region_starts, p.region_lengths, p.words, word_norms, *plan, grams, attended, levels,
             similarities, statistics, first, chunk, 0, plan.rows.shape[0], p.longest, width, dim, p.side,
-            p.scale, **p.constants, GRAM=by_gram, KEEP=False,
+            p.scale, **p.constants(p.blocks.forward), BOUNDED=p.bounded, GRAM=by_gram, KEEP=False,
         )  # fmt: skip
         pool_kernel[(texts, chunk)](
             similarities, p.word_starts, p.word_lengths, scores, first, texts, width, tiles.LONGEST_RUN * columns,
@@ -139,10 +144,11 @@ def forward(p: Problem) -> Tensor:
 
 def gram(p: Problem, grams: Tensor, first: int, images: int) -> None:
     """Fills the Gram matrices of `images` images from `first` on."""
-    side = p.side // p.blocks.regions
+    own = p.blocks.product
+    side = p.side // own.rows
     gram_kernel[(side, side, images)](
         p.regions, p.region_starts, p.region_lengths, grams, first, p.longest, p.regions.shape[1], p.side,
-        R=p.blocks.regions, K=p.blocks.step, PRECISION=p.precision.affinity, **p.launch,
+        R=own.rows, K=own.step, PRECISION=p.precision.affinity, **p.launch(own),
     )  # fmt: skip
 
 

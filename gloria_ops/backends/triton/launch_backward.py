@@ -23,19 +23,22 @@ _TL_DTYPES = {torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
 def backward(p: Problem, grad_scores: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of regions and words, of their shape and dtype.
 
-    Beside the workspace, those of the words are summed in float32 (L_t, D) where the words have another dtype.
+    Those of 16-bit words are summed, chunk after chunk of images, as the gradient itself and a bfloat16 rest (L_t, D),
+    which together hold 17 bits at least: a float32 sum would take twice the memory.
 
     Raises:
         NotImplementedError: one image alone exceeds the workspace.
     """
-    score, columns, dim, side = p.score, p.blocks.words, p.regions.shape[1], p.side
+    score, columns, dim, side = p.score, p.blocks.forward.columns, p.regions.shape[1], p.side
     images, texts, width = p.region_starts.numel(), p.word_starts.numel(), p.words.shape[0]
     cosine = score.similarity == "cosine"
     grad_regions = torch.zeros_like(p.regions)
-    grad_words = torch.zeros_like(p.words, dtype=torch.float32)
+    grad_words = torch.zeros_like(p.words)
     plan = tiles.slotted(p.word_starts, p.word_lengths, width, columns)
     word_norms = norms(p)
     at_once = min(images, _images_at_once(p))
+    split = at_once < images and p.words.dtype != torch.float32
+    rest = p.empty(*p.words.shape if split else (0,), dtype=torch.bfloat16).zero_()
     scratch = p.precision.scratch
     affinities = (at_once, TILES_AT_ONCE, side, columns)
     gradient = p.empty(*affinities, dtype=scratch)
@@ -48,8 +51,9 @@ def backward(p: Problem, grad_scores: Tensor) -> tuple[Tensor, Tensor]:
     count = programs(p.regions.device, p.blocks)
     levels = p.empty(count, side)
 
-    rows, step, square = p.blocks.regions, p.blocks.step, p.precision.square
-    width_blocks, row_blocks = triton.cdiv(dim, columns), side // rows
+    of_gradient, of_product, square = p.blocks.gradient, p.blocks.product, p.precision.square
+    width_blocks, row_blocks = triton.cdiv(dim, of_product.columns), side // of_product.rows
+    product = {"B": of_product.columns, "K": of_product.step, "PRECISION": square, **p.launch(of_product)}
     for first in range(0, images, at_once):
         chunk = min(at_once, images - first)
         sums.zero_()
@@ -61,41 +65,42 @@ def backward(p: Problem, grad_scores: Tensor) -> tuple[Tensor, Tensor]:
             forward_kernel[(count,)](
                 p.regions, p.region_starts, p.region_lengths, p.words, word_norms, *plan, grams, attended, levels,
                 word_statistics, word_statistics, first, chunk, *part, p.longest, width, dim, side,
-                p.scale, **p.constants, GRAM=True, KEEP=True,
+                p.scale, **p.constants(p.blocks.forward), BOUNDED=p.bounded, GRAM=True, KEEP=True,
             )  # fmt: skip
             word_gradient_kernel[(TILES_AT_ONCE, chunk)](
                 grad_scores, word_norms, *plan, word_statistics, coefficients, first, chunk, texts, *part,
                 score.word_scale, COSINE=cosine, POOL=score.pool, POOL_DIVIDE=score.pool_divide, C=columns,
             )  # fmt: skip
-            affinity_gradient_kernel[(row_blocks, TILES_AT_ONCE, chunk)](
+            affinity_gradient_kernel[(side // of_gradient.rows, TILES_AT_ONCE, chunk)](
                 p.regions, p.region_starts, p.region_lengths, p.words, *plan, grams, attended, word_statistics,
                 coefficients, gradient, first, chunk, *part, p.longest, dim, side, p.scale,
-                **{name: value for name, value in p.constants.items() if name != "BOUNDED"},
+                **p.constants(of_gradient),
             )  # fmt: skip
             words_kernel[(width_blocks, TILES_AT_ONCE)](
                 gradient, coefficients, p.regions, p.region_starts, p.region_lengths, p.words, plan.rows, plan.in_use,
-                grad_words, first, chunk, *part, p.longest, dim, side,
-                COSINE=cosine, C=columns, B=columns, K=step, PRECISION=square, **p.launch,
+                grad_words, rest, first, chunk, *part, p.longest, dim, side,
+                COSINE=cosine, SPLIT=split, C=columns, **product,
             )  # fmt: skip
             regions_kernel[(width_blocks, row_blocks, chunk)](
                 gradient, p.region_lengths, p.words, plan.rows, plan.in_use, sums, first, *part, p.longest, dim, side,
-                R=rows, C=columns, B=columns, K=step, PRECISION=square, **p.launch,
+                R=of_product.rows, C=columns, **product,
             )  # fmt: skip
             if cosine:
                 gram_gradient_kernel[(row_blocks, row_blocks, chunk)](
                     attended, coefficients, p.region_lengths, plan.rows, plan.in_use, grad_grams, first, chunk, *part,
-                    p.longest, side, R=rows, C=columns, K=step, PRECISION=square, **p.launch,
+                    p.longest, side, R=of_product.rows, C=columns,
+                    **{name: value for name, value in product.items() if name != "B"},
                 )  # fmt: skip
         finish_kernel[(width_blocks, row_blocks, chunk)](
             sums, grad_grams, p.regions, p.region_starts, p.region_lengths, grad_regions, first, p.longest, dim, side,
-            COSINE=cosine, R=rows, B=columns, K=step, SCRATCH=_TL_DTYPES[scratch], PRECISION=square, **p.launch,
+            COSINE=cosine, R=of_product.rows, SCRATCH=_TL_DTYPES[scratch], **product,
         )  # fmt: skip
-    return grad_regions, grad_words.to(p.words.dtype)
+    return grad_regions, grad_words
 
 
 def _images_at_once(p: Problem) -> int:
     """Images of a chunk; all that is kept for it grows with them."""
-    columns, itemsize = p.blocks.words, p.precision.scratch.itemsize
+    columns, itemsize = p.blocks.forward.columns, p.precision.scratch.itemsize
     affinities = 2 * TILES_AT_ONCE * p.side * columns * itemsize
     square = p.side * p.side * (itemsize + 4)
     one = affinities + square + 4 * p.side * p.regions.shape[1] + 9 * 4 * TILES_AT_ONCE * columns

@@ -23,6 +23,7 @@ def words_kernel(
     tile_rows,
     tile_count,
     grad_words,
+    rest,
     first_image,
     images,
     first_tile,
@@ -31,13 +32,17 @@ def words_kernel(
     dim,
     side,
     COSINE: tl.constexpr,
+    SPLIT: tl.constexpr,
     C: tl.constexpr,
     B: tl.constexpr,
     K: tl.constexpr,
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """grad_words (L_t, D) float32 += the share of these images. One program: a tile of words, B of D components."""
+    """grad_words (L_t, D) += the share of these images. One program: a tile of words, B of D components.
+
+    SPLIT: what rounding leaves of the sum is kept in `rest`, of the same shape.
+    """
     tile = tl.program_id(1)
     columns = tl.arange(0, C)
     if first_tile + tile < tl.load(tile_count):
@@ -64,10 +69,15 @@ def words_kernel(
                     along += tl.load(coefficients + 4 * images.to(tl.int64) * tiles * C + at + columns)
             to = rows[:, None] * dim + d[None, :]
             inside = real[:, None] & (d < dim)[None, :]
-            acc += tl.load(grad_words + to, mask=inside, other=0.0)
+            acc += tl.load(grad_words + to, mask=inside, other=0.0).to(tl.float32)
+            if SPLIT:
+                acc += tl.load(rest + to, mask=inside, other=0.0).to(tl.float32)
             if COSINE:
                 acc += along[:, None] * tl.load(words + to, mask=inside, other=0.0).to(tl.float32)
-            tl.store(grad_words + to, acc, mask=inside)
+            rounded = acc.to(grad_words.dtype.element_ty)
+            tl.store(grad_words + to, rounded, mask=inside)
+            if SPLIT:
+                tl.store(rest + to, (acc - rounded.to(tl.float32)).to(rest.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["first_image", "first_tile", "tiles", "longest"])
@@ -156,8 +166,17 @@ def gram_gradient_kernel(
             # gn / |c| over l squared: the attention is kept without its normaliser l.
             weight = tl.load(coefficients + plane + at + column, mask=real, other=0.0)
             weight *= tl.load(coefficients + 2 * plane + at + column, mask=real, other=0.0)
-            a = tl.load(attended + at * side + rows[:, None] * C + column[None, :], mask=real[None, :], other=0.0)
-            b = tl.load(attended + at * side + others[None, :] * C + column[:, None], mask=real[:, None], other=0.0)
+            # Rows beyond the image are written to the end of a block of the forward kernel only.
+            a = tl.load(
+                attended + at * side + rows[:, None] * C + column[None, :],
+                mask=(rows < length)[:, None] & real[None, :],
+                other=0.0,
+            )
+            b = tl.load(
+                attended + at * side + others[None, :] * C + column[:, None],
+                mask=(others < length)[None, :] & real[:, None],
+                other=0.0,
+            )
             weighted = (a.to(tl.float32) * weight[None, :]).to(attended.dtype.element_ty)
             acc = product(weighted, b, acc, PRECISION, UPCAST)
         grad_gram += image.to(tl.int64) * side * side
