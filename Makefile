@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 KERNELS := CMakeLists.txt $(shell find csrc -type f)
 CPP := $(shell find csrc tests -name '*.h' -o -name '*.cpp')
 
-.PHONY: setup demo test test-asan test-tsan fuzz bench lint format clean
+.PHONY: setup demo test test-asan test-tsan fuzz bench gpu-check lint format clean
 
 setup: $(VENV)/.built
 
@@ -42,6 +42,10 @@ fuzz: setup
 
 bench: setup
 	$(BIN)/python -m pytest bench/ --benchmark
+
+# With the Python at hand and what is installed there, so that it works where nothing can be: a GPU machine without network.
+gpu-check:
+	$(PYTHON) -m bench.gpu_check --out "$(or $(OUT),runs/gpu-check)"
 
 lint: setup
 	$(BIN)/ruff check .

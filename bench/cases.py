@@ -96,7 +96,7 @@ class Inputs:
         return Inputs(self.regions.to(dtype), self.words.to(dtype), self.lengths, grad_scores)
 
 
-def make_inputs(case: Case, kind: str = "random", seed: int = 0) -> Inputs:
+def make_inputs(case: Case, kind: str = "random", seed: int = 0, device: str = "cpu") -> Inputs:
     """Float32 inputs of one kind; affinities of `random` have variance 1.
 
     - `random`: independent normal entries.
@@ -104,21 +104,21 @@ def make_inputs(case: Case, kind: str = "random", seed: int = 0) -> Inputs:
       features do.
     - `unit_norm`: rows of length 1, as models that normalise tokens give.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
+        return torch.randn(*shape, generator=generator, device=device)
 
     lengths = case.lengths
     regions = normal(case.batch, case.regions, case.width)
     words = normal(case.batch, max(lengths), case.width)
     if kind == "correlated":
         shared = normal(case.width)
-        matched = regions[:, torch.randint(case.regions, (max(lengths),), generator=generator)]
+        matched = regions[:, torch.randint(case.regions, (max(lengths),), generator=generator, device=device)]
         regions, words = shared + 0.5 * regions, shared + 0.5 * matched + 0.25 * words
     if kind == "unit_norm":
         regions, words = (torch.nn.functional.normalize(rows, dim=-1) for rows in (regions, words))
     else:
         regions, words = regions * case.width**-0.25, words * case.width**-0.25
-    present = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    present = torch.arange(max(lengths), device=device) < torch.tensor(lengths, device=device)[:, None]
     return Inputs(regions, words * present[..., None], lengths, normal(case.batch, case.batch) / math.sqrt(case.batch))

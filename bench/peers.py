@@ -37,7 +37,7 @@ def fused(case: Case, inputs: Inputs, backend: str) -> Contender:
     def scores(regions: Tensor, words: Tensor) -> Tensor:
         return local_scores(regions, words, word_lengths=inputs.lengths, score=case.score, backend=backend)
 
-    return _contender("fused", inputs.regions, inputs.words, scores)
+    return contender("fused", inputs.regions, inputs.words, scores)
 
 
 def loop(case: Case, inputs: Inputs) -> Contender:
@@ -54,7 +54,7 @@ def loop(case: Case, inputs: Inputs) -> Contender:
         texts = (words[text, :, :length] for text, length in enumerate(inputs.lengths))
         return torch.cat([_text_scores(regions, text, case.score) for text in texts], dim=1)
 
-    return _contender("loop", regions, words, scores)
+    return contender("loop", regions, words, scores)
 
 
 def _text_scores(regions: Tensor, text: Tensor, score: LocalScore) -> Tensor:
@@ -98,12 +98,14 @@ def _vectorised_scores(regions: Tensor, words: Tensor, present: Tensor, score: L
 
 def eager(case: Case, inputs: Inputs) -> Contender:
     """The formula over padded words in a few large tensors, as a careful PyTorch user writes it."""
-    present = torch.arange(inputs.words.shape[1]) < torch.tensor(inputs.lengths)[:, None]
+    device = inputs.words.device
+    lengths = torch.tensor(inputs.lengths, device=device)
+    present = torch.arange(inputs.words.shape[1], device=device) < lengths[:, None]
 
     def scores(regions: Tensor, words: Tensor) -> Tensor:
         return _vectorised_scores(regions, words, present, case.score)
 
-    return _contender("eager", inputs.regions, inputs.words, scores)
+    return contender("eager", inputs.regions, inputs.words, scores)
 
 
 def compiled(case: Case, inputs: Inputs) -> Contender:
@@ -112,7 +114,7 @@ def compiled(case: Case, inputs: Inputs) -> Contender:
     `fullgraph` makes it raise where it would otherwise run a part uncompiled.
     """
     plain = eager(case, inputs)
-    return _contender(
+    return contender(
         "compiled", inputs.regions, inputs.words, torch.compile(plain.scores, dynamic=False, fullgraph=True)
     )
 
@@ -146,6 +148,7 @@ def does_not_fit(name: str, case: Case, dtype: torch.dtype) -> str | None:
     return None if fits else f"does not fit: about {needed / 2**30:.0f} GiB"
 
 
-def _contender(name: str, regions: Tensor, words: Tensor, scores: Callable[[Tensor, Tensor], Tensor]) -> Contender:
+def contender(name: str, regions: Tensor, words: Tensor, scores: Callable[[Tensor, Tensor], Tensor]) -> Contender:
+    """Copies of the tensors as leaves, and what makes scores of them."""
     regions, words = (leaf.detach().clone().requires_grad_() for leaf in (regions, words))
     return Contender(name, regions, words, scores)

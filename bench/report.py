@@ -60,16 +60,18 @@ def speed(rows: list[Row]) -> list[str]:
         cells += [f"{row['ms']:.1f}", f"{row['gflops']:.0f}", f"{row['percent_of_bare']:.0f}"]
         for peer in PEERS:
             other = timed.get((*_group(row), row["mode"], peer))
-            cells.append(_ratio(other["per_fused"][row["dtype"]]) if other else left_out.get((*_group(row), peer), "-"))
+            cells.append(
+                ratio_cell(other["per_fused"][row["dtype"]]) if other else left_out.get((*_group(row), peer), "-")
+            )
         plain = timed.get((*_group(row | {"dtype": "float32"}), row["mode"], "loop"))
-        cells.append(_ratio(plain["per_fused"][row["dtype"]]) if plain else "-")
+        cells.append(ratio_cell(plain["per_fused"][row["dtype"]]) if plain else "-")
         lines.append(cells)
     bare = [
         [describe_problem(row), row["dtype"], row["contender"], f"{row['ms']:.1f}", f"{row['gflops']:.0f}"]
         for row in rows
         if row["contender"].startswith("bare") and row["preset"] == "released"
     ]
-    return [*_markdown(header, lines), "", *_markdown(["case", "dtype", "the limit", "ms", "GFLOP/s"], bare)]
+    return [*markdown(header, lines), "", *markdown(["case", "dtype", "the limit", "ms", "GFLOP/s"], bare)]
 
 
 def scaling(rows: list[Row]) -> list[str]:
@@ -79,8 +81,8 @@ def scaling(rows: list[Row]) -> list[str]:
     for row in rows:
         cells = [describe_problem(row), str(row["words"]), row["dtype"]]
         cells += [f"{row['ms'] / 1e3:.2f}", f"{row['gflops']:.0f}"]
-        lines.append([*cells, _ratio(row["per_first"])])
-    return _markdown(header, lines)
+        lines.append([*cells, ratio_cell(row["per_first"])])
+    return markdown(header, lines)
 
 
 def roofline(rows: list[Row]) -> list[str]:
@@ -94,7 +96,7 @@ def roofline(rows: list[Row]) -> list[str]:
         cells += [f"{row['exponential_ns']:.2f}", f"{row['exponential_ms']:.1f}", f"{row['left_ms']:.1f}"]
         cells.append(f"{100 * row['left_ms'] / row['ms']:.0f}")
         lines.append([describe_problem(row), row["preset"], row["dtype"], row["mode"], *cells])
-    return _markdown(header, lines)
+    return markdown(header, lines)
 
 
 def stages(rows: list[Row]) -> list[str]:
@@ -106,7 +108,7 @@ def stages(rows: list[Row]) -> list[str]:
         shares = [f"{100 * ms / sum(of_stages):.1f}" for ms in of_stages]
         cells = [describe_problem(row), row["preset"], row["dtype"], row["mode"]]
         lines.append([*cells, *shares, f"{row['outside_ms']:.1f}"])
-    return _markdown(header, lines)
+    return markdown(header, lines)
 
 
 def retrieval(rows: list[Row]) -> list[str]:
@@ -119,7 +121,7 @@ def retrieval(rows: list[Row]) -> list[str]:
         cells += [f"{row['scores_per_second']:.0f}", f"{row['gflops']:.0f}"]
         share = f"{row['percent_of_batch']:.0f}"
         lines.append([*cells, share if row["percent_of_batch"] >= 100 else f"**{share}**"])
-    return _markdown([*header, "% of N x N"], lines)
+    return markdown([*header, "% of N x N"], lines)
 
 
 def memory(rows: list[Row]) -> list[str]:
@@ -130,7 +132,7 @@ def memory(rows: list[Row]) -> list[str]:
         problem = [str(row["batch"]), row["preset"], row["dtype"], row["contender"]]
         sizes = [row["left_out"], "-"] if "left_out" in row else [_mebibytes(row[key]) for key in BYTES]
         lines.append([*problem, *sizes])
-    return _markdown(header, lines)
+    return markdown(header, lines)
 
 
 def errors(rows: list[Row]) -> list[str]:
@@ -141,12 +143,12 @@ def errors(rows: list[Row]) -> list[str]:
         sizes = [f"{row['eager_error']:.1e}", f"{row['fused_error']:.1e}"]
         sizes += [f"{row['ratio']:.2f}", f"{row['ratio_of_largest']:.2f}"]
         lines.append([row["inputs"], row["preset"], row["dtype"], row["result"], *sizes])
-    return _markdown(header, lines)
+    return markdown(header, lines)
 
 
 def overhead(rows: list[Row]) -> list[str]:
     """What a call costs before there is any work."""
-    return _markdown(["call", "microseconds"], [[row["call"], f"{row['microseconds']:.0f}"] for row in rows])
+    return markdown(["call", "microseconds"], [[row["call"], f"{row['microseconds']:.0f}"] for row in rows])
 
 
 def small(rows: list[Row]) -> list[str]:
@@ -155,9 +157,9 @@ def small(rows: list[Row]) -> list[str]:
     lines = []
     for row in rows:
         cells = [describe_problem(row), str(row["words"]), row["dtype"], row["mode"]]
-        cells += [f"{row['microseconds']:.0f}", f"{row['eager_microseconds']:.0f}", _ratio(row["per_fused"])]
+        cells += [f"{row['microseconds']:.0f}", f"{row['eager_microseconds']:.0f}", ratio_cell(row["per_fused"])]
         lines.append(cells)
-    return _markdown(header, lines)
+    return markdown(header, lines)
 
 
 def _group(row: Row) -> tuple[Any, ...]:
@@ -168,7 +170,8 @@ def _key(row: Row) -> tuple[Any, ...]:
     return *_group(row), row["mode"], row["contender"]
 
 
-def _ratio(value: float) -> str:
+def ratio_cell(value: float) -> str:
+    """Bold below 1: the peer wins."""
     return f"{value:.2f}" if value >= 1 else f"**{value:.2f}**"
 
 
@@ -176,7 +179,8 @@ def _mebibytes(size: int) -> str:
     return f"{size / 2**20:.0f}"
 
 
-def _markdown(header: list[str], lines: list[list[str]]) -> list[str]:
+def markdown(header: list[str], lines: list[list[str]]) -> list[str]:
+    """The lines of a table, columns aligned."""
     widths = [max(len(line[column]) for line in [header, *lines]) for column in range(len(header))]
     rows = [header, ["-" * width for width in widths], *lines]
     padded = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows)

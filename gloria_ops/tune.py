@@ -7,6 +7,7 @@ GLORIA_OPS_BLOCKS=FILE; to ship it, put it in place of gloria_ops/backends/trito
 import argparse
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,7 +37,8 @@ def neighbours(choice: Choice, kernel: str) -> Iterator[Choice]:
     for blocks in changed:
         if not (4 <= blocks.warps <= 8 and 1 <= blocks.stages <= 5 and max(blocks[:3]) <= 256 and blocks.step <= 128):
             continue
-        other = choice._replace(**{kernel: blocks})
+        change: dict[str, Any] = {kernel: blocks}
+        other = choice._replace(**change)
         if kernel == "forward":
             # The tiles of words are those of the gradient's kernel too.
             other = other._replace(gradient=other.gradient._replace(columns=blocks.columns))
@@ -124,7 +126,9 @@ def main() -> None:
         for kind in given.kinds:
             print(f"{name} {kind}", flush=True)
             dtype = DTYPES[name]
-            found = tuned(dtype, SCORES[kind], given.batch, given.regions, given.width, lambda line: print(line, flush=True))
+            found = tuned(
+                dtype, SCORES[kind], given.batch, given.regions, given.width, lambda line: print(line, flush=True)
+            )
             table[major, 8 * dtype.itemsize, kind] = found
             settings.write(given.out, table)
     print(f"wrote {given.out}; GLORIA_OPS_BLOCKS={given.out} uses it")

@@ -1,32 +1,19 @@
 """The Triton kernels under the interpreter, on CPU tensors, against the reference in float64."""
 
-import dataclasses
 import math
 
 import pytest
 import torch
+from checking import DTYPES, RELEASED, SCORES, check, check_backward, check_forward, double, gradients, problem
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from tolerances import ANY_SHAPE, BACKWARD, FLOAT32, FORWARD, error, rounding
+from tolerances import ANY_SHAPE, FLOAT32, FORWARD, error
 
 from gloria_ops import LocalScore, reference
 from gloria_ops.backends import triton as backend
 from gloria_ops.backends.triton import launch, tiles
 from gloria_ops.backends.triton.settings import Precision, precision
 
-RELEASED = LocalScore.released()
-SCORES = {
-    "paper": LocalScore.paper(0.3, 0.2),
-    "released": RELEASED,
-    "released, agg mean": dataclasses.replace(RELEASED, pool_mean=True),
-    "scan_t2i": LocalScore.scan_t2i(),
-    "maxsim": LocalScore.maxsim(),
-    "none, cosine": LocalScore(word_norm="none", pool="mean"),
-    "softmax, dot": LocalScore(similarity="dot", pool="sum"),
-    "a scale that needs the maximum": LocalScore(attention_scale=50.0, pool_divide=True),
-    "clipped_l2, dot": LocalScore(word_norm="clipped_l2", similarity="dot"),
-}
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # images, texts, M, W, D: several blocks of regions, words and width; texts longer than a tile of 32; one of everything
 SHAPES = {
     "blocks": (3, 7, 70, 20, 24),
@@ -34,52 +21,6 @@ SHAPES = {
     "one": (1, 1, 1, 1, 3),
     "wide": (2, 20, 9, 5, 50),
 }
-
-
-def problem(images, texts, regions, words, dim, dtype, seed=0):
-    """Ragged padded input with NaN in the padding."""
-    random = torch.Generator().manual_seed(seed)
-    region_lengths = torch.randint(1, regions + 1, (images,), generator=random)
-    word_lengths = torch.randint(1, words + 1, (texts,), generator=random)
-    region_lengths[0], word_lengths[-1] = regions, words
-    v = torch.randn(images, regions, dim, generator=random) / dim**0.25
-    t = torch.randn(texts, words, dim, generator=random) / dim**0.25
-    v[torch.arange(regions) >= region_lengths[:, None]] = math.nan
-    t[torch.arange(words) >= word_lengths[:, None]] = math.nan
-    return (
-        v.flatten(0, 1).to(dtype), torch.arange(images) * regions, region_lengths,
-        t.flatten(0, 1).to(dtype), torch.arange(texts) * words, word_lengths,
-    )  # fmt: skip
-
-
-def double(inputs):
-    return tuple(each.double() if each.is_floating_point() else each for each in inputs)
-
-
-def gradients(inputs, score, grad_scores):
-    v, t = (inputs[side].clone().requires_grad_() for side in (0, 3))
-    scores = reference.scores(v, *inputs[1:3], t, *inputs[4:], score)
-    return torch.autograd.grad(scores, (v, t), grad_scores.to(scores.dtype))
-
-
-def check(ours, eager, truth, factor):
-    allowed = factor * error(eager, truth) + rounding(ours, truth)
-    assert error(ours, truth) <= allowed, f"errs by {error(ours, truth):.3g}, eager by {error(eager, truth):.3g}"
-
-
-def check_forward(inputs, score, slack=1):
-    ours = backend.forward(*inputs, score)
-    assert ours.dtype == torch.float32
-    check(ours, reference.scores(*inputs, score), reference.scores(*double(inputs), score), slack * FORWARD)
-
-
-def check_backward(inputs, score, slack=1):
-    grad_scores = torch.randn(inputs[1].numel(), inputs[4].numel(), generator=torch.Generator().manual_seed(1))
-    ours = backend.backward(grad_scores, *inputs, score)
-    eagers, truths = (gradients(each, score, grad_scores) for each in (inputs, double(inputs)))
-    for gradient, eager, truth in zip(ours, eagers, truths, strict=True):
-        assert gradient.dtype == eager.dtype
-        check(gradient, eager, truth, slack * BACKWARD)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -116,4 +116,10 @@ def _types(dtype: torch.dtype, scratch: torch.dtype) -> dict[str, str]:
     types |= dict.fromkeys(_FLOAT32, "*fp32:16") | dict.fromkeys(_COUNTS, "i32")
     types |= dict.fromkeys(("regions", "words", "grad_regions", "grad_words"), f"*{_NAMES[dtype]}:16")
     types |= dict.fromkeys(("gram", "attended", "gradient"), f"*{_NAMES[scratch]}:16")
-    return types | {"rest": "*bf16:16", "dim": "i32:16", "side": "i32:16", "attention_scale": "fp32", "word_scale": "fp32"}
+    return types | {
+        "rest": "*bf16:16",
+        "dim": "i32:16",
+        "side": "i32:16",
+        "attention_scale": "fp32",
+        "word_scale": "fp32",
+    }

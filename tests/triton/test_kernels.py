@@ -9,6 +9,10 @@ def test_interpreted_kernels(in_process):
     in_process("checks_interpreted.py", interpreted=True)
 
 
+def test_the_peer_of_the_gpu_benchmark(in_process):
+    in_process("checks_chunked.py", interpreted=True)
+
+
 def test_compiled_kernels(in_process):
     in_process("checks_compiled.py", interpreted=False)
 

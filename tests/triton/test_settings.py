@@ -1,4 +1,4 @@
-"""The table of block sizes: what ships is complete, what a file holds is checked, and tuning steps to what is faster."""
+"""The table of block sizes: what ships is complete, files are checked, and tuning steps to what is faster."""
 
 import pytest
 import torch
@@ -14,7 +14,9 @@ SMALL = Choice(Blocks(64, 64, 16, 4, 2), Blocks(64, 64, 16, 4, 2), Blocks(64, 64
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
-@pytest.mark.parametrize("score", [RELEASED, LocalScore.paper(0.1, 0.1), LocalScore.maxsim()], ids=lambda each: each.pool)
+@pytest.mark.parametrize(
+    "score", [RELEASED, LocalScore.paper(0.1, 0.1), LocalScore.maxsim()], ids=lambda each: each.pool
+)
 def test_every_gpu_from_ampere_on_has_a_row(score, dtype):
     chosen = [settings.chosen(major, dtype, score) for major in (8, 9, 10, 12)]
     assert chosen[2] == chosen[3]

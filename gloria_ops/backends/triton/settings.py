@@ -85,9 +85,9 @@ def blocks(device: torch.device, dtype: torch.dtype, score: LocalScore) -> Choic
 def chosen(major: int, dtype: torch.dtype, score: LocalScore) -> Choice:
     """The row of the table; a capability between two of the table, or beyond it, runs with the one below."""
     table = read(os.environ.get(VARIABLE) or SHIPPED)
-    own = 8 * dtype.itemsize, kind(score)
-    known = [capability for capability, *rest in table if tuple(rest) == own]
-    return table[(max((each for each in known if each <= major), default=min(known)), *own)]
+    bits, of_score = 8 * dtype.itemsize, kind(score)
+    known = [capability for capability, *rest in table if rest == [bits, of_score]]
+    return table[max((each for each in known if each <= major), default=min(known)), bits, of_score]
 
 
 def kind(score: LocalScore) -> str:
@@ -109,8 +109,8 @@ def read(path: str | Path) -> dict[Key, Choice]:
     try:
         rows = json.loads(Path(path).read_text(encoding="utf-8"))
         for row in rows:
-            each = (Blocks(**row[kernel]) for kernel in KERNELS)
-            table[row["capability"], row["bits"], row["kind"]] = Choice(*each, row["programs"])
+            each = {kernel: Blocks(**row[kernel]) for kernel in KERNELS}
+            table[row["capability"], row["bits"], row["kind"]] = Choice(**each, programs=row["programs"])
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} is no table of blocks ({type(error).__name__}: {error}); expected what "

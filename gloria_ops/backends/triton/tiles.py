@@ -105,8 +105,8 @@ def slotted(starts: Tensor, lengths: Tensor, width: int, columns: int) -> Plan:
 
 def bound(texts: int, width: int, columns: int) -> int:
     """Tiles that a slotted plan of `texts` texts with `width` words in all can need."""
-    # A text of n > C words fills 2^ceil(log2 c) <= 2 (c - 1) < 2 n / C tiles, with c = ceil(n / C). Others: two tiles never
-    # have SLOTS slots or fewer in use together, or an earlier way would have joined them; so there are at most
+    # A text of n > C words fills 2^ceil(log2 c) <= 2 (c - 1) < 2 n / C tiles, with c = ceil(n / C). Others: two tiles
+    # never have SLOTS slots or fewer in use together, or an earlier way would have joined them; so there are at most
     # 2 / (SLOTS + 1) of their slots, of which a text of n words has at most (n - 1) SLOTS / C + 1.
     tiles = 1 + 2 * texts // (SLOTS + 1) + 1 + 2 * width // columns
     return triton.cdiv(tiles, LONGEST_RUN) * LONGEST_RUN
