@@ -40,7 +40,7 @@ def local_scores(
         region_lengths: (N_v,) integers, regions of each padded image, 1 to M. Default: M for all.
         score: what is computed. Default: the authors' released code.
         backend: "cpu", "triton" or "reference". Default: the fused one for the device and dtype; the reference for
-            float64 and, with a warning, where no fused one serves. "triton" is only taken by name so far.
+            float64 and, with a warning, where no fused one serves.
 
     Returns:
         (N_v, N_t), float32 (float64 for float64). The backends but "reference" are differentiable once.

@@ -2,7 +2,7 @@
 
 A fused backend is a module with `name`, `unavailable()` (why it cannot run on this machine, and the fix; None = it
 can), `unsupported(score, dtype, device)` (what it lacks for them; None = nothing), `describe()` (a line for the
-doctor), and `forward` and `backward` over the canonical form of `gloria_ops.tokens`, for direction t2i. "reference" is
+doctor), `caution` (what is said once where it is chosen automatically, or None), and `forward` and `backward` over the canonical form of `gloria_ops.tokens`, for direction t2i. "reference" is
 no such module: `gloria_ops.reference` is plain autograd code, has every knob and dtype on every device, and never
 passes through the custom ops.
 """
@@ -17,9 +17,8 @@ from gloria_ops.score import LocalScore
 
 REFERENCE = "reference"
 FUSED: dict[str, ModuleType] = {cpu.name: cpu, triton.name: triton}
-# In the order of preference: the automatic choice takes the first that serves. The Triton kernels are to be asked for
-# by name: they are tested under Triton's interpreter and compiled for GPUs, but have not been run on one yet.
-AUTOMATIC = (cpu.name,)
+# In the order of preference: the automatic choice takes the first that serves.
+AUTOMATIC = (cpu.name, triton.name)
 
 _said: set[str] = set()
 
@@ -63,6 +62,8 @@ def _automatic(score: LocalScore, dtype: torch.dtype, device: torch.device) -> s
     for name in AUTOMATIC:
         reason = refusal(name, score, dtype, device)
         if reason is None:
+            if FUSED[name].caution and not torch.compiler.is_compiling():
+                _say_once(FUSED[name].caution)
             return name
         reasons.append(f"{name}: {reason}")
     if dtype != torch.float64 and not torch.compiler.is_compiling():

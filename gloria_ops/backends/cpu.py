@@ -19,6 +19,7 @@ except ImportError as error:
     _import_error = str(error)
 
 name = "cpu"
+caution = None
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Tests set it to prove every engine that this processor can run; otherwise the fastest is taken.

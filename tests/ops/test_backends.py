@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gloria_ops import LocalScore, backends, local_scores
-from gloria_ops.backends import cpu
+from gloria_ops.backends import cpu, triton
 
 RELEASED, CPU = LocalScore.released(), torch.device("cpu")
 REGIONS, WORDS = torch.randn(2, 6, 4), torch.randn(3, 5, 4)
@@ -77,3 +77,25 @@ def test_a_dtype_that_the_backend_lacks():
 def test_a_device_that_the_backend_lacks():
     with pytest.raises(NotImplementedError, match="CPU tensors, not on meta; take backend='reference'"):
         local_scores(REGIONS.to("meta"), WORDS.to("meta"), backend="cpu")
+
+
+@pytest.fixture
+def a_gpu(monkeypatch):
+    """As far as the choice of a backend looks."""
+    monkeypatch.setattr(triton, "unavailable", lambda: None)
+    monkeypatch.setattr(triton, "unsupported", lambda score, dtype, device: triton.lacks(score, dtype))
+
+
+@pytest.mark.usefixtures("a_gpu")
+def test_cuda_tensors_go_to_triton_and_its_caution_is_said_once():
+    with pytest.warns(RuntimeWarning, match="no run on a GPU is on record yet; `make gpu-check`"):
+        assert backends.choose(None, RELEASED, torch.bfloat16, torch.device("cuda")) == "triton"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert backends.choose(None, RELEASED, torch.bfloat16, torch.device("cuda")) == "triton"
+
+
+@pytest.mark.usefixtures("a_gpu")
+def test_cuda_tensors_go_to_the_reference_for_what_triton_lacks():
+    with pytest.warns(RuntimeWarning, match="triton: it lacks direction='i2t'"):
+        assert backends.choose(None, LocalScore.scan_i2t(), torch.bfloat16, torch.device("cuda")) == "reference"

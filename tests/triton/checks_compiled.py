@@ -31,4 +31,5 @@ def test_kernels_keep_to_the_device(capability):
             wrong.append(f"{case.name} does not run on tensor cores: {taken}")
     assert not wrong, "\n".join(wrong)
     if TABLE:
-        Path(TABLE).write_text(json.dumps({"triton": triton.__version__, "kernels": _taken}, indent=1) + "\n")
+        lines = ",\n".join(f'  "{name}": {json.dumps(taken)}' for name, taken in _taken.items())
+        Path(TABLE).write_text(f'{{\n "triton": "{triton.__version__}",\n "kernels": {{\n{lines}\n }}\n}}\n')

@@ -20,6 +20,11 @@ else:
     _import_error = None
 
 name = "triton"
+caution = (
+    "gloria_ops takes its Triton kernels for CUDA tensors: they are proven under Triton's interpreter and compiled for "
+    "sm_80 and sm_90, but no run on a GPU is on record yet; `make gpu-check` in a checkout proves them on yours, "
+    "backend='reference' does without them"
+)
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # What the tensor cores of Ampere are the first to take.
