@@ -9,7 +9,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from tolerances import ANY_SHAPE, FLOAT32, FORWARD, error
 
-from gloria_ops import LocalScore, reference
+from bench.lengths import draw_lengths
+from gloria_ops import LocalScore, local_contrastive_loss, ops, reference
 from gloria_ops.backends import triton as backend
 from gloria_ops.backends.triton import launch, tiles
 from gloria_ops.backends.triton.settings import Precision, precision
@@ -163,13 +164,34 @@ def test_slotted_plan_holds_every_word_once(lengths):
         assert span == 0 or tile // tiles.LONGEST_RUN == (tile + span - 1) // tiles.LONGEST_RUN
 
 
-def test_reports_fill_the_tiles():
-    """Report lengths as measured: at least 80 % of the columns are words."""
-    lengths = torch.randint(5, 100, (300,), generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("texts", [48, 256, 1024])
+def test_reports_fill_the_tiles(texts):
+    """Word counts of real reports: at least 80 % of the columns are words."""
+    lengths = torch.tensor(draw_lengths(texts))
     plan = tiles.slotted(lengths.cumsum(0) - lengths, lengths, int(lengths.sum()), 128)
     assert lengths.sum() / (plan.in_use * 128) >= 0.8
     dense = tiles.dense(lengths.cumsum(0) - lengths, lengths, int(lengths.sum()), 128)
-    assert lengths.sum() / (dense.in_use * 128) >= 0.99
+    assert dense.in_use == -(-int(lengths.sum()) // 128)
+
+
+@pytest.mark.parametrize("name", ["released", "paper"])
+def test_torch_sees_an_op_like_any_other(name):
+    regions, region_starts, region_lengths, words, word_starts, word_lengths = problem(2, 3, 9, 5, 8, torch.float32)
+    rows = (regions.nan_to_num().requires_grad_(), region_starts, region_lengths)
+    rows += (words.nan_to_num().requires_grad_(), word_starts, word_lengths)
+    torch.library.opcheck(ops.scores, (*rows, *ops.knobs(SCORES[name]), "triton"))
+    plain = (each.detach() for each in rows)
+    torch.library.opcheck(ops.scores_backward, (torch.randn(2, 3), *plain, *ops.knobs(SCORES[name]), "triton"))
+
+
+def test_the_public_loss_is_that_of_the_reference():
+    v, t = torch.randn(4, 6, 5, 5).requires_grad_(), torch.randn(4, 7, 6).requires_grad_()
+    found = []
+    for backend_name in ("triton", "reference"):
+        losses = local_contrastive_loss(v, t, word_lengths=[7, 1, 4, 6], backend=backend_name)
+        found.append((*losses, *torch.autograd.grad(sum(losses), (v, t))))
+    for ours, expected in zip(*found, strict=True):
+        torch.testing.assert_close(ours, expected, **FLOAT32)
 
 
 def test_float32_follows_the_precision_of_torch():
