@@ -104,9 +104,7 @@ def _scores(attended: Ragged, attending: Ragged, score: LocalScore, backend: str
     """The one call of a backend: (N, T) scores of `attended` items with `attending` ones."""
     if backend == backends.REFERENCE:
         return reference_scores(attended, attending, score)
-    if backend == backends.cpu.name:
-        return backends.cpu.forward(*attended, *attending, score, search_words)
-    return backends.FUSED[backend].forward(*attended, *attending, score)
+    return backends.FUSED[backend].forward(*attended, *attending, score, search_words)
 
 
 def _chunks(items: Ragged, most_items: int) -> Iterator[tuple[int, Ragged]]:
@@ -148,9 +146,11 @@ def _check_k(k: int, count: int) -> None:
 
 
 def _check_attended(attended: Ragged, backend: str) -> None:
-    """Triton's kernels take the attended items as padded to one length and answer NaN to others, which would rank."""
+    """A backend that takes the attended items as padded to one length answers NaN to others, which would rank."""
+    if backend == backends.REFERENCE or backends.FUSED[backend].attended_of_any_length:
+        return
     longest, padded = int(attended.lengths.max()), attended.rows.shape[0] // attended.starts.shape[0]
-    if backend == backends.triton.name and longest > padded:
+    if longest > padded:
         raise NotImplementedError(
             f"backend={backend!r} lacks packed items of unequal lengths where attention runs over them: the longest "
             f"has {longest} rows; give them padded, with their lengths, or take backend='reference'"

@@ -2,9 +2,11 @@
 
 A fused backend is a module with `name`, `unavailable()` (why it cannot run on this machine, and the fix; None = it
 can), `unsupported(score, dtype, device)` (what it lacks for them; None = nothing), `describe()` (a line for the
-doctor), `caution` (what is said once where it is chosen automatically, or None), and `forward` and `backward` over the
-canonical form of `gloria_ops.tokens`, for direction t2i. "reference" is no such module: `gloria_ops.reference` is plain
-autograd code, has every knob and dtype on every device, and never passes through the custom ops.
+doctor), `caution` (what is said once where it is chosen automatically, or None), `attended_of_any_length` (whether the
+items that attention runs over may be packed with unequal lengths), and `forward` and `backward` over the canonical form
+of `gloria_ops.tokens`, for direction t2i; forward takes the number of words of a search, too, or 0. "reference" is no
+such module: `gloria_ops.reference` is plain autograd code, has every knob and dtype on every device, and never passes
+through the custom ops.
 """
 
 import warnings

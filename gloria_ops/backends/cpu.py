@@ -20,6 +20,7 @@ except ImportError as error:
 
 name = "cpu"
 caution = None
+attended_of_any_length = True
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Tests set it to prove every engine that this processor can run; otherwise the fastest is taken.

@@ -20,6 +20,7 @@ else:
     _import_error = None
 
 name = "triton"
+attended_of_any_length = False
 caution = (
     "gloria_ops takes its Triton kernels for CUDA tensors: they are proven under Triton's interpreter and compiled for "
     "sm_80 and sm_90, but no run on a GPU is on record yet; `make gpu-check` in a checkout proves them on yours, "
@@ -80,8 +81,12 @@ def forward(
     word_starts: Tensor,
     word_lengths: Tensor,
     score: LocalScore,
+    search_words: int = 0,
 ) -> Tensor:
-    """Scores (N_v, N_t) float32 of rows `regions` (L_v, D) and `words` (L_t, D), words attending to regions."""
+    """Scores (N_v, N_t) float32 of rows `regions` (L_v, D) and `words` (L_t, D), words attending to regions.
+
+    The way to the contexts' norms depends on M and D alone, whatever `search_words` are.
+    """
     with _device_of(regions):
         return launch.forward(
             launch.problem(regions, region_starts, region_lengths, words, word_starts, word_lengths, score)
