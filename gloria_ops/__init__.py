@@ -4,6 +4,7 @@ from gloria_ops.functional import attention_maps, local_contrastive_loss, local_
 from gloria_ops.losses import GlobalContrastiveLoss, LocalContrastiveLoss
 from gloria_ops.retrieval import TopK, local_topk
 from gloria_ops.score import LocalScore
+from gloria_ops.score_losses import hinge_loss, symmetric_loss
 
 __version__ = "0.1.0"
 
@@ -14,7 +15,9 @@ __all__ = [
     "TopK",
     "__version__",
     "attention_maps",
+    "hinge_loss",
     "local_contrastive_loss",
     "local_scores",
     "local_topk",
+    "symmetric_loss",
 ]

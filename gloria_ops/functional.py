@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from gloria_ops import backends, ops, reference
 from gloria_ops.score import LocalScore, checked_scale
 from gloria_ops.tokens import Lengths, Ragged, canonical
 
-Reduction = Literal["mean", "sum"]
+Reduction = Literal["mean", "sum", "none"]
 RELEASED = LocalScore.released()
 
 
@@ -86,13 +86,13 @@ def local_contrastive_loss(
         regions, words, word_lengths, word_mask, word_offsets, region_lengths, score, backend: as in `local_scores`.
         logit_scale: multiplies the scores: a float, or a tensor of one element, which may be learnable. Default: the
             score's own (released: 10).
-        reduction: over the N candidates: "mean" (released code) or "sum" (paper).
+        reduction: over the N candidates: "mean" (released code), "sum" (paper) or "none".
         pair_mask: (N, N) bool: False = this image and text are no negatives of one another, as with equal reports. The
             diagonal must be True.
 
     Returns:
         (image_to_text, text_to_image): cross entropy of each image over the texts, and of each text over the images.
-        Scalars, float32 (float64 for float64).
+        Scalars, (N,) each for reduction "none"; float32 (float64 for float64).
 
     Raises:
         As `local_scores`; ValueError where N_v and N_t differ.
@@ -158,24 +158,22 @@ def contrastive_losses(
     logit_scale: float | Tensor,
     reduction: Reduction = "mean",
     pair_mask: Tensor | None = None,
+    positives: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Cross entropy of logit_scale * scores over rows and over columns, the diagonal being the positives.
+    """Cross entropy of logit_scale * scores over rows and over columns.
 
     Args:
         scores: (N, N), rows images, columns texts, float32 or float64.
         logit_scale, reduction, pair_mask: as in `local_contrastive_loss`.
+        positives: (N,) int64, the right column of each row, and as well the right row of each column. Default: the
+            diagonal.
 
     Returns:
-        (image_to_text, text_to_image), scalars of the dtype of the scores.
+        (image_to_text, text_to_image), scalars, or (N,) for reduction "none", of the dtype of the scores.
     """
-    count = scores.shape[0]
-    if scores.shape != (count, count):
-        raise ValueError(
-            f"there are {count} images (N_v) and {scores.shape[1]} texts (N_t); expected as many of one as of the "
-            "other, image i with text i: drop what has no partner, or take local_scores"
-        )
-    if reduction not in ("mean", "sum"):
-        raise ValueError(f"reduction is {reduction!r}; expected 'mean' (released code) or 'sum' (paper)")
+    check_matched(scores)
+    if reduction not in get_args(Reduction):
+        raise ValueError(f"reduction is {reduction!r}; expected 'mean' (released code), 'sum' (paper) or 'none'")
     if isinstance(logit_scale, Tensor):
         if logit_scale.numel() != 1:
             raise ValueError(f"logit_scale has the shape {tuple(logit_scale.shape)}; expected one element")
@@ -187,7 +185,8 @@ def contrastive_losses(
         if pair_mask is not None:
             _check_pair_mask(pair_mask, scores)
             logits = logits.masked_fill(~pair_mask, -math.inf)
-        positives = torch.arange(count, device=scores.device)
+        if positives is None:
+            positives = torch.arange(len(scores), device=scores.device)
         return (
             F.cross_entropy(logits, positives, reduction=reduction),
             F.cross_entropy(logits.T, positives, reduction=reduction),
@@ -238,6 +237,18 @@ def reference_scores(attended: Ragged, attending: Ragged, score: LocalScore) -> 
     """
     with _no_autocast(attended.rows.device):
         return reference.scores(*_wide(attended), *_wide(attending), score)
+
+
+def check_matched(scores: Tensor) -> None:
+    """Raises ValueError where the scores are not (N, N): of as many images as texts."""
+    if scores.dim() != 2:
+        raise ValueError(f"scores has the shape {tuple(scores.shape)}; expected (N, N), images by texts")
+    images, texts = scores.shape
+    if images != texts:
+        raise ValueError(
+            f"there are {images} images (N_v) and {texts} texts (N_t); expected as many of one as of the "
+            "other, image i with text i: drop what has no partner, or take local_scores"
+        )
 
 
 def check_score(score: LocalScore) -> None:

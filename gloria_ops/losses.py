@@ -38,7 +38,7 @@ class LocalContrastiveLoss(nn.Module):
     Args:
         score: what is computed. Default: the authors' released code. Its logit_scale is where the scale starts.
         learnable_scale: learn the scale on the scores (CLIP does; released: fixed at 10).
-        reduction: "mean" (released code) or "sum" (paper).
+        reduction: "mean" (released code), "sum" (paper) or "none".
         backend: see `local_scores`.
     """
 
@@ -87,7 +87,7 @@ class GlobalContrastiveLoss(nn.Module):
     Args:
         logit_scale: multiplies the cosines, or where the learned scale starts. Default 10, released (temp3).
         learnable_scale: learn it (released: fixed).
-        reduction: "mean" (released code) or "sum" (paper).
+        reduction: "mean" (released code), "sum" (paper) or "none".
         eps: smallest product of two norms that is divided by. Default 1e-8, released.
     """
 

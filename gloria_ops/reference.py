@@ -79,10 +79,12 @@ def word_norm(affinity: Tensor, score: LocalScore) -> Tensor:
     """The affinity (..., W, M) normalised over the words."""
     if score.word_norm == "softmax":
         return torch.softmax(affinity, dim=-2)
-    if score.word_norm == "clipped_l2":
-        clipped = F.leaky_relu(affinity, 0.1)
-        return clipped / (torch.linalg.vector_norm(clipped, dim=-2, keepdim=True) + EPS)
-    return affinity
+    if score.word_norm.startswith("clipped"):
+        affinity = F.leaky_relu(affinity, 0.1)
+    if score.word_norm in ("none", "clipped"):
+        return affinity
+    order = 1 if score.word_norm.endswith("l1") else 2
+    return affinity / (torch.linalg.vector_norm(affinity, order, dim=-2, keepdim=True) + EPS)
 
 
 def similarity(context: Tensor, words: Tensor, score: LocalScore) -> Tensor:

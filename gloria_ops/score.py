@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-WordNorm = Literal["none", "softmax", "clipped_l2"]
+WordNorm = Literal["none", "softmax", "clipped_l2", "l2", "l1", "clipped_l1", "clipped"]
 Similarity = Literal["dot", "cosine"]
 Pool = Literal["logsumexp", "max", "mean", "sum"]
 Direction = Literal["t2i", "i2t"]
@@ -26,6 +26,8 @@ class LocalScore:
 
     Attributes:
         word_norm: "none"; "softmax"; "clipped_l2" = LeakyReLU(0.1), then division by (L2 norm over the words + 1e-8).
+            SCAN's others are in no kernel, only in the reference: "l2" and "l1" = the division alone, by that norm;
+            "clipped_l1"; "clipped" = LeakyReLU(0.1) alone.
         attention_scale: above 0; infinity takes the hard maximum: the best regions share the attention evenly, and no
             gradient passes through the attention.
         similarity: "dot" = <c, t>; "cosine" = <c, t> / max(|c| |t|, 1e-8).

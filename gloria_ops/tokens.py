@@ -199,7 +199,8 @@ def _texts(
         raise ValueError(f"{' and '.join(given)} are all given, but each alone says where texts end; give one of them")
     if word_mask is not None and words.dim() == 3:
         _check_shape("words", words, _WORDS.padded)
-        return _masked(words, word_mask)
+        words, real = real_first("word_mask", words, word_mask)
+        return _padded("word_mask", None, words)._replace(lengths=real)
     return _padded_or_packed(_WORDS, words, word_lengths, word_offsets)
 
 
@@ -245,22 +246,28 @@ def _padded(name: str, lengths: Lengths | None, rows: Tensor) -> Ragged:
     return Ragged(rows.reshape(count * longest, width).contiguous(), starts, lengths)
 
 
-def _masked(words: Tensor, mask: Tensor) -> Ragged:
+def real_first(name: str, rows: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (N, L, D) with the real ones of each item first, in their order, and how many they are (N,).
+
+    Args:
+        name: of the mask, in messages.
+        mask: (N, L) bool or integers, True or 1 = real; one in each item at least.
+
+    Raises:
+        TypeError, ValueError: a mask that does not fit.
+    """
     if not isinstance(mask, Tensor) or mask.is_floating_point() or mask.is_complex():
         what = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-        raise TypeError(f"word_mask is {what}; expected a bool or integer tensor, True or 1 = word: word_mask.bool()")
-    longest = words.shape[1]
-    if mask.shape != words.shape[:2]:
+        raise TypeError(f"{name} is {what}; expected a bool or integer tensor, True or 1 = real: {name}.bool()")
+    longest = rows.shape[1]
+    if mask.shape != rows.shape[:2]:
         raise ValueError(
-            f"word_mask has the shape {tuple(mask.shape)}; expected (N_t, W) = {tuple(words.shape[:2])}, that of words"
+            f"{name} has the shape {tuple(mask.shape)}; expected (N, L) = {tuple(rows.shape[:2])}, that of the rows"
         )
-    mask = _placed(
-        "word_mask", mask != 0, words, lambda value: _check_lengths("word_mask.sum(1)", value.sum(1), longest)
-    )
-    # Real words first, in their order: a stable sort keeps static shapes, where indexing by the mask would sync.
+    mask = _placed(name, mask != 0, rows, lambda value: _check_lengths(f"{name}.sum(1)", value.sum(1), longest))
+    # A stable sort keeps static shapes, where indexing by the mask would sync.
     order = torch.argsort(mask.to(torch.uint8), dim=1, descending=True, stable=True)
-    gathered = words.gather(1, order[:, :, None].expand(words.shape))
-    return _padded("word_mask", None, gathered)._replace(lengths=mask.sum(dim=1))
+    return rows.gather(1, order[:, :, None].expand(rows.shape)), mask.sum(dim=1)
 
 
 def _packed(names: _Names, rows: Tensor, offsets: Lengths) -> Ragged:

@@ -1,5 +1,6 @@
 """What a fused kernel computes, what eager PyTorch computes, and how far the first may be from the truth."""
 
+from collections.abc import Sequence
 from contextlib import contextmanager
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from gloria_ops import LocalScore, local_scores, reference
 from gloria_ops.tokens import canonical
 
-Results = tuple[Tensor, ...]  # scores, and the gradients of regions and words
+Results = Sequence[Tensor]  # scores, and the gradients of regions and words
 
 
 @contextmanager
@@ -42,11 +43,16 @@ def eager(given_problem: Problem, score: LocalScore) -> Results:
     return scores.detach(), *torch.autograd.grad(scores, (regions, words), given_problem.cotangent.to(scores.dtype))
 
 
-def assert_as_accurate(ours: Results, plain: Results, truth: Results, slack: float) -> None:
-    """`plain` is eager PyTorch in the dtype of `ours`, `truth` in float64."""
-    for name, factor, kernel, same_dtype, exact in zip(
-        ("scores", "grad_regions", "grad_words"), (FORWARD, BACKWARD, BACKWARD), ours, plain, truth, strict=True
-    ):
+def assert_as_accurate(
+    ours: Results,
+    plain: Results,
+    truth: Results,
+    slack: float,
+    names: Sequence[str] = ("scores", "grad_regions", "grad_words"),
+) -> None:
+    """`plain` is eager PyTorch in the dtype of `ours`, `truth` in float64; gradients are named grad_*."""
+    for name, kernel, same_dtype, exact in zip(names, ours, plain, truth, strict=True):
+        factor = BACKWARD if name.startswith("grad_") else FORWARD
         found, of_eager = error(kernel, exact), error(same_dtype, exact)
         allowed = slack * (factor * of_eager + rounding(kernel, exact))
         assert found <= allowed, f"{name} err by {found:.3g}, eager by {of_eager:.3g}"

@@ -39,6 +39,9 @@ EVERY_SCORE = {
     )
 }
 
+# In the reference only: the other ways of SCAN to normalise over the words.
+SCAN_NORMS = {norm: LocalScore(word_norm=norm, word_scale=3.0) for norm in ("l2", "l1", "clipped_l1", "clipped")}
+
 
 class Problem(NamedTuple):
     """Padded float64 inputs with lengths, and a cotangent of the scores."""

@@ -111,11 +111,13 @@ def unavailable() -> str | None:
 
 
 def unsupported(score: LocalScore, dtype: torch.dtype, device: torch.device) -> str | None:
-    """Why this problem is not for this backend; None if it is. Every knob of LocalScore is fused."""
+    """Why this problem is not for this backend; None if it is. Every knob is fused but some of SCAN's word norms."""
     if device.type != "cpu":
         return f"it computes on CPU tensors, not on {device}"
     if dtype not in _DTYPES:
         return f"it takes float32, bfloat16 and float16, not {dtype}"
+    if score.word_norm not in _C.WordNorm.__members__:
+        return f"it lacks word_norm={score.word_norm!r}: it has {', '.join(map(repr, _C.WordNorm.__members__))}"
     return None
 
 

@@ -1,50 +1,32 @@
-"""The three functions of the released GLoRIA code (gloria/loss/gloria_loss.py of marshuang80/gloria), fused.
+"""The functions of the released GLoRIA code (gloria/loss/gloria_loss.py of marshuang80/gloria), fused.
 
-Same names, argument order, layouts and return values: change the import and nothing else. What differs: losses are
-float32 (float64 for float64) whatever the dtype of the features, and the attention maps are made when looked at.
+    from gloria.loss.gloria_loss import local_loss, global_loss, attention_fn, cosine_similarity  # before
+    from gloria_ops.dropin.gloria import local_loss, global_loss, attention_fn, cosine_similarity  # after
+
+Same names, argument order, layouts and return values. What differs: losses are float32 (float64 for float64) whatever
+the dtype of the features, the attention maps are made when looked at, and a batch of one works.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, overload
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from gloria_ops import reference
-from gloria_ops.functional import attention_maps, contrastive_losses, cosines, local_contrastive_loss
+from gloria_ops.dropin.shared import AttentionMaps, channels_last, cosine_similarity, plain_lengths
+from gloria_ops.functional import contrastive_losses, cosines, local_contrastive_loss
 from gloria_ops.score import LocalScore
+from gloria_ops.tokens import Lengths
 
-
-class AttentionMaps(Sequence[Tensor]):
-    """Attention of text i over image i, (1, cap_lens[i], h, w), computed each time item i is taken.
-
-    Keeps the features of the batch alive for as long as it lives.
-    """
-
-    def __init__(self, regions: Tensor, words: Tensor, lengths: Sequence[int], score: LocalScore) -> None:
-        self._regions, self._words, self._lengths, self._score = regions, words, lengths, score
-
-    def __len__(self) -> int:
-        return len(self._lengths)
-
-    @overload
-    def __getitem__(self, index: int) -> Tensor: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Tensor]: ...
-    def __getitem__(self, index: int | slice) -> Tensor | list[Tensor]:
-        if isinstance(index, slice):
-            return [self[item] for item in range(*index.indices(len(self)))]
-        item = range(len(self))[index]
-        words = self._words[item, : self._lengths[item]]
-        (attended,) = attention_maps(self._regions[item, None], words[None], score=self._score)
-        return attended[None]
+__all__ = ["attention_fn", "cosine_similarity", "global_loss", "local_loss"]
 
 
 def local_loss(
     img_features: Tensor,
     words_emb: Tensor,
-    cap_lens: Sequence[int],
+    cap_lens: Lengths,
     temp1: float = 4.0,
     temp2: float = 5.0,
     temp3: float = 10.0,
@@ -77,10 +59,7 @@ def local_loss(
         logit_scale=temp3,
         pool_mean=agg == "mean",
     )
-    if words_emb.dim() != 3:
-        raise ValueError(f"words_emb has the shape {tuple(words_emb.shape)}; expected (B, D, L)")
-    words = words_emb.transpose(1, 2)
-    lengths = cap_lens.tolist() if isinstance(cap_lens, Tensor) else list(cap_lens)
+    words, lengths = channels_last(words_emb), plain_lengths(cap_lens)
     loss0, loss1 = local_contrastive_loss(img_features, words, word_lengths=lengths, score=score)
     return loss0, loss1, AttentionMaps(img_features, words, lengths, score)
 

@@ -74,6 +74,17 @@ def test_a_dtype_that_the_backend_lacks():
         local_scores(REGIONS.double(), WORDS.double(), backend="cpu")
 
 
+@pytest.mark.parametrize("word_norm", ["l2", "l1", "clipped_l1", "clipped"])
+def test_a_norm_that_only_the_reference_has(word_norm):
+    score = LocalScore(word_norm=word_norm)
+    lacking = f"lacks word_norm='{word_norm}': it has 'none', 'softmax', 'clipped_l2'; take backend='reference'"
+    with pytest.raises(NotImplementedError, match=lacking):
+        local_scores(REGIONS, WORDS, score=score, backend="cpu")
+    with pytest.warns(RuntimeWarning, match=f"backend='reference', slow .* lacks word_norm='{word_norm}'"):
+        scores = local_scores(REGIONS, WORDS, score=score)
+    assert torch.equal(scores, local_scores(REGIONS, WORDS, score=score, backend="reference"))
+
+
 def test_a_device_that_the_backend_lacks():
     with pytest.raises(NotImplementedError, match="CPU tensors, not on meta; take backend='reference'"):
         local_scores(REGIONS.to("meta"), WORDS.to("meta"), backend="cpu")

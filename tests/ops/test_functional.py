@@ -79,11 +79,11 @@ def by_hand(scores, scale, reduction, mask=None):
     logits = scale * scores
     if mask is not None:
         logits = torch.where(mask, logits, -math.inf)
-    reduced = {"mean": torch.mean, "sum": torch.sum}[reduction]
+    reduced = {"mean": torch.mean, "sum": torch.sum, "none": torch.clone}[reduction]
     return tuple(reduced(each.logsumexp(1) - each.diagonal()) for each in (logits, logits.T))
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("name", ["released", "paper", "scan_i2t"])
 def test_loss_by_hand(name, reduction):
     score = PRESETS[name]
@@ -130,7 +130,12 @@ LOSS_REFUSED = {
         ValueError,
         r"there are 4 images \(N_v\) and 3 texts \(N_t\); expected as many of one",
     ),
-    "reduction": (ONE.words, {"reduction": "none"}, ValueError, "reduction is 'none'; expected 'mean' .* or 'sum'"),
+    "reduction": (
+        ONE.words,
+        {"reduction": "max"},
+        ValueError,
+        "reduction is 'max'; expected 'mean' .*, 'sum' .* or 'none'",
+    ),
     "scale": (ONE.words, {"logit_scale": math.inf}, ValueError, "logit_scale is inf; expected a finite number above 0"),
     "scales": (
         ONE.words,

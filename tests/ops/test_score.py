@@ -62,7 +62,7 @@ def test_numbers_become_floats():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("word_norm", "l2", "word_norm is 'l2'; expected one of 'none', 'softmax', 'clipped_l2'"),
+        ("word_norm", "l3", "word_norm is 'l3'; expected one of 'none', 'softmax', 'clipped_l2', 'l2', .*, 'clipped'"),
         ("similarity", "euclid", "similarity is 'euclid'; expected one of 'dot', 'cosine'"),
         ("pool", "median", "pool is 'median'; expected one of 'logsumexp', 'max', 'mean', 'sum'"),
         ("direction", "i2i", "direction is 'i2i'; expected one of 't2i', 'i2t'"),

@@ -6,10 +6,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from problems import EVERY_SCORE, PRESETS, problem
+from problems import EVERY_SCORE, PRESETS, SCAN_NORMS, problem
 from tolerances import FLOAT64
 
 from gloria_ops import LocalScore, local_scores, reference
+
+EVERYTHING = EVERY_SCORE | SCAN_NORMS
 
 
 def one_number_at_a_time(words, regions, score):
@@ -36,8 +38,12 @@ def normalised(column, word_norm):
     if word_norm == "softmax":
         total = sum(math.exp(s) for s in column)
         return [math.exp(s) / total for s in column]
-    clipped = [s if s > 0 else 0.1 * s for s in column]
-    return [s / (math.hypot(*clipped) + 1e-8) for s in clipped]
+    if "clipped" in word_norm:
+        column = [s if s > 0 else 0.1 * s for s in column]
+    if word_norm == "clipped":
+        return column
+    length = math.hypot(*column) if "l2" in word_norm else sum(abs(s) for s in column)
+    return [s / (length + 1e-8) for s in column]
 
 
 def attended(row, scale):
@@ -52,7 +58,7 @@ def with_lengths(given_problem, score):
     return local_scores(given_problem.regions, given_problem.words, score=score, **given_problem.lengths)
 
 
-@pytest.mark.parametrize("score", EVERY_SCORE.values(), ids=EVERY_SCORE.keys())
+@pytest.mark.parametrize("score", EVERYTHING.values(), ids=EVERYTHING.keys())
 def test_every_knob_one_number_at_a_time(score):
     small = problem("random", images=3, texts=2, most_regions=5, most_words=4, width=3)
     expected = [
@@ -78,7 +84,7 @@ def test_regions_attending_to_words_is_the_same_formula_exchanged():
     torch.testing.assert_close(with_lengths(small, score), torch.tensor(expected, dtype=torch.float64), **FLOAT64)
 
 
-@pytest.mark.parametrize("score", EVERY_SCORE.values(), ids=EVERY_SCORE.keys())
+@pytest.mark.parametrize("score", EVERYTHING.values(), ids=EVERYTHING.keys())
 def test_first_derivatives(score):
     small = problem("random", images=2, texts=2, most_regions=4, most_words=3, width=2)
     inputs = (small.regions.requires_grad_(), small.words.requires_grad_())

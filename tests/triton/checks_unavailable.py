@@ -21,9 +21,12 @@ def test_cpu_tensors_are_refused():
     assert reason == "it computes on cuda tensors, not on cpu"
 
 
-def test_every_knob_of_text_to_image_is_claimed_but_the_hard_maximum_of_a_norm():
+def test_every_knob_of_text_to_image_is_claimed_but_the_hard_maximum_of_a_norm_and_the_norms_of_scan():
     hard = dataclasses.replace(LocalScore.released(), attention_scale=float("inf"))
     assert backend.lacks(LocalScore.maxsim(), torch.bfloat16) is None
     assert "hard maximum for word_norm='none'" in backend.lacks(hard, torch.bfloat16)
+    assert "lacks word_norm='l1': it has 'none', 'softmax', 'clipped_l2'" in backend.lacks(
+        LocalScore(word_norm="l1"), torch.bfloat16
+    )
     assert "lacks direction='i2t'" in backend.lacks(LocalScore.scan_i2t(), torch.bfloat16)
     assert "not torch.float64" in backend.lacks(LocalScore.released(), torch.float64)

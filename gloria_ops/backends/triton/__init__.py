@@ -28,6 +28,7 @@ caution = (
 )
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_WORD_NORMS = ("none", "softmax", "clipped_l2")
 # What the tensor cores of Ampere are the first to take.
 _LEAST_CAPABILITY = (8, 0)
 
@@ -66,6 +67,8 @@ def lacks(score: LocalScore, dtype: torch.dtype) -> str | None:
     """What of these the kernels lack on any device; None if they have both."""
     if dtype not in _DTYPES:
         return f"it takes float32, bfloat16 and float16, not {dtype}"
+    if score.word_norm not in _WORD_NORMS:
+        return f"it lacks word_norm={score.word_norm!r}: it has {', '.join(map(repr, _WORD_NORMS))}"
     if score.direction != "t2i":
         return f"it lacks direction={score.direction!r}: it takes what attention runs over as padded to one length"
     if math.isinf(score.attention_scale) and (score.word_norm, score.similarity) != ("none", "dot"):

@@ -1,0 +1,62 @@
+"""Losses over any square matrix of scores: VSE++'s and SCAN's hinge, CLIP's and ConVIRT's weighted cross entropy."""
+
+import torch
+from torch import Tensor
+
+from gloria_ops.functional import check_matched, contrastive_losses
+
+
+def hinge_loss(scores: Tensor, *, margin: float = 0.2, max_violation: bool = False) -> Tensor:
+    """How far every wrong text, and every wrong image, is from losing to the right one by the margin.
+
+    With s_ii the scores of the pairs::
+
+        sum_i sum_{j != i} max(0, margin + s_ij - s_ii)  +  sum_j sum_{i != j} max(0, margin + s_ij - s_jj)
+
+    Args:
+        scores: (N, N), rows images, columns texts, float32 or float64: those of `local_scores`, or any others.
+        margin: in units of the scores. Default 0.2, what VSE++ and SCAN train with.
+        max_violation: take the greatest of each inner sum for the sum ("hardest negative", VSE++).
+
+    Returns:
+        A scalar of the dtype of the scores; 0 for a pair alone.
+
+    Raises:
+        ValueError: scores that are not (N, N).
+    """
+    check_matched(scores)
+    right = scores.diagonal()
+    pairs = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+    wrong_texts = (margin + scores - right[:, None]).clamp(min=0).masked_fill(pairs, 0)
+    wrong_images = (margin + scores - right).clamp(min=0).masked_fill(pairs, 0)
+    if max_violation:
+        wrong_texts, wrong_images = wrong_texts.max(dim=1).values, wrong_images.max(dim=0).values
+    return wrong_texts.sum() + wrong_images.sum()
+
+
+def symmetric_loss(scores: Tensor, *, logit_scale: float | Tensor = 1.0, image_weight: float = 0.5) -> Tensor:
+    """Cross entropy of each image over the texts and of each text over the images, as one weighted mean.
+
+    Args:
+        scores: (N, N), rows images, columns texts, float32 or float64: those of `local_scores`, or any others.
+        logit_scale: multiplies the scores; a float, or a tensor of one element, which may be learnable. Default 1, for
+            logits that have been scaled (CLIP); ConVIRT divides cosines by 0.1: 10.
+        image_weight: weight of image to text, 0 to 1, text to image having the rest. Default 0.5, CLIP; ConVIRT's
+            lambda, 0.75.
+
+    Returns:
+        A scalar of the dtype of the scores.
+
+    Raises:
+        ValueError: scores that are not (N, N), or a weight beyond 0 to 1.
+        TypeError, ValueError: logit_scale, as in `local_contrastive_loss`.
+    """
+    image_to_text, text_to_image = contrastive_losses(scores, logit_scale=logit_scale)
+    return weighted(image_to_text, text_to_image, image_weight)
+
+
+def weighted(image_to_text: Tensor, text_to_image: Tensor, image_weight: float) -> Tensor:
+    """The one times `image_weight` plus the other times the rest."""
+    if not 0 <= image_weight <= 1:
+        raise ValueError(f"image_weight is {image_weight!r}; expected 0 to 1, the weight of image to text")
+    return image_weight * image_to_text + (1 - image_weight) * text_to_image

@@ -1,0 +1,67 @@
+"""The drop-in against vilmedic's two losses, written plainly."""
+
+import pytest
+import torch
+from dropin_checks import assert_replaces, plain_cosines, plain_cross_entropies, plain_local_scores
+from tolerances import FLOAT64
+
+from gloria_ops.dropin import gloria
+from gloria_ops.dropin.vilmedic import ConVIRTLoss, GLoRIALoss, gloria_attention_fn
+
+SENTS = [
+    ["[CLS]", "no", "effusion", "[SEP]", "[PAD]"],
+    ["[CLS]", "stable", "[UNK]", "cardiac", "silhouette"],
+    ["[CLS]", "[SEP]", "[PAD]", "[PAD]", "[PAD]"],
+]
+LENGTHS = [3, 4, 1]  # words that do not begin with "[", and one more
+
+
+@pytest.fixture
+def features():
+    shapes = (3, 6), (3, 6, 2, 4), (3, 6, 5), (3, 6)
+    return [torch.randn(*shape, dtype=torch.float64) for shape in shapes]
+
+
+@pytest.mark.parametrize("settings", [(), (0.5, 2.0, 3.0, 4.0, 6.0)])
+def test_gloria_loss(features, settings):
+    loss = GLoRIALoss(*settings)
+    local, whole, temp1, temp2, temp3 = settings or (1.0, 1.0, 4.0, 5.0, 10.0)
+
+    def plain(images, regions, words, texts):
+        scores = plain_local_scores(regions, words, LENGTHS, temp1, temp2), plain_cosines(images, texts)
+        return [
+            sum(
+                weight * losses.mean()
+                for weight, each in zip((local, whole), scores, strict=True)
+                for losses in plain_cross_entropies(temp3 * each)
+            )
+        ]
+
+    assert_replaces(lambda *features: [loss(*features, SENTS)[0]], plain, *features)
+
+
+def test_gloria_loss_by_keyword_returns_the_maps(features):
+    images, regions, words, texts = features
+    loss, maps = GLoRIALoss(local_loss_weight=1.0, global_loss_weight=0.0, temp1=4.0, temp2=5.0, temp3=10.0)(
+        global_features=images, local_features=regions, word_embeddings=words, sent_embeddings=texts, sents=SENTS
+    )
+    loss0, loss1, expected = gloria.local_loss(regions, words, LENGTHS)
+    torch.testing.assert_close(loss, loss0 + loss1, **FLOAT64)
+    assert [each.shape for each in maps] == [(1, length, 2, 4) for length in LENGTHS]
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(maps, expected, strict=True))
+
+
+def test_convirt_loss():
+    loss = ConVIRTLoss(tau=0.1, lambda_=0.75, proto="ConVIRTLoss")
+
+    def plain(texts, images):
+        cosines = plain_cosines(images, texts) / 0.1
+        loss_v, loss_l = plain_cross_entropies(cosines)
+        return (0.75 * loss_v + 0.25 * loss_l).mean(), loss_l, loss_v
+
+    assert_replaces(loss, plain, *(torch.randn(4, 6, dtype=torch.float64) for _ in range(2)))
+    assert repr(loss) == "ConVIRTLoss(tau=0.1, lambda_=0.75)"
+
+
+def test_the_attention_is_that_of_gloria():
+    assert gloria_attention_fn is gloria.attention_fn
