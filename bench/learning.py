@@ -1,4 +1,4 @@
-"""Does it learn, and where does it look: a small GLoRIA trained on phantoms, measured on phantoms never seen, over seeds.
+"""Does it learn, and where does it look: a small GLoRIA trained on phantoms, measured on others, over seeds.
 
 `python -m bench.learning --seeds 3`; each seed takes some minutes on two cores. The test set is the phantom 5x200 of
 that seed: 200 images of each of five classes, with one finding each.
@@ -18,7 +18,8 @@ from transformers.utils import logging as transformers_logging
 
 from gloria.attention import attention_figure, save, word_attention
 from gloria.data import Row, read_table, write_five_by_200, write_phantoms
-from gloria.data.phantoms import FIVE, OF_EACH
+from gloria.data.layouts.chexpert import FIVE
+from gloria.data.phantoms import OF_EACH
 from gloria.data.phantoms_reports import NAMES
 from gloria.modelling import GloriaModel
 from gloria.processing import GloriaProcessor
@@ -28,11 +29,11 @@ from gloria.training import TrainingOptions, train
 
 # What a class is called, in words and never as whole reports of it: the classes are scored by the mean over them.
 PROMPTS = {
-    "atelectasis": ("Left basilar atelectasis.", "Right basilar atelectasis.", "Linear atelectasis at the base."),
-    "cardiomegaly": ("Cardiomegaly.", "The heart is enlarged.", "Enlargement of the cardiac silhouette."),
-    "consolidation": ("Left consolidation.", "Right consolidation.", "Airspace consolidation in the lung."),
-    "edema": ("Pulmonary edema.", "Interstitial edema.", "Vascular congestion and edema."),
-    "pleural effusion": ("Left pleural effusion.", "Right pleural effusion.", "Layering pleural fluid."),
+    "Atelectasis": ("Left basilar atelectasis.", "Right basilar atelectasis.", "Linear atelectasis at the base."),
+    "Cardiomegaly": ("Cardiomegaly.", "The heart is enlarged.", "Enlargement of the cardiac silhouette."),
+    "Consolidation": ("Left consolidation.", "Right consolidation.", "Airspace consolidation in the lung."),
+    "Edema": ("Pulmonary edema.", "Interstitial edema.", "Vascular congestion and edema."),
+    "Pleural Effusion": ("Left pleural effusion.", "Right pleural effusion.", "Layering pleural fluid."),
 }
 HELD_OUT = 64  # phantoms of the table of training that only the log's held-out loss sees
 # Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom.
@@ -40,7 +41,7 @@ T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 def measure(model: GloriaModel, processor: GloriaProcessor, rows: Sequence[Row]) -> dict[str, float]:
-    """Shares, 0 to 1: Precision@5 both ways, zero-shot accuracy, and the attention of the finding's words to its mask."""
+    """Shares, 0 to 1: Precision@5 both ways, zero-shot accuracy, and attention of a finding's words to its mask."""
     labels = [row.label for row in rows]
     found = similarities(model, processor, [row.image for row in rows], [row.report for row in rows])
     measured = {}
@@ -74,7 +75,7 @@ def attention_to_masks(model: GloriaModel, processor: GloriaProcessor, rows: Seq
     inside, area, hits, touched = [], [], [], []
     for row in rows:
         words, maps = word_attention(model, processor, row.image, row.report)
-        named = [index for index, word in enumerate(words) if word in NAMES[row.label]]
+        named = [index for index, word in enumerate(words) if word in NAMES[row.label.lower()]]
         if not named:
             continue  # the only word that names it is mistyped
         mask = _covered(processor, row.mask, maps.shape[1:])
@@ -110,7 +111,7 @@ def one_seed(out: Path, seed: int, count: int, epochs: int, of_each: int) -> dic
     seconds = time.perf_counter() - started
     for row in test[: len(FIVE)]:
         figure = attention_figure(model, processor, row.image, row.report, row.mask, title=f"Never seen: {row.label}")
-        save(figure, out / f"{row.label.replace(' ', '-')}.png")
+        save(figure, out / f"{row.label.lower().replace(' ', '-')}.png")
     return {**measure(model, processor, test), "minutes of training": seconds / 60}
 
 

@@ -47,7 +47,9 @@ def read_records(path: str | Path, required: Sequence[str]) -> Iterator[Record]:
     """
     path = Path(path)
     if not path.name.endswith(FORMATS):
-        raise ValueError(f"{path} is no table that can be read; expected a file that ends in one of {', '.join(FORMATS)}")
+        raise ValueError(
+            f"{path} is no table that can be read; expected a file that ends in one of {', '.join(FORMATS)}"
+        )
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; expected a table with the columns {' and '.join(required)}")
     if path.suffix == ".parquet":
@@ -153,8 +155,7 @@ def _check_columns(path: Path, columns: Sequence[str], required: Sequence[str]) 
     for name in required:
         if columns.count(name) != 1:
             raise ValueError(
-                f"{path} has the columns {list(columns)}; expected one named {name!r} (required: "
-                f"{', '.join(required)})"
+                f"{path} has the columns {list(columns)}; expected one named {name!r} (required: {', '.join(required)})"
             )
 
 

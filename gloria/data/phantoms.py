@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from gloria.data.layouts.chexpert import FIVE
 from gloria.data.phantoms_anatomy import SEVERITIES, ZONES, Chest
 from gloria.data.phantoms_reports import Finding, write_report
 
@@ -21,9 +22,7 @@ WHOLE = ("cardiomegaly", "edema")
 FINDINGS = ("no finding", *WHOLE, *(f"{side} {finding}" for finding in SIDED for side in ("left", "right")))
 COLUMNS = ("image", "report", "patient", "label", "finding", "severity", "mask")
 
-# The competition classes of CheXpert, of which the 5x200 set holds 200 images each that show nothing else.
-FIVE = ("atelectasis", "cardiomegaly", "consolidation", "edema", "pleural effusion")
-OF_EACH = 200
+OF_EACH = 200  # of 5x200
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def write_phantoms(
 def write_five_by_200(
     folder: str | Path, seed: int = 0, size: int = 256, of_each: int = OF_EACH, progress: bool = False
 ) -> Path:
-    """Writes the phantom 5x200 set: 200 phantoms of each of the `FIVE` classes, with that finding and no other.
+    """Writes the phantom 5x200 set: 200 phantoms of each of CheXpert's competition classes, with no other finding.
 
     After CheXpert 5x200 (Huang et al., 2021). The same seed gives the same set, and no phantom of it is one of
     `write_phantoms`, whatever the seeds.
@@ -137,7 +136,8 @@ def write_five_by_200(
         progress: show a progress bar, on a terminal.
 
     Returns:
-        Path of phantoms.csv, as `write_phantoms` writes it but for the label, which is the class without the side.
+        Path of phantoms.csv, as `write_phantoms` writes it but for the label, which is the class as CheXpert names it,
+        such as "Pleural Effusion".
 
     Raises:
         ValueError: `of_each` below 1; `seed` negative.
@@ -145,10 +145,15 @@ def write_five_by_200(
     if of_each < 1 or seed < 0:
         raise ValueError(f"of_each is {of_each} and seed {seed}; expected 1 at least, and a seed of 0 or more")
     numbered = (
-        (f"5x200-{seed}-{number:04d}", draw_phantom(_sided(FIVE[number % 5], number // 5), [seed, number, 5], size), FIVE[number % 5])
-        for number in range(5 * of_each)
+        (
+            f"5x200-{seed}-{number:04d}-{name}",
+            draw_phantom(_sided(name.lower(), number), [seed, number, OF_EACH], size),
+            name,
+        )
+        for number in range(of_each)
+        for name in FIVE
     )
-    return _write(Path(folder), numbered, 5 * of_each, progress)
+    return _write(Path(folder), numbered, of_each * len(FIVE), progress)
 
 
 def _check(named: Sequence[str], size: int) -> None:

@@ -18,7 +18,11 @@ class Chest:
     """
 
     def __init__(
-        self, size: int, random: np.random.Generator, cardiomegaly: int | None = None, raised: dict[str, int] | None = None
+        self,
+        size: int,
+        random: np.random.Generator,
+        cardiomegaly: int | None = None,
+        raised: dict[str, int] | None = None,
     ) -> None:
         self.random = random
         steps = (np.arange(size) + 0.5) / size * 2 - 1

@@ -91,7 +91,7 @@ LEADS = (
     "As was discussed with the referring service by telephone, ",
 )
 SIZES = (("small", "mild", "minimal"), ("moderate", "moderate-sized"), ("large", "severe", "extensive"))
-TYPING_ERRORS = 0.04  # share of the words of five letters or more that are mistyped
+TYPING_ERRORS = 0.04  # share of the words of six letters or more that are mistyped
 LONG_SENTENCES = 0.15  # share of the sentences that a subordinate clause opens
 
 
@@ -144,7 +144,7 @@ def _finished(sentence: str, random: np.random.Generator) -> str:
 
 def _mistyped(word: str, random: np.random.Generator) -> str:
     """The word with two letters exchanged, or one left out or typed twice; short words are typed right."""
-    if len(word) < 5:
+    if len(word) < 6:
         return word
     at = int(random.integers(1, len(word) - 2))
     before, first, second, after = word[:at], word[at], word[at + 1], word[at + 2 :]

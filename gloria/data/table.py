@@ -138,6 +138,8 @@ def _boxes(text: str) -> tuple[Box, ...]:
         try:
             x, y, width, height = map(float, part.split())
         except ValueError:
-            raise ValueError(f"boxes holds {part.strip()!r}; expected 'x y width height', with ; between them") from None
+            raise ValueError(
+                f"boxes holds {part.strip()!r}; expected 'x y width height', with ; between them"
+            ) from None
         boxes.append((x, y, width, height))
     return tuple(boxes)
