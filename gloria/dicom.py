@@ -1,7 +1,8 @@
 """DICOM radiographs as a viewer shows them: rescaled, windowed, and bright where it is dense."""
 
 import os
-from typing import Any, BinaryIO
+from io import IOBase
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ def is_dicom(source: str | os.PathLike[str] | Any) -> bool:
     return bool(magic == b"DICM")
 
 
-def read_dicom(source: str | os.PathLike[str] | BinaryIO) -> np.ndarray:
+def read_dicom(source: str | os.PathLike[str] | IOBase) -> np.ndarray:
     """The pixels of a DICOM image of one frame.
 
     The modality LUT (or rescale) and the first VOI LUT (or window) are applied; with the latter, pixels are stretched
@@ -47,7 +48,7 @@ def read_dicom(source: str | os.PathLike[str] | BinaryIO) -> np.ndarray:
         ImportError: pydicom is not installed.
         ValueError: no readable DICOM, several frames, no pixels, no decoder for them; the message says which.
     """
-    name = getattr(source, "name", source)
+    name = source if isinstance(source, (str, os.PathLike)) else getattr(source, "name", source)
     try:
         import pydicom
         from pydicom.pixels import apply_modality_lut, apply_voi_lut

@@ -61,8 +61,8 @@ class GloriaImageProcessor(BaseImageProcessor):
         """Images to pixels.
 
         Args:
-            images: one image or a sequence of them: PIL image, path of a local file (DICOM included), or array or tensor (H, W), (H, W,
-                C) or (C, H, W) with C of 1, 3 or 4. See `to_rgb` for modes and depths.
+            images: one image or a sequence of them: PIL image, path of a local file (DICOM too), open binary file, or
+                array or tensor (H, W), (H, W, C) or (C, H, W) with C of 1, 3 or 4. See `to_rgb` for modes and depths.
             return_tensors: "pt", or "np" or None for an array.
 
         Returns:
@@ -85,7 +85,7 @@ class GloriaImageProcessor(BaseImageProcessor):
         return BatchFeature({"pixel_values": np.stack(pixels)}, tensor_type=return_tensors)
 
     def frame(self, image: Any) -> np.ndarray:
-        """One image, as `preprocess` takes it, decoded, resized, padded and cropped: (crop_size, crop_size, 3) uint8."""
+        """One image as `preprocess` takes it, resized, padded and cropped: (crop_size, crop_size, 3) uint8."""
         square = ImageOps.pad(to_rgb(image), (self.size, self.size), Image.Resampling.BILINEAR, color=0)
         start = (self.size - self.crop_size) // 2
         return np.asarray(square.crop((start, start, start + self.crop_size, start + self.crop_size)))
@@ -138,12 +138,17 @@ def _is_one(images: Any) -> bool:
 
 def _loaded(source: Any) -> Image.Image:
     """The image with all its pixels read, since only reading them shows that a file is cut off."""
+    image = source if isinstance(source, Image.Image) else None
     try:
-        image = source if isinstance(source, Image.Image) else Image.open(source)
+        if image is None:
+            image = Image.open(source)
         image.load()
         return image
     except Exception as error:  # decoders raise whatever they stumble over in a damaged file
-        name = getattr(source, "filename", None) or getattr(source, "name", None) or source
+        if image is not None and image is not source:
+            image.close()
+        named = source if isinstance(source, (str, os.PathLike)) else getattr(source, "filename", None)
+        name = named or getattr(source, "name", None) or source
         raise ValueError(f"{name} cannot be read as an image ({error}); check that it exists and is whole") from error
 
 

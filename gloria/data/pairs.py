@@ -25,7 +25,7 @@ class TableDataset(Dataset):
         rows: each with an image and a report.
         processor: makes the pixels here, in the worker; the tokens are made by the collator, which pads.
         text: what is read of a report, see `gloria.data.reports.text_to_read`.
-        group_equal_texts: give items an id that is equal where texts are, so that they are not negatives of one another.
+        group_equal_texts: give items an id, equal where texts are, which are then not negatives of one another.
         bad_files: what to do with an image that cannot be read, now or all of a sudden: "replace" names it in a warning
             and gives the next row that can be, so that batches stay full; "refuse" raises.
         cache: folder of a `PixelCache`, None = decode at every reading.

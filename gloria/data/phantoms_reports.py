@@ -65,7 +65,7 @@ NAMES = {
     "consolidation": {"consolidation", "airspace", "infiltrate", "patchy", "confluent", "pneumonia"},
     "edema": {"edema", "perihilar", "septal", "congestion", "batwing", "interstitial"},
     "pleural effusion": {"effusion", "hydrothorax", "costophrenic", "layering"},
-    "pneumothorax": {"pneumothorax", "apical", "apex"},
+    "pneumothorax": {"pneumothorax", "apical", "apex", "air"},
     "nodule": {"nodule", "coin", "lesion"},
 }
 ABSENT = {

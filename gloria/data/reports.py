@@ -12,20 +12,22 @@ SECTIONS: tuple[Section, ...] = get_args(Section)
 Text = Literal["report", "sentences", "sentence"]
 TEXTS: tuple[Text, ...] = get_args(Text)
 
-# A header stands at the start of a line, in capitals, before a colon.
-_HEADER = re.compile(r"^[ \t]*([A-Z][A-Z0-9 ,/&()-]*[A-Z)])[ \t]*:", re.MULTILINE)
+# A header stands at the start of a line before a colon, in capitals; the two that matter in any letters.
+_HEADER = re.compile(
+    r"^[ \t]*([A-Z][A-Z0-9 ,/&()-]*[A-Z)]|(?i:findings?|impressions?|conclusions?))[ \t]*:", re.MULTILINE
+)
 # The spellings of the two sections that MIMIC-CXR's reports use; a header may name both.
 _FINDINGS = re.compile(r"\bFINDINGS?\b")
 _IMPRESSION = re.compile(r"\b(IMPRESSIONS?|CONCLUSIONS?|SUMMARY)\b")
 _NUMBERED = re.compile(r"(?<![\w.])[0-9]+\.(?![0-9])")
-_WORD = re.compile(r"[a-z0-9]+")
+_WORD = re.compile(r"[a-z0-9]+(?:\.[0-9]+)*")
 
 
 def sections_of(text: str) -> dict[str, str]:
     """The sections of a report by their headers, in lower case, without line breaks.
 
     What comes before the first header is left out, if there is a header at all. Of two sections of one name, the later
-    one is kept: an addendum comes first and repeats headers only to correct them.
+    one is kept, as in MIMIC-CXR's own code.
 
     Returns:
         Section by header: "findings" and "impression" under these names however they are spelt, others as they are; a
@@ -33,9 +35,10 @@ def sections_of(text: str) -> dict[str, str]:
     """
     sections = {}
     found = list(_HEADER.finditer(text))
-    for header, following in zip(found, [*found[1:], None], strict=True):
-        body = " ".join(text[header.end() : following.start() if following else len(text)].split())
-        name = " ".join(header[1].split())
+    ends = [*(header.start() for header in found[1:]), len(text)]
+    for header, end in zip(found, ends, strict=False):
+        body = " ".join(text[header.end() : end].split())
+        name = " ".join(header[1].upper().split())
         of_both = {"findings": _FINDINGS.search(name), "impression": _IMPRESSION.search(name)}
         for each in [part for part, spelt in of_both.items() if spelt] or [name.lower()]:
             if body:
@@ -70,15 +73,14 @@ def choose_section(text: str, section: Section = "both") -> str:
 
 
 def sentences_of(report: str) -> list[str]:
-    """The sentences of a report as the released GLoRIA trains on them: lower case, no punctuation, two words or more.
+    """The sentences of a report as the released GLoRIA reads them: lower case, no punctuation, two words or more.
 
-    Sentences end at a full stop, and before a number in a list ("1. ..."); what is not a letter of the Latin alphabet or
-    a digit parts words. The released code also cuts at decimal points, which breaks "2.5 cm" in two; this does not. It
+    Sentences end at a full stop, and before a number in a list ("1. ..."); whatever is no letter from a to z and no
+    digit parts words. The released code also cuts at decimal points, which breaks "2.5 cm" in two; this does not. It
     takes "___", which stands for removed names in MIMIC-CXR, for a word; this leaves it out.
     """
     parts = (part for item in _NUMBERED.split(report) for part in re.split(r"\.(?![0-9])", item))
-    worded = (_WORD.findall(re.sub(r"(?<=[0-9])\.(?=[0-9])", "", part.lower())) for part in parts)
-    return [" ".join(words) for words in worded if len(words) > 1]
+    return [" ".join(words) for part in parts if len(words := _WORD.findall(part.lower())) > 1]
 
 
 def text_to_read(report: str, text: Text) -> str:

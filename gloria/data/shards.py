@@ -33,7 +33,7 @@ def write_shards(
 ) -> list[Path]:
     """Writes rows in random order as tar files of equal size, to within one row.
 
-    A row becomes two members with one stem: the image file as it is (or, with `longest_side`, a grey or colour PNG), and
+    A row becomes two members with one stem: the image file as it is (or, with `longest_side`, a PNG), and
     a .json with report, patient and label. Beside the shards, shards.json tells how many rows each one has; it is
     written last, so that a folder without it is an unfinished one.
 
@@ -70,8 +70,8 @@ def write_shards(
                     _add(tar, f"{index:09d}", rows[index], longest_side)
                     bar.update()
             counts.append(len(chosen))
-    index = {path.name: count for path, count in zip(paths, counts, strict=True)}
-    (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+    listing = {path.name: count for path, count in zip(paths, counts, strict=True)}
+    (folder / INDEX).write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
     return paths
 
 
@@ -80,16 +80,16 @@ class ShardDataset(IterableDataset):
 
     Ranks and workers share out the shards, so that none is read twice. Every rank gets the same number of items an
     epoch, and every worker the same as its counterparts on other ranks, whatever could not be read, since ranks that
-    run out at different steps wait for one another for ever; the rows left over, less than the readers' number times the
-    difference between their shards, have their turn in another epoch.
+    run out at different steps wait for one another for ever. Where shards differ in size, other rows are left over for
+    that in each epoch.
 
     Args:
         folder: as `write_shards` left it.
         processor: makes the pixels.
         text: what is read of a report, see `gloria.data.reports.text_to_read`.
         group_equal_texts: give items an id that is equal where texts are.
-        bad_files: what to do with images and shards that cannot be read: "replace" names them in a warning and reads on,
-            "refuse" raises.
+        bad_files: what to do with images and shards that cannot be read: "replace" names them in a warning and reads
+            on, "refuse" raises.
         buffer: pairs held in memory, as files, to be drawn from at random; 1 keeps the order of the shards.
         seed: of the order.
         rank: of this process. Leave 0 of 1 where something else shares out the stream, as accelerate does by itself.
@@ -120,8 +120,7 @@ class ShardDataset(IterableDataset):
         self.buffer, self.seed, self.rank, self.ranks, self.epoch = buffer, seed, rank, ranks, 0
         if not 0 <= rank < ranks or buffer < 1:
             raise ValueError(
-                f"rank is {rank} of {ranks} and buffer {buffer}; expected a rank from 0 to ranks - 1, and a buffer of 1 "
-                "at least"
+                f"rank is {rank} of {ranks} and buffer {buffer}; expected 0 <= rank < ranks and a buffer of 1 at least"
             )
         self._check_readers(1)
 
@@ -147,8 +146,8 @@ class ShardDataset(IterableDataset):
     def _check_readers(self, workers: int) -> None:
         if self.ranks * workers > len(self.counts):
             raise ValueError(
-                f"{self.ranks} ranks with {workers} workers are more than the {len(self.counts)} shards in {self.folder}; "
-                "use fewer workers, or write more shards (gloria shards --shards N)"
+                f"{self.ranks} ranks with {workers} workers are more than the {len(self.counts)} shards in "
+                f"{self.folder}; use fewer workers, or write more shards (gloria shards --shards N)"
             )
 
     def _shards_of(self, rank: int, worker: int, workers: int) -> list[str]:

@@ -27,8 +27,8 @@ class Row:
         fault: what is wrong with the line itself, "" = nothing.
         labels: class labels as CheXpert gives them: 1 present, 0 absent, -1 uncertain; classes not mentioned are not
             there. In a table: "Edema=1; Pneumonia=-1".
-        boxes: boxes around findings, each x and y of the upper left corner, width and height, in pixels of the image. In
-            a table: "12 30 100 80; 5 5 10 20".
+        boxes: boxes around findings, each x and y of the upper left corner, width and height, in pixels of the image.
+            In a table: "12 30 100 80; 5 5 10 20".
         unit: what `line` counts, "line" or "row".
     """
 

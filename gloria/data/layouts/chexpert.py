@@ -11,19 +11,18 @@ from gloria.data.table import Row
 
 SPLITS = {"train.csv": "train", "valid.csv": "validation", "test.csv": "test"}
 PLUS = "df_chexpert_plus_*.csv"
-PLUS_COLUMNS = (
-    "path_to_image",
-    "frontal_lateral",
-    "deid_patient_id",
-    "split",
-    "section_findings",
-    "section_impression",
-)
+PLUS_SECTIONS = {
+    "findings": ("section_findings",),
+    "impression": ("section_impression",),
+    "both": ("section_findings", "section_impression"),
+    "whole": ("report",),
+}
+PLUS_COLUMNS = ("path_to_image", "frontal_lateral", "deid_patient_id", "split", "report", *PLUS_SECTIONS["both"])
 FIVE = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")  # the competition's
 
 
 def read_chexpert(root: str | Path, section: Section = "both", all_views: bool = False) -> Imported:
-    """Reads CheXpert-v1.0 and -small, alone or with df_chexpert_plus_*.csv beside train.csv; or CheXpert Plus by itself.
+    """Reads CheXpert-v1.0 and -small, alone or with df_chexpert_plus_*.csv beside train.csv; or CheXpert Plus alone.
 
     Args:
         root: folder that holds train.csv, valid.csv or test.csv and the folders of that name; or CheXpert Plus's table,
@@ -118,10 +117,7 @@ def _plus(root: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
 
 
 def _report(cells: Mapping[str, str], section: Section) -> str:
-    names = ("section_findings", "section_impression") if section == "both" else (f"section_{section}",)
-    if section == "whole":
-        names = ("report",)
-    parts = (" ".join(cells.get(name, "").split()) for name in names)
+    parts = (" ".join(cells[name].split()) for name in PLUS_SECTIONS[section])
     return " ".join(dict.fromkeys(filter(None, parts)))
 
 

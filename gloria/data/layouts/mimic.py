@@ -41,7 +41,7 @@ def read_mimic(
     texts = Path(reports) if reports else root
     if not (texts / "files").is_dir():
         raise FileNotFoundError(
-            f"{texts} holds no folder files; unpack mimic-cxr-reports.zip of MIMIC-CXR, and name the folder with --reports"
+            f"{texts} holds no folder files; unpack mimic-cxr-reports.zip, and name its folder with --reports"
         )
     is_dicom = found(root, RECORDS) is not None
     columns = ("dicom_id", "subject_id", "study_id")
@@ -51,13 +51,11 @@ def read_mimic(
         images = listed(root, RECORDS if is_dicom else METADATA, columns)
     splits, labels = {}, {}
     if found(root, SPLIT):
-        splits = {
-            record.cells["dicom_id"]: record.cells["split"] for record in listed(root, SPLIT, ("dicom_id", "split"))
-        }
+        listing = listed(root, SPLIT, ("dicom_id", "split"))
+        splits = {record.cells["dicom_id"]: record.cells["split"] for record in listing}
     if found(root, LABELS):
-        labels = {
-            record.cells["study_id"]: class_labels(record.cells) for record in listed(root, LABELS, ("study_id",))
-        }
+        listing = listed(root, LABELS, ("study_id",))
+        labels = {record.cells["study_id"]: class_labels(record.cells) for record in listing}
     imported = Imported()
     said: dict[Path, str | None] = {}
     for record in images:

@@ -31,9 +31,7 @@ def read_openi(root: str | Path, section: Section = "both") -> Imported:
     root = Path(root)
     reports = sorted(root.rglob("ecgen-radiology/*.xml"), key=lambda path: (len(path.stem), path.stem))
     if not reports:
-        raise FileNotFoundError(
-            f"{root} holds no ecgen-radiology/*.xml; expected the folder with NLMCXR_reports.tgz unpacked"
-        )
+        raise FileNotFoundError(f"{root} holds no ecgen-radiology/*.xml; unpack NLMCXR_reports.tgz there")
     images = {_key(path.stem): path for path in sorted(root.rglob("*")) if path.suffix.lower() in IMAGES}
     imported = Imported()
     for number, path in enumerate(reports, 1):
