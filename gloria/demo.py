@@ -1,6 +1,6 @@
-"""The demo: trains a small GLoRIA on real X-rays, where there are any, and on phantoms, and shows what came of it.
+"""The demo: trains a small GLoRIA on phantoms, or on tables of X-rays with reports, and shows what came of it.
 
-`python -m gloria.demo --out DIR [--data CSV | --data phantoms]`
+`python -m gloria.demo --out DIR [--data TABLE] [--data phantoms]`
 """
 
 import argparse
@@ -27,7 +27,6 @@ from gloria.small import small_model
 from gloria.training import CHECKPOINTS, METRICS, PairCollator, PairDataset, TrainingOptions, train
 from gloria_ops import local_contrastive_loss
 
-REAL = Path("../shared/data/covid-cxr/reports.csv")
 PHANTOMS = "phantoms"
 BATCH = 32
 LEARNING_RATE = 1e-3
@@ -39,23 +38,24 @@ def demo(out: str | Path, data: Sequence[str], steps: int = 240, count: int = 60
 
     Args:
         out: folder to write to: one run folder for each of the data, named after it.
-        data: paths of tables, or "phantoms".
+        data: paths of tables, in folders of different names, or "phantoms".
         steps: optimiser steps on each, to the next whole pass.
         count: number of phantoms to draw.
         seed: of the split, the order, the weights and the phantoms.
 
     Raises:
-        ValueError, FileNotFoundError: a table that cannot be read.
+        ValueError, FileNotFoundError: a table that cannot be read; two of one name.
     """
     transformers_logging.disable_progress_bar()
-    for source in data:
+    names = [PHANTOMS if source == PHANTOMS else Path(source).resolve().parent.name for source in data]
+    if len(set(names)) < len(names):
+        raise ValueError(f"data gives runs of the names {names}; expected tables in folders of different names")
+    for name, source in zip(names, data, strict=True):
         started = time.perf_counter()
         if source == PHANTOMS:
-            name = PHANTOMS
             table = write_phantoms(Path(out) / "phantoms-data", count, seed, progress=True)
         else:
             table = Path(source)
-            name = table.resolve().parent.name
         _one(name, table, Path(out) / name, steps, seed)
         print(f"{name}: {time.perf_counter() - started:.0f} s; pictures and model in {Path(out) / name}\n")
 
@@ -175,14 +175,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="default: runs/demo")
     parser.add_argument(
         "--data",
-        help=f"a CSV, or 'phantoms'. Default: {REAL} where it exists, and phantoms",
+        action="append",
+        metavar="TABLE",
+        help="a table of images and reports, or 'phantoms'; may be given several times. Default: phantoms",
     )
     parser.add_argument("--steps", type=int, default=240, help="optimiser steps on each; default: 240")
     parser.add_argument("--count", type=int, default=600, help="number of phantoms; default: 600")
     given = parser.parse_args(arguments)
-    data = [given.data] if given.data else [*([str(REAL)] if REAL.is_file() else []), PHANTOMS]
     try:
-        demo(given.out, data, given.steps, given.count)
+        demo(given.out, given.data or [PHANTOMS], given.steps, given.count)
     except (ValueError, OSError) as error:
         parser.error(str(error))
 

@@ -1,5 +1,6 @@
 """GloriaImageProcessor: a picture of any mode, depth and size to normalised square pixels, with PIL alone."""
 
+import io
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +9,8 @@ import numpy as np
 from PIL import Image, ImageOps
 from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
+
+from gloria.dicom import is_dicom, read_dicom
 
 BIT_DEPTHS = (8, 10, 12, 14, 16)
 
@@ -58,8 +61,8 @@ class GloriaImageProcessor(BaseImageProcessor):
         """Images to pixels.
 
         Args:
-            images: one image or a sequence of them: PIL image, path of a local file, or array or tensor (H, W), (H, W,
-                C) or (C, H, W) with C of 1, 3 or 4. See `to_rgb` for modes and depths.
+            images: one image or a sequence of them: PIL image, path of a local file (DICOM too), open binary file, or
+                array or tensor (H, W), (H, W, C) or (C, H, W) with C of 1, 3 or 4. See `to_rgb` for modes and depths.
             return_tensors: "pt", or "np" or None for an array.
 
         Returns:
@@ -74,18 +77,22 @@ class GloriaImageProcessor(BaseImageProcessor):
         pixels = []
         for position, image in enumerate(batch):
             try:
-                pixels.append(self._pixels(to_rgb(image)))
+                pixels.append(self.normalise(self.frame(image)))
             except TypeError as error:
                 raise TypeError(f"images[{position}]: {error}") from error
             except ValueError as error:
                 raise ValueError(f"images[{position}]: {error}") from error
         return BatchFeature({"pixel_values": np.stack(pixels)}, tensor_type=return_tensors)
 
-    def _pixels(self, image: Image.Image) -> np.ndarray:
-        square = ImageOps.pad(image, (self.size, self.size), Image.Resampling.BILINEAR, color=0)
+    def frame(self, image: Any) -> np.ndarray:
+        """One image as `preprocess` takes it, resized, padded and cropped: (crop_size, crop_size, 3) uint8."""
+        square = ImageOps.pad(to_rgb(image), (self.size, self.size), Image.Resampling.BILINEAR, color=0)
         start = (self.size - self.crop_size) // 2
-        cropped = square.crop((start, start, start + self.crop_size, start + self.crop_size))
-        scaled = np.asarray(cropped, np.float32) / 255
+        return np.asarray(square.crop((start, start, start + self.crop_size, start + self.crop_size)))
+
+    def normalise(self, framed: np.ndarray) -> np.ndarray:
+        """What `frame` gives, as pixels for the model: (3, crop_size, crop_size) float32."""
+        scaled = framed.astype(np.float32) / 255
         normalised = (scaled - np.asarray(self.image_mean, np.float32)) / np.asarray(self.image_std, np.float32)
         return normalised.transpose(2, 0, 1)
 
@@ -96,17 +103,19 @@ def to_rgb(image: Any) -> Image.Image:
     Deeper integers are scaled, not clipped: by the smallest depth of 8, 10, 12, 14 or 16 bits that holds the brightest
     pixel, because 12-bit radiographs usually come in 16-bit files. Floats within [0, 1] are scaled by 255. Anything
     else (negative, beyond 16 bits, floats beyond [0, 1], as raw detector values are) is stretched from its minimum to
-    its maximum.
+    its maximum. DICOM is shown as `gloria.dicom.read_dicom` says.
 
     Args:
-        image: PIL image of any mode, path of a local file, or array or tensor (H, W), (H, W, C), (C, H, W), C of 1, 3
-            or 4.
+        image: PIL image of any mode, path of a local file, open binary file, or array or tensor (H, W), (H, W, C), (C,
+            H, W), C of 1, 3 or 4.
 
     Raises:
         TypeError: not an image.
         ValueError: a file that is no readable image, an empty image, an impossible shape, a pixel that is not finite.
     """
-    if isinstance(image, (str, os.PathLike, Image.Image)):
+    if isinstance(image, (str, os.PathLike, io.IOBase)) and is_dicom(image):
+        values = read_dicom(image)
+    elif isinstance(image, (str, os.PathLike, io.IOBase, Image.Image)):
         image = ImageOps.exif_transpose(_loaded(image))
         if image.mode != "F" and not image.mode.startswith("I"):
             return _flattened(image)
@@ -121,20 +130,25 @@ def to_rgb(image: Any) -> Image.Image:
 
 
 def _is_one(images: Any) -> bool:
-    if isinstance(images, (str, os.PathLike, Image.Image)):
+    if isinstance(images, (str, os.PathLike, io.IOBase, Image.Image)):
         return True
     shape = getattr(images, "shape", None)
     return shape is not None and len(shape) < 4
 
 
-def _loaded(source: str | os.PathLike[str] | Image.Image) -> Image.Image:
+def _loaded(source: Any) -> Image.Image:
     """The image with all its pixels read, since only reading them shows that a file is cut off."""
+    image = source if isinstance(source, Image.Image) else None
     try:
-        image = source if isinstance(source, Image.Image) else Image.open(source)
+        if image is None:
+            image = Image.open(source)
         image.load()
         return image
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        name = getattr(source, "filename", None) or source
+    except Exception as error:  # decoders raise whatever they stumble over in a damaged file
+        if image is not None and image is not source:
+            image.close()
+        named = source if isinstance(source, (str, os.PathLike)) else getattr(source, "filename", None)
+        name = named or getattr(source, "name", None) or source
         raise ValueError(f"{name} cannot be read as an image ({error}); check that it exists and is whole") from error
 
 

@@ -2,7 +2,9 @@
 
 import typer
 
+from gloria.cli.imports import import_table
 from gloria.cli.retrieve import retrieve
+from gloria.cli.shards import shards
 from gloria.cli.tables import phantoms, validate_data
 from gloria.cli.train import train
 
@@ -13,8 +15,9 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     rich_markup_mode=None,
 )
-for command in (validate_data, phantoms, train, retrieve):
+for command in (validate_data, phantoms, shards, train, retrieve):
     app.command()(command)
+app.command("import")(import_table)
 
 
 def main() -> None:

@@ -13,7 +13,9 @@ from gloria.data import Problem, Row, find_problems, read_table
 from gloria.modelling import GloriaModel
 from gloria.processing import GloriaProcessor
 
-Table = Annotated[Path, typer.Argument(metavar="CSV", help="Table with the columns image and report.")]
+Table = Annotated[
+    Path, typer.Argument(metavar="TABLE", help="CSV, JSON lines or Parquet with the columns image and report.")
+]
 
 
 @contextmanager
@@ -23,7 +25,7 @@ def plain_errors() -> Iterator[None]:
     transformers_logging.disable_progress_bar()
     try:
         yield
-    except (ValueError, TypeError, OSError, NotImplementedError) as error:
+    except (ValueError, TypeError, OSError, NotImplementedError, ImportError) as error:
         typer.echo(f"gloria: {error}", err=True)
         raise typer.Exit(2) from error
 

@@ -1,19 +1,24 @@
 """`gloria validate-data` and `gloria phantoms`: what one trains on."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from gloria.cli.common import Table, plain_errors
-from gloria.data import find_problems, read_table, write_phantoms
+from gloria.data import find_problems, read_table, write_five_by_200, write_phantoms
 
 
-def validate_data(csv: Table) -> None:
+def validate_data(
+    csv: Table,
+    without_reports: Annotated[
+        bool, typer.Option("--without-reports", help="Rows need no report: for tables of labels.")
+    ] = False,
+) -> None:
     """Name every bad row of a table with its line; exit with 1 if there is any."""
     with plain_errors():
         rows = read_table(csv)
-        problems = find_problems(rows, progress=True)
+        problems = find_problems(rows, progress=True, need_reports=not without_reports)
     for problem in problems:
         typer.echo(f"{csv}, {problem}")
     bad = len({problem.line for problem in problems})
@@ -23,10 +28,23 @@ def validate_data(csv: Table) -> None:
 
 def phantoms(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write to.")],
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Number of phantoms.")] = 500,
+    count: Annotated[int | None, typer.Option("--count", "-n", min=1, help="Number of phantoms. Default: 500.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Another seed, other phantoms.")] = 0,
     size: Annotated[int, typer.Option(min=32, help="Pixels of a side.")] = 256,
+    second: Annotated[float, typer.Option(min=0, max=1, help="Share of phantoms with a second finding.")] = 0.0,
+    set_: Annotated[
+        Literal["5x200"] | None,
+        typer.Option("--set", help="The fixed test set: 200 of each of five classes, with one finding each."),
+    ] = None,
 ) -> None:
     """Draw chest phantoms with findings, masks and reports, and a table of them."""
     with plain_errors():
-        typer.echo(f"wrote {write_phantoms(out, count, seed, size, progress=True)}")
+        if set_ and (count or second):
+            raise ValueError(
+                "--set 5x200 has its own number of phantoms, with one finding each; leave --count and --second out"
+            )
+        if set_:
+            table = write_five_by_200(out, seed, size, progress=True)
+        else:
+            table = write_phantoms(out, 500 if count is None else count, seed, size, second, progress=True)
+        typer.echo(f"wrote {table}")

@@ -1,17 +1,27 @@
-"""Where images and reports come from: tables on disk, and phantoms that the package draws itself."""
+"""Where images and reports come from: tables, public data sets, shards, and phantoms that the package draws itself."""
 
-from gloria.data.phantoms import FINDINGS, Phantom, draw_phantom, write_phantoms
-from gloria.data.table import Problem, Row, find_problems, read_table, split_rows, write_table
+from gloria.data.cache import PixelCache
+from gloria.data.pairs import TableDataset
+from gloria.data.phantoms import FINDINGS, Phantom, draw_phantom, write_five_by_200, write_phantoms
+from gloria.data.problems import Problem, find_problems
+from gloria.data.shards import ShardDataset, write_shards
+from gloria.data.split import split_rows
+from gloria.data.table import Row, read_table, write_table
 
 __all__ = [
     "FINDINGS",
     "Phantom",
+    "PixelCache",
     "Problem",
     "Row",
+    "ShardDataset",
+    "TableDataset",
     "draw_phantom",
     "find_problems",
     "read_table",
     "split_rows",
+    "write_five_by_200",
     "write_phantoms",
+    "write_shards",
     "write_table",
 ]

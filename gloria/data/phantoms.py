@@ -1,10 +1,11 @@
-"""Chest phantoms: simple drawings of a frontal radiograph with one finding, its mask and a templated report.
+"""Chest phantoms: drawings of a frontal radiograph with findings, their masks and a report.
 
 They show that a model learns where to look, in minutes and without any data; they are no stand-in for radiographs.
 Drawn as radiographs are hung: the patient's left is on the right of the picture.
 """
 
 import csv
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,47 +13,16 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-SIDED = ("pleural effusion", "pneumothorax", "consolidation", "nodule")
-FINDINGS = ("no finding", "cardiomegaly", *(f"{side} {finding}" for finding in SIDED for side in ("left", "right")))
-COLUMNS = ("image", "report", "patient", "finding", "mask")
+from gloria.data.layouts.chexpert import FIVE
+from gloria.data.phantoms_anatomy import SEVERITIES, ZONES, Chest
+from gloria.data.phantoms_reports import Finding, write_report
 
-# Each finding in words: {size} and {side} are filled in, {zone} is where it lies in the lung.
-SENTENCES = {
-    "no finding": ("The lungs are clear.", "No acute abnormality.", "Clear lungs without focal opacity."),
-    "cardiomegaly": (
-        "The heart is enlarged.",
-        "{size} cardiomegaly.",
-        "{size} enlargement of the cardiac silhouette.",
-    ),
-    "pleural effusion": (
-        "{size} {side} pleural effusion.",
-        "Blunting of the {side} costophrenic angle by a {size} pleural effusion.",
-        "{size} layering fluid on the {side}.",
-    ),
-    "pneumothorax": (
-        "{size} {side} pneumothorax.",
-        "There is a {size} {side} apical pneumothorax.",
-        "Absent lung markings above the {side} apex, a {size} pneumothorax.",
-    ),
-    "consolidation": (
-        "{side} {zone} zone consolidation.",
-        "There is airspace consolidation in the {zone} {side} lung.",
-        "{size} opacity in the {side} {zone} zone, likely pneumonia.",
-    ),
-    "nodule": (
-        "{size} nodule in the {side} {zone} lung.",
-        "There is a {size} rounded nodule in the {side} {zone} zone.",
-        "{side} {zone} zone pulmonary nodule.",
-    ),
-}
-ABSENT = {
-    "cardiomegaly": "Heart size is normal.",
-    "pleural effusion": "No pleural effusion.",
-    "pneumothorax": "No pneumothorax.",
-    "consolidation": "No consolidation.",
-}
-SIZES = ("small", "moderate", "large")
-ZONES = ("upper", "mid", "lower")
+SIDED = ("atelectasis", "pleural effusion", "pneumothorax", "consolidation", "nodule")
+WHOLE = ("cardiomegaly", "edema")
+FINDINGS = ("no finding", *WHOLE, *(f"{side} {finding}" for finding in SIDED for side in ("left", "right")))
+COLUMNS = ("image", "report", "patient", "label", "finding", "severity", "mask")
+
+OF_EACH = 200  # of 5x200
 
 
 @dataclass(frozen=True)
@@ -61,49 +31,66 @@ class Phantom:
 
     Attributes:
         image: (size, size) uint8, bright = dense.
-        mask: (size, size) bool, True on the finding; empty for "no finding".
-        report: sentences on the finding and on what is absent.
-        finding: one of `FINDINGS`.
+        masks: where each finding is, (size, size) bool, in the order of `findings`; none on "no finding".
+        report: sentences on the findings, on what is absent, and remarks.
+        findings: what is drawn; one of the kind "no finding" where nothing is.
     """
 
     image: np.ndarray
-    mask: np.ndarray
+    masks: tuple[np.ndarray, ...]
     report: str
-    finding: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def mask(self) -> np.ndarray:
+        """(size, size) bool, True on any finding."""
+        return np.logical_or.reduce(self.masks)
+
+    @property
+    def finding(self) -> str:
+        """The findings with their sides as `FINDINGS` names them, several joined by " and "."""
+        return " and ".join(f"{finding.side} {finding.kind}".strip() for finding in self.findings)
 
 
-def draw_phantom(finding: str, seed: int, size: int = 256) -> Phantom:
+def draw_phantom(findings: str | Sequence[str], seed: int | Sequence[int], size: int = 256) -> Phantom:
     """Draws one phantom.
 
     Args:
-        finding: one of `FINDINGS`.
-        seed: not negative; the same finding, seed and size give the same phantom.
+        findings: one or several of `FINDINGS`, of different kinds.
+        seed: not negative, or a sequence of such; the same findings, seed and size give the same phantom.
         size: pixels of a side, at least 32.
 
     Raises:
-        ValueError: an unknown finding; `size` below 32.
+        ValueError: an unknown finding, two of a kind, "no finding" beside another; `size` below 32.
     """
-    if finding not in FINDINGS:
-        raise ValueError(f"finding is {finding!r}; expected one of {', '.join(map(repr, FINDINGS))}")
-    if size < 32:
-        raise ValueError(f"size is {size}; expected 32 pixels at least")
-    random = np.random.default_rng([seed, FINDINGS.index(finding)])
-    side, kind = finding.split(" ", 1) if finding.startswith(("left", "right")) else ("", finding)
-    extent, zone = int(random.integers(3)), int(random.integers(3))
+    named = [findings] if isinstance(findings, str) else list(findings)
+    _check(named, size)
+    seeds = [seed] if isinstance(seed, int) else list(seed)
+    random = np.random.default_rng([*seeds, *(FINDINGS.index(name) for name in named)])
+    present = [_made(name, random) for name in named]
 
-    chest = _Chest(size, random, heart=1.45 + 0.15 * extent if kind == "cardiomegaly" else 1.0)
+    chest = Chest(
+        size,
+        random,
+        cardiomegaly=next((each.severity for each in present if each.kind == "cardiomegaly"), None),
+        raised={each.side: each.severity for each in present if each.kind == "atelectasis"},
+    )
     density = chest.density()
-    amount, mask = chest.finding(kind, side, extent, zone)
-    density = density + amount
+    masks = []
+    for each in present:
+        amount, mask = chest.finding(each.kind, each.side, each.severity, each.zone)
+        density = density + amount
+        masks.append(mask)
     # A film saturates: density is compressed, with the exposure and contrast of each picture a little different.
     exposed = np.tanh(random.uniform(0.9, 1.25) * density + random.uniform(-0.05, 0.05))
     noisy = exposed + random.normal(0, 0.035, density.shape)
     image = np.rint(255 * np.clip(noisy, 0, 1)).astype(np.uint8)
-    report = _report(kind, side, SIZES[extent], ZONES[zone], random)
-    return Phantom(image, mask, report, finding)
+    return Phantom(image, tuple(masks), write_report(present, random), tuple(present))
 
 
-def write_phantoms(folder: str | Path, count: int, seed: int = 0, size: int = 256, progress: bool = False) -> Path:
+def write_phantoms(
+    folder: str | Path, count: int, seed: int = 0, size: int = 256, second: float = 0.0, progress: bool = False
+) -> Path:
     """Writes phantoms as PNG files, masks beside them, and a table of them.
 
     The findings take turns, so that all are equally frequent; each phantom is a patient of its own.
@@ -113,133 +100,112 @@ def write_phantoms(folder: str | Path, count: int, seed: int = 0, size: int = 25
         count: number of phantoms, at least 1.
         seed: phantoms of different seeds differ, of the same seed do not.
         size: pixels of a side.
+        second: share of the phantoms with a finding that get one more, of another kind.
         progress: show a progress bar, on a terminal.
 
     Returns:
-        Path of phantoms.csv: image, report, patient, finding, mask.
+        Path of phantoms.csv: image, report, patient, label and finding (both as `Phantom.finding`), severity, mask.
 
     Raises:
-        ValueError: `count` below 1; `seed` negative.
+        ValueError: `count` below 1; `seed` negative; `second` outside [0, 1].
     """
     if count < 1 or seed < 0:
         raise ValueError(f"count is {count} and seed {seed}; expected one phantom at least, and a seed of 0 or more")
-    folder = Path(folder)
+    if not 0 <= second <= 1:
+        raise ValueError(f"second is {second}; expected a share of the phantoms, 0 to 1")
+    numbered = (
+        (f"phantom-{seed}-{number:05d}", draw_phantom(_chosen(number, seed, second), [seed, number], size), "")
+        for number in range(count)
+    )
+    return _write(Path(folder), numbered, count, progress)
+
+
+def write_five_by_200(
+    folder: str | Path, seed: int = 0, size: int = 256, of_each: int = OF_EACH, progress: bool = False
+) -> Path:
+    """Writes the phantom 5x200 set: 200 phantoms of each of CheXpert's competition classes, with no other finding.
+
+    After CheXpert 5x200 (Huang et al., 2021). The same seed gives the same set, and no phantom of it is one of
+    `write_phantoms`, whatever the seeds.
+
+    Args:
+        folder: where to write phantoms.csv, images/ and masks/; made where it does not exist.
+        seed: not negative.
+        size: pixels of a side.
+        of_each: phantoms of each class; 200 makes the set that the name stands for.
+        progress: show a progress bar, on a terminal.
+
+    Returns:
+        Path of phantoms.csv, as `write_phantoms` writes it but for the label, which is the class as CheXpert names it,
+        such as "Pleural Effusion".
+
+    Raises:
+        ValueError: `of_each` below 1; `seed` negative.
+    """
+    if of_each < 1 or seed < 0:
+        raise ValueError(f"of_each is {of_each} and seed {seed}; expected 1 at least, and a seed of 0 or more")
+    numbered = (
+        (
+            f"5x200-{seed}-{number:04d}-{name}",
+            draw_phantom(_sided(name.lower(), number), [seed, number, OF_EACH], size),
+            name,
+        )
+        for number in range(of_each)
+        for name in FIVE
+    )
+    return _write(Path(folder), numbered, of_each * len(FIVE), progress)
+
+
+def _check(named: Sequence[str], size: int) -> None:
+    for name in named:
+        if name not in FINDINGS:
+            raise ValueError(f"finding is {name!r}; expected one of {', '.join(map(repr, FINDINGS))}")
+    kinds = {_parted(name)[1] for name in named}
+    if len(kinds) != len(named) or not named or (len(named) > 1 and "no finding" in kinds):
+        raise ValueError(f"findings are {list(named)}; expected different kinds, and 'no finding' by itself")
+    if size < 32:
+        raise ValueError(f"size is {size}; expected 32 pixels at least")
+
+
+def _parted(name: str) -> tuple[str, str]:
+    side, _, kind = name.partition(" ")
+    return (side, kind) if kind in SIDED else ("", name)
+
+
+def _sided(kind: str, number: int) -> str:
+    """The finding's name in `FINDINGS`, sides taking turns."""
+    return f"{('left', 'right')[number % 2]} {kind}" if kind in SIDED else kind
+
+
+def _made(name: str, random: np.random.Generator) -> Finding:
+    side, kind = _parted(name)
+    return Finding(kind, side, int(random.integers(SEVERITIES)), str(random.choice(list(ZONES))))
+
+
+def _chosen(number: int, seed: int, second: float) -> list[str]:
+    """What the phantom of a number shows."""
+    first = FINDINGS[number % len(FINDINGS)]
+    random = np.random.default_rng([seed, number])
+    if first == "no finding" or random.random() >= second:
+        return [first]
+    others = [name for name in FINDINGS[1:] if _parted(name)[1] != _parted(first)[1]]
+    return [first, str(random.choice(others))]
+
+
+def _write(folder: Path, phantoms: Iterable[tuple[str, Phantom, str]], count: int, progress: bool) -> Path:
+    """Writes (patient, phantom, label) as files and a table; a label of "" is the finding."""
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     table = folder / "phantoms.csv"
+    shown = tqdm(phantoms, "drawing phantoms", count, unit="image", disable=None if progress else True, leave=False)
     with table.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
-        for number in tqdm(
-            range(count), desc="drawing phantoms", unit="image", disable=None if progress else True, leave=False
-        ):
-            phantom = draw_phantom(FINDINGS[number % len(FINDINGS)], seed * 1_000_003 + number, size)
-            name = f"{number:05d}.png"
-            Image.fromarray(phantom.image).save(folder / "images" / name)
-            Image.fromarray(phantom.mask).save(folder / "masks" / name)
-            patient = f"phantom-{seed}-{number:05d}"
-            writer.writerow([f"images/{name}", phantom.report, patient, phantom.finding, f"masks/{name}"])
+        for number, (patient, phantom, label) in enumerate(shown):
+            image, mask = f"images/{number:05d}.png", f"masks/{number:05d}.png"
+            Image.fromarray(phantom.image).save(folder / image)
+            Image.fromarray(phantom.mask).save(folder / mask)
+            severity = " and ".join(str(finding.severity) for finding in phantom.findings)
+            name = phantom.finding
+            writer.writerow([image, phantom.report, patient, label or name, name, severity, mask])
     return table
-
-
-class _Chest:
-    """The anatomy of one phantom, in coordinates from -1 to 1, y downwards, the patient's left at x > 0."""
-
-    def __init__(self, size: int, random: np.random.Generator, heart: float) -> None:
-        self.random = random
-        steps = (np.arange(size) + 0.5) / size * 2 - 1
-        tilt, shift = random.uniform(-0.04, 0.04), random.uniform(-0.05, 0.05, 2)
-        x, y = np.meshgrid(steps - shift[0], steps - shift[1])
-        self.x, self.y = x + tilt * y, y - tilt * x
-        self.edge = 0.02  # half a width of every outline
-        self.width, self.height = random.uniform(0.26, 0.31), random.uniform(0.60, 0.68)
-        self.middle = random.uniform(0.36, 0.40)  # of a lung, from the midline
-        self.diaphragm = {"right": random.uniform(0.42, 0.50), "left": random.uniform(0.47, 0.55)}
-        half_width, half_height = heart * random.uniform(0.25, 0.28), random.uniform(0.30, 0.34)
-        self.heart = self._ellipse(0.10 + 0.08 * (heart - 1), 0.32, half_width, half_height)
-        self.lungs = {side: self._lung(side) for side in ("left", "right")}
-
-    def density(self) -> np.ndarray:
-        """The healthy chest: soft tissue, spine, ribs, lungs with vessels, heart and mediastinum."""
-        body = self._ellipse(0, 0.25, 0.93, 1.25)
-        air = np.maximum(self.lungs["left"], self.lungs["right"])
-        density = 0.62 * body * (1 - 0.80 * air)
-        density += 0.30 * body * self._band(self.x, 0.08)
-        density += 0.10 * body * self._ribs()
-        density += 0.10 * air * self._vessels()
-        middle = self._ellipse(0.02, -0.25, 0.15, 0.55)
-        return density + 0.42 * np.maximum(self.heart, 0.8 * middle) * air
-
-    def finding(self, kind: str, side: str, extent: int, zone: int) -> tuple[np.ndarray, np.ndarray]:
-        """What the finding adds to the density, and where it is."""
-        if kind == "no finding":
-            return np.zeros_like(self.x), np.zeros(self.x.shape, bool)
-        if kind == "cardiomegaly":
-            return np.zeros_like(self.x), self.heart > 0.5
-        sign = 1 if side == "left" else -1
-        lung = self.lungs[side]
-        if kind == "pleural effusion":
-            level = self.diaphragm[side] - 0.12 - 0.14 * extent
-            outwards = sign * self.x - self.middle  # the meniscus rises towards the chest wall
-            shape = lung * self._above(self.y - level + 0.35 * outwards)
-            return 0.45 * shape * (1 - 0.9 * self.heart), shape > 0.5
-        if kind == "pneumothorax":
-            # Nothing but air between the chest wall and a collapsed lung, which is a little denser.
-            scale, rim = 0.86 - 0.12 * extent, 0.03
-            centre = sign * (self.middle - 0.03), self.height * (1 - scale) - 0.05
-            half_width, half_height = self.width * scale, self.height * scale
-            collapsed = lung * self._ellipse(*centre, half_width, half_height)
-            pleura = collapsed * (1 - self._ellipse(*centre, half_width - rim, half_height - rim))
-            shape = lung - collapsed
-            return 0.16 * (pleura - shape) + 0.06 * collapsed, shape > 0.5
-        across = sign * (self.middle + self.random.uniform(-0.08, 0.08))
-        down = (-0.38, -0.10, 0.20)[zone] + self.random.uniform(-0.05, 0.05)
-        if kind == "consolidation":
-            half = 0.13 + 0.03 * extent
-            cloud = self._ellipse(across, down, half * self.random.uniform(1, 1.25), half, edge=0.08)
-            shape = lung * cloud
-            return 0.42 * shape * (1 + 0.35 * self._texture(0.05)), shape > 0.5
-        half = 0.05 + 0.015 * extent
-        shape = lung * self._ellipse(across, down, half, half)
-        return 0.48 * shape, shape > 0.5
-
-    def _lung(self, side: str) -> np.ndarray:
-        sign = 1 if side == "left" else -1
-        outline = self._ellipse(sign * self.middle, -0.05, self.width, self.height)
-        dome = self.diaphragm[side] - 0.10 * np.cos(np.pi * (self.x - sign * self.middle) / (2 * self.width))
-        return outline * (1 - self._above(self.y - dome))
-
-    def _ellipse(self, x: float, y: float, half_width: float, half_height: float, edge: float = 0.0) -> np.ndarray:
-        radius = np.hypot((self.x - x) / half_width, (self.y - y) / half_height)
-        return self._above((1 - radius) * min(half_width, half_height), edge)
-
-    def _above(self, distance: np.ndarray, edge: float = 0.0) -> np.ndarray:
-        """1 where the distance is positive, 0 where it is negative, smooth between."""
-        return 0.5 * (1 + np.tanh(distance / (edge or self.edge)))
-
-    def _band(self, distance: np.ndarray, half_width: float) -> np.ndarray:
-        return self._above(half_width - np.abs(distance))
-
-    def _ribs(self) -> np.ndarray:
-        """Arcs that fall from the spine to the sides, nine on each."""
-        arc = self.y - 0.55 * self.x**2 + self.random.uniform(0, 0.1)
-        inside = self._ellipse(0, 0.0, 0.74, 0.95)
-        return inside * self._above(np.cos(2 * np.pi * arc / 0.21) - 0.45, 0.25) * (np.abs(self.x) > 0.08)
-
-    def _vessels(self) -> np.ndarray:
-        """Markings that fade from the hila outwards."""
-        from_hilum = np.hypot(np.abs(self.x) - 0.15, self.y + 0.05)
-        return np.exp(-from_hilum / 0.3) * (1 + self._texture(0.03))
-
-    def _texture(self, grain: float) -> np.ndarray:
-        """Smooth noise of about -1 to 1, whose grain is a share of the picture."""
-        cells = max(2, round(1 / grain))
-        coarse = Image.fromarray(self.random.uniform(-1, 1, (cells, cells)).astype(np.float32))
-        return np.asarray(coarse.resize(self.x.shape[::-1], Image.Resampling.BICUBIC))
-
-
-def _report(kind: str, side: str, size: str, zone: str, random: np.random.Generator) -> str:
-    found = str(random.choice(SENTENCES[kind])).format(size=size, side=side, zone=zone)
-    absent = [sentence for name, sentence in ABSENT.items() if name != kind]
-    chosen = random.choice(len(absent), size=random.integers(1, 3), replace=False)
-    return " ".join([found[0].upper() + found[1:], *(absent[index] for index in chosen)])

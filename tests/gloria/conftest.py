@@ -1,10 +1,14 @@
-"""Tiny encoders, a tokenizer trained on the spot and a sealed network, shared by the tests of the model layer."""
+"""Tiny encoders, a tokenizer trained on the spot, a sealed network, and public data sets in small."""
 
+import gzip
 import socket
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 from tokenizers import BertWordPieceTokenizer
 from transformers import BertConfig, BertTokenizerFast, ResNetConfig, ViTConfig
 
@@ -93,3 +97,187 @@ def pictures():
 @pytest.fixture
 def batch(processor, pictures):
     return processor(images=pictures, text=REPORTS)
+
+
+def _grey(path, value, size=(24, 20)):
+    """A picture that no other value gives, so that no two files are duplicates."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(value).integers(0, 256, size, dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return pixels
+
+
+@pytest.fixture(scope="session")
+def picture_file():
+    return _grey
+
+
+@pytest.fixture(scope="session")
+def dicom_file():
+    """Writes a DICOM radiograph of the given stored values."""
+
+    def write(path, values, photometric="MONOCHROME2", bits=12, **elements):
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
+        meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[str(path)])
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        data = Dataset()
+        data.file_meta = meta
+        data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+        data.Rows, data.Columns = values.shape
+        data.SamplesPerPixel, data.PhotometricInterpretation = 1, photometric
+        data.BitsAllocated, data.BitsStored, data.HighBit = 8 * values.itemsize, bits, bits - 1
+        data.PixelRepresentation = int(values.dtype.kind == "i")
+        for name, value in elements.items():
+            setattr(data, name, value)
+        data.PixelData = values.tobytes()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data.save_as(path, enforce_file_format=True)
+        return data
+
+    return write
+
+
+MIMIC_REPORT = """                                 FINAL REPORT
+ EXAMINATION:  CHEST (PA AND LAT)
+
+ INDICATION:  ___F with new onset ascites  // eval for infection
+
+ TECHNIQUE:  Chest PA and lateral
+
+ COMPARISON:  None.
+
+ FINDINGS:
+
+ There is no focal consolidation, pleural effusion or pneumothorax.  A 2.5 cm
+ opacity is seen.
+
+ IMPRESSION:
+
+ 1. No acute cardiopulmonary process.
+ 2. Clear lungs.
+"""
+
+
+@pytest.fixture
+def mimic_tree(tmp_path):
+    """MIMIC-CXR-JPG 2.0.0 with the reports unpacked beside it: two patients, a lateral view, a study without report."""
+    root = tmp_path / "mimic-cxr-jpg"
+    images = [  # dicom_id, subject, study, view, split
+        ("02aa804e-bde0afdd", "10000032", "50414267", "PA", "train"),
+        ("174413ec-4ec4c1f7", "10000032", "50414267", "LATERAL", "train"),
+        ("2a2277a9-b0ded155", "10000032", "53189527", "AP", "train"),
+        ("e084de3b-be89b11e", "11000764", "53911762", "PA", "test"),
+        ("68b5c4b1-227d0485", "11000764", "56699142", "AP", "test"),
+    ]
+    for number, (image, subject, study, _, _) in enumerate(images):
+        _grey(root / "files" / f"p{subject[:2]}" / f"p{subject}" / f"s{study}" / f"{image}.jpg", number)
+    texts = {
+        "p10/p10000032/s50414267": MIMIC_REPORT,
+        "p10/p10000032/s53189527": " CHEST RADIOGRAPH, ___\n\n The heart is enlarged.\n There is edema.\n",
+        "p11/p11000764/s53911762": " FINAL REPORT\n CONCLUSION: Small effusion.\n",
+    }
+    for name, text in texts.items():
+        (root / "files" / f"{name}.txt").write_text(text)
+    with gzip.open(root / "mimic-cxr-2.0.0-metadata.csv.gz", "wt") as file:
+        file.write("dicom_id,subject_id,study_id,PerformedProcedureStepDescription,ViewPosition,Rows,Columns\n")
+        file.writelines(
+            f'{image},{subject},{study},"CHEST (PA AND LAT)",{view},24,20\n'
+            for image, subject, study, view, _ in images
+        )
+    with gzip.open(root / "mimic-cxr-2.0.0-split.csv.gz", "wt") as file:
+        file.write("dicom_id,study_id,subject_id,split\n")
+        file.writelines(f"{image},{study},{subject},{split}\n" for image, subject, study, _, split in images)
+    (root / "mimic-cxr-2.0.0-chexpert.csv").write_text(
+        "subject_id,study_id,Atelectasis,Cardiomegaly,Edema,No Finding\n"
+        "10000032,50414267,,,,1.0\n"
+        "10000032,53189527,-1.0,1.0,0.0,\n"
+    )
+    return root
+
+
+CHEXPERT_HEADER = (
+    "Path,Sex,Age,Frontal/Lateral,AP/PA,No Finding,Enlarged Cardiomediastinum,Cardiomegaly,Lung Opacity,Lung Lesion,"
+    "Edema,Consolidation,Pneumonia,Atelectasis,Pneumothorax,Pleural Effusion,Pleural Other,Fracture,Support Devices\n"
+)
+
+
+@pytest.fixture
+def chexpert_tree(tmp_path):
+    """CheXpert-v1.0-small: three patients of each class who show nothing else, others who show more, a lateral view."""
+    root = tmp_path / "CheXpert-v1.0-small"
+    classes = CHEXPERT_HEADER.strip().split(",")[5:]
+    lines: dict[str, list[str]] = {"train": [], "valid": []}
+
+    def add(part, patient, view, labels):
+        path = f"{part}/patient{patient:05d}/study1/view1_{view.lower()}.jpg"
+        _grey(root / path, patient + 10_000 * (view == "Lateral"))
+        values = ",".join(labels.get(name, "") for name in classes)
+        lines[part].append(
+            f"CheXpert-v1.0-small/{path},Female,60,{view},{'AP' if view == 'Frontal' else ''},{values}\n"
+        )
+
+    five = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
+    for number, name in enumerate(five * 3):
+        add("train", number + 1, "Frontal", {name: "1.0", "Pneumothorax": "0.0"})
+    add("train", 1, "Lateral", {"Atelectasis": "1.0"})
+    add("train", 20, "Frontal", {"Edema": "1.0", "Pleural Effusion": "1.0"})
+    add("train", 21, "Frontal", {"Edema": "1.0", "Pneumonia": "-1.0"})
+    add("train", 22, "Frontal", {"No Finding": "1.0"})
+    add("valid", 30, "Frontal", {"Edema": "1.0"})
+    for part, rows in lines.items():
+        (root / f"{part}.csv").write_text(CHEXPERT_HEADER + "".join(rows))
+    return root
+
+
+CHEXPERT_PLUS = (
+    "path_to_image,path_to_dcm,frontal_lateral,ap_pa,deid_patient_id,patient_report_date_order,report,"
+    "section_findings,section_impression,split\n"
+    "train/patient00001/study1/view1_frontal.jpg,x.dcm,Frontal,AP,patient00001,1,"
+    '"FINDINGS: Low volumes.\nIMPRESSION: Atelectasis.","Low\nvolumes.",Atelectasis.,train\n'
+    "valid/patient00030/study1/view1_frontal.jpg,y.dcm,Frontal,AP,patient00030,1,Edema.,,,valid\n"
+    "train/patient00001/study1/view1_lateral.jpg,z.dcm,Lateral,,patient00001,1,Same.,,Same.,train\n"
+)
+
+
+@pytest.fixture
+def openi_tree(tmp_path):
+    """Open-i with both archives unpacked: one report with two images, one without impression, broken and empty ones."""
+    root = tmp_path / "openi"
+    report = (
+        '<?xml version="1.0" encoding="utf-8"?><eCitation><uId id="CXR{0}"/><MedlineCitation><Article><Abstract>'
+        '<AbstractText Label="COMPARISON">None.</AbstractText><AbstractText Label="INDICATION">Cough</AbstractText>'
+        '<AbstractText Label="FINDINGS">{1}</AbstractText><AbstractText Label="IMPRESSION">{2}</AbstractText>'
+        "</Abstract></Article></MedlineCitation>{3}</eCitation>"
+    )
+    image = '<parentImage id="{}"><figureId>F1</figureId><caption>Xray Chest PA and Lateral</caption></parentImage>'
+    (root / "ecgen-radiology").mkdir(parents=True)
+    names = ["CXR1_1_IM-0001-3001", "CXR1_1_IM-0001-4001", "CXR2_IM-0652-1001", "CXR2_IM-0652-2001"]
+    contents = {
+        1: report.format(1, "Clear lungs.", "Normal chest.", image.format(names[0]) + image.format(names[1])),
+        2: report.format(2, "Borderline\n cardiomegaly.", "", image.format(names[2]) + image.format(names[3])),
+        3: report.format(3, "", "", image.format("CXR3_IM-1384-1001")),
+        4: "<eCitation>",
+        10: report.format(10, "Fine.", "Fine.", ""),
+    }
+    for number, text in contents.items():
+        (root / "ecgen-radiology" / f"{number}.xml").write_text(text)
+    for number, name in enumerate(names[:3]):
+        _grey(root / "NLMCXR_png" / f"{name}.png", number)
+    return root
+
+
+@pytest.fixture
+def rsna_tree(tmp_path, dicom_file):
+    """RSNA pneumonia: one image without boxes, one with two."""
+    root = tmp_path / "rsna"
+    for number, name in enumerate(("0004cfab-14fd", "00436515-870c")):
+        values = np.random.default_rng(number).integers(0, 256, (32, 32), dtype=np.uint8)
+        dicom_file(root / "stage_2_train_images" / f"{name}.dcm", values, bits=8)
+    (root / "stage_2_train_labels.csv").write_text(
+        "patientId,x,y,width,height,Target\n"
+        "0004cfab-14fd,,,,,0\n"
+        "00436515-870c,2.0,3.0,8.0,9.0,1\n"
+        "00436515-870c,20.0,3.5,8.0,9.0,1\n"
+    )
+    return root

@@ -62,7 +62,7 @@ def test_other_encodings_are_named_with_their_line(tmp_path):
 
 
 def test_missing_table(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none\.csv does not exist; expected a CSV file"):
+    with pytest.raises(FileNotFoundError, match=r"none\.csv does not exist; expected a table with"):
         read_table(tmp_path / "none.csv")
 
 

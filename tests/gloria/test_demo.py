@@ -29,21 +29,21 @@ def test_a_second_demo_replaces_the_first(tmp_path, no_network):
     assert len(list((tmp_path / "phantoms" / "checkpoints").iterdir())) == 1
 
 
-def test_default_data_is_the_real_table_where_there_is_one(tmp_path, monkeypatch):
+def test_data_may_be_given_several_times(monkeypatch):
     asked = []
     monkeypatch.setattr(demo, "demo", lambda out, data, steps, count: asked.append(data))
-    monkeypatch.setattr(demo, "REAL", tmp_path / "reports.csv")
     demo.main([])
-    (tmp_path / "reports.csv").touch()
-    demo.main([])
-    demo.main(["--data", "phantoms"])
-    assert asked == [["phantoms"], [str(tmp_path / "reports.csv"), "phantoms"], ["phantoms"]]
+    demo.main(["--data", "a.csv", "--data", "phantoms"])
+    assert asked == [["phantoms"], ["a.csv", "phantoms"]]
 
 
 def test_mistakes_are_told(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         demo.main(["--out", str(tmp_path), "--data", "none.csv"])
     assert "none.csv does not exist" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        demo.main(["--data", "a/one.csv", "--data", "a/two.csv"])
+    assert "runs of the names ['a', 'a']; expected tables in folders of different names" in capsys.readouterr().err
 
 
 def test_montage_frames_tell_right_from_wrong(tmp_path):

@@ -1,0 +1,150 @@
+"""Does it learn, and where does it look: a small GLoRIA trained on phantoms, measured on others, over seeds.
+
+`python -m bench.learning --seeds 3`; each seed takes some minutes on two cores. The test set is the phantom 5x200 of
+that seed: 200 images of each of five classes, with one finding each.
+"""
+
+import argparse
+import json
+import math
+import shutil
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from gloria.attention import attention_figure, save, word_attention
+from gloria.data import Row, read_table, write_five_by_200, write_phantoms
+from gloria.data.layouts.chexpert import FIVE
+from gloria.data.phantoms import OF_EACH
+from gloria.data.phantoms_reports import NAMES
+from gloria.modelling import GloriaModel
+from gloria.processing import GloriaProcessor
+from gloria.retrieval import BY, precision_at, similarities
+from gloria.small import small_model
+from gloria.training import TrainingOptions, train
+
+# What a class is called, in words and never as whole reports of it: the classes are scored by the mean over them.
+PROMPTS = {
+    "Atelectasis": ("Left basilar atelectasis.", "Right basilar atelectasis.", "Linear atelectasis at the base."),
+    "Cardiomegaly": ("Cardiomegaly.", "The heart is enlarged.", "Enlargement of the cardiac silhouette."),
+    "Consolidation": ("Left consolidation.", "Right consolidation.", "Airspace consolidation in the lung."),
+    "Edema": ("Pulmonary edema.", "Interstitial edema.", "Vascular congestion and edema."),
+    "Pleural Effusion": ("Left pleural effusion.", "Right pleural effusion.", "Layering pleural fluid."),
+}
+HELD_OUT = 64  # phantoms of the table of training that only the log's held-out loss sees
+# Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom.
+T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+
+
+def measure(model: GloriaModel, processor: GloriaProcessor, rows: Sequence[Row]) -> dict[str, float]:
+    """Shares, 0 to 1: Precision@5 both ways, zero-shot accuracy, and attention of a finding's words to its mask."""
+    labels = [row.label for row in rows]
+    found = similarities(model, processor, [row.image for row in rows], [row.report for row in rows])
+    measured = {}
+    for by in BY:
+        scores = found.by(by)
+        measured[f"image to text P@5, {by}"] = precision_at(scores, labels, labels, 5)
+        measured[f"text to image P@5, {by}"] = precision_at(scores.T, labels, labels, 5)
+    for direction in ("image to text", "text to image"):
+        both, alone = (measured[f"{direction} P@5, {by}"] for by in ("both", "global"))
+        measured[f"{direction} P@5, both - global"] = both - alone
+    measured["zero-shot accuracy"] = zero_shot(model, processor, rows)
+    return measured | attention_to_masks(model, processor, rows)
+
+
+def zero_shot(model: GloriaModel, processor: GloriaProcessor, rows: Sequence[Row]) -> float:
+    """Share of the images whose own class has the highest mean similarity to its prompts."""
+    # The one place that scores prompts; a classifier with its own prompts goes here.
+    names = list(PROMPTS)
+    prompts = [prompt for name in names for prompt in PROMPTS[name]]
+    scores = similarities(model, processor, [row.image for row in rows], prompts).by("both")
+    chosen = scores.unflatten(1, (len(names), -1)).mean(2).argmax(1).tolist()
+    return statistics.mean(names[index] == row.label for index, row in zip(chosen, rows, strict=True))
+
+
+def attention_to_masks(model: GloriaModel, processor: GloriaProcessor, rows: Sequence[Row]) -> dict[str, float]:
+    """How much of the attention of the words that name a finding falls inside its mask, beside the mask's share.
+
+    Regions that a mask covers in part count in part. "Pointing" asks whether the region that gets most attention is
+    touched by the mask; its chance is the share of such regions.
+    """
+    inside, area, hits, touched = [], [], [], []
+    for row in rows:
+        words, maps = word_attention(model, processor, row.image, row.report)
+        named = [index for index, word in enumerate(words) if word in NAMES[row.label.lower()]]
+        if not named:
+            continue  # the only word that names it is mistyped
+        mask = _covered(processor, row.mask, maps.shape[1:])
+        attention = torch.from_numpy(maps[named]).flatten(1)
+        inside.append(float((attention @ mask.flatten()).mean()))
+        area.append(float(mask.mean()))
+        hits.append(float((mask.flatten()[attention.argmax(1)] > 0).float().mean()))
+        touched.append(float((mask > 0).float().mean()))
+    return {
+        "attention inside the mask": statistics.mean(inside),
+        "attention inside the mask, by chance": statistics.mean(area),
+        "pointing at the mask": statistics.mean(hits),
+        "pointing at the mask, by chance": statistics.mean(touched),
+    }
+
+
+def interval(values: Sequence[float]) -> float:
+    """Half of the 95 % confidence interval of the mean over seeds, by Student's t; infinite for one seed."""
+    if len(values) < 2:
+        return math.inf
+    return T_95[len(values) - 2] * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def one_seed(out: Path, seed: int, count: int, epochs: int, of_each: int) -> dict[str, float]:
+    """Trains and measures; what is left in `out` is the model and pictures of one image of each class."""
+    shutil.rmtree(out, ignore_errors=True)
+    rows = read_table(write_phantoms(out / "training", count + HELD_OUT, seed, second=0.3))
+    test = read_table(write_five_by_200(out / "5x200", seed, of_each=of_each))
+    model, processor = small_model([row.report for row in rows[:count]], seed)
+    options = TrainingOptions(epochs=epochs, batch_size=32, learning_rate=1e-3, seed=seed, cpu=True, progress=False)
+    started = time.perf_counter()
+    train(model, processor, rows[:count], rows[count:], out / "run", options)
+    seconds = time.perf_counter() - started
+    for row in test[: len(FIVE)]:
+        figure = attention_figure(model, processor, row.image, row.report, row.mask, title=f"Never seen: {row.label}")
+        save(figure, out / f"{row.label.lower().replace(' ', '-')}.png")
+    return {**measure(model, processor, test), "minutes of training": seconds / 60}
+
+
+def _covered(processor: GloriaProcessor, mask: Path | None, grid: tuple[int, ...]) -> torch.Tensor:
+    """The share of each region that the mask covers, as the model's image is framed."""
+    pixels = processor(images=mask)["pixel_values"][0, 0]
+    shown = pixels * processor.image_processor.image_std[0] + processor.image_processor.image_mean[0]
+    return torch.nn.functional.adaptive_avg_pool2d(shown[None, None], grid)[0, 0]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of `python -m bench.learning`."""
+    parser = argparse.ArgumentParser(prog="python -m bench.learning", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("runs/learning"), help="default: runs/learning")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds, 1 to 10; default: 3")
+    parser.add_argument("--count", type=int, default=1600, help="phantoms to train on; default: 1600")
+    parser.add_argument("--epochs", type=int, default=10, help="default: 10")
+    parser.add_argument("--of-each", type=int, default=OF_EACH, help="test images of each class; default: 200")
+    given = parser.parse_args(arguments)
+    if not 1 <= given.seeds <= len(T_95) + 1:
+        parser.error(f"--seeds is {given.seeds}; expected 1 to {len(T_95) + 1}")
+    transformers_logging.disable_progress_bar()
+    runs = []
+    for seed in range(given.seeds):
+        runs.append(one_seed(given.out / str(seed), seed, given.count, given.epochs, given.of_each))
+        print(f"seed {seed}: {json.dumps(runs[-1])}", flush=True)
+    print(f"\nmean over {len(runs)} seeds, with half of the 95 % confidence interval; shares in percent")
+    for name in runs[0]:
+        values = [run[name] for run in runs]
+        unit = 1 if name.startswith("minutes") else 100
+        print(f"{name:<40}{unit * statistics.mean(values):8.1f} ± {unit * interval(values):.1f}")
+    (given.out / "learning.json").write_text(json.dumps(runs, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

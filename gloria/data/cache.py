@@ -1,0 +1,59 @@
+"""A cache of decoded images: framed pixels in a folder, so that each file is decoded and resized once."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from gloria.images import GloriaImageProcessor
+
+VERSION = 1  # of what is stored; raised when the framing of `GloriaImageProcessor` changes
+
+
+class PixelCache:
+    """Framed images of files, kept as .npy files, one for each image, processor settings and version of the file.
+
+    A file that changes (its size or time of modification) is decoded anew; one that disappears is an error as without a
+    cache. Grey images take one byte a pixel. Several processes may share a folder.
+
+    Args:
+        folder: made where it does not exist; may be deleted at any time.
+        image_processor: frames the images.
+    """
+
+    def __init__(self, folder: str | Path, image_processor: GloriaImageProcessor) -> None:
+        self.folder, self.image_processor = Path(folder), image_processor
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def __call__(self, image: Path) -> np.ndarray:
+        """What `GloriaImageProcessor.frame` gives for the file: (crop_size, crop_size, 3) uint8, not for writing.
+
+        Raises:
+            OSError, ValueError: the file cannot be read.
+        """
+        kept = self._place(image)
+        side = self.image_processor.crop_size
+        try:
+            framed = np.load(kept, allow_pickle=False)
+            if framed.dtype == np.uint8 and framed.shape in ((side, side, 1), (side, side, 3)):
+                return np.broadcast_to(framed, (side, side, 3))
+        except (OSError, ValueError, EOFError):
+            pass  # not there yet, or cut off by whatever ended another run
+        framed = self.image_processor.frame(image)
+        grey = (framed == framed[:, :, :1]).all()
+        kept.parent.mkdir(exist_ok=True)
+        # Renamed into place, so that no other process sees half a file.
+        unfinished = kept.with_suffix(f".{os.getpid()}.tmp")
+        with unfinished.open("wb") as file:
+            np.save(file, framed[:, :, :1] if grey else framed)
+        unfinished.replace(kept)
+        return framed
+
+    def _place(self, image: Path) -> Path:
+        state = image.stat()
+        processor = self.image_processor
+        key = [VERSION, str(image.absolute()), state.st_mtime_ns, state.st_size, processor.size, processor.crop_size]
+        name = hashlib.blake2b(json.dumps(key).encode(), digest_size=16).hexdigest()
+        return self.folder / name[:2] / f"{name}.npy"

@@ -1,0 +1,68 @@
+"""Open-i, the chest X-rays of Indiana University, as the National Library of Medicine ships them."""
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+from gloria.data.layouts.imported import Imported
+from gloria.data.reports import Section
+from gloria.data.table import Row
+
+IMAGES = (".png", ".jpg", ".dcm")
+_PARTS = {"findings": ("FINDINGS",), "impression": ("IMPRESSION",), "both": ("FINDINGS", "IMPRESSION")}
+
+
+def read_openi(root: str | Path, section: Section = "both") -> Imported:
+    """Reads the reports of NLMCXR_reports.tgz and the images of NLMCXR_png.tgz or NLMCXR_dcm.tgz.
+
+    The release does not tell frontal from lateral views: all images that a report names are taken.
+
+    Args:
+        root: folder below which the archives have been unpacked: ecgen-radiology/*.xml, and the images anywhere.
+        section: what is taken of a report: "findings", "impression", "both", or "whole", which is every section.
+
+    Returns:
+        A row for each image; its line is the number of its report, its patient the report's id, since the release
+        does not tell patients. Left out: reports without the section, unreadable ones, and images that are not there.
+
+    Raises:
+        FileNotFoundError: no folder ecgen-radiology with reports.
+    """
+    root = Path(root)
+    reports = sorted(root.rglob("ecgen-radiology/*.xml"), key=lambda path: (len(path.stem), path.stem))
+    if not reports:
+        raise FileNotFoundError(f"{root} holds no ecgen-radiology/*.xml; unpack NLMCXR_reports.tgz there")
+    images = {_key(path.stem): path for path in sorted(root.rglob("*")) if path.suffix.lower() in IMAGES}
+    imported = Imported()
+    for number, path in enumerate(reports, 1):
+        try:
+            tree = ElementTree.parse(path).getroot()
+        except ElementTree.ParseError as error:
+            imported.leave_out(f"no valid XML ({error})", path.name)
+            continue
+        report = _report(tree, section)
+        if not report:
+            imported.leave_out(f"no {section} in the report", path.name)
+            continue
+        identity = tree.find("uId")
+        patient = path.stem if identity is None else identity.get("id", path.stem)
+        names = [image.get("id", "") for image in tree.iter("parentImage")]
+        if not names:
+            imported.leave_out("no image in the report", path.name)
+        for name in names:
+            if _key(name) in images:
+                imported.rows.append(Row(number, images[_key(name)], report, patient))
+            else:
+                imported.leave_out("the image is not there", name)
+    return imported
+
+
+def _report(tree: ElementTree.Element, section: Section) -> str:
+    texts = {part.get("Label", ""): " ".join((part.text or "").split()) for part in tree.iter("AbstractText")}
+    wanted = _PARTS.get(section, tuple(texts))
+    return " ".join(dict.fromkeys(text for name in wanted if (text := texts.get(name))))
+
+
+def _key(name: str) -> str:
+    """An image's name as both archives have it: the PNG archive puts "CXR" and the report's number before it."""
+    return re.sub(r"^CXR\d+_(?=\d+_)", "", name)

@@ -1,0 +1,93 @@
+"""Pairs of image and text for training, from the rows of a table; a file that cannot be read does not end the run."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from gloria.data.cache import PixelCache
+from gloria.data.reports import TEXTS, Text, text_id, text_to_read
+from gloria.data.table import Row
+from gloria.processing import GloriaProcessor
+
+BadFiles = Literal["replace", "refuse"]
+BAD_FILES: tuple[BadFiles, ...] = get_args(BadFiles)
+
+
+class TableDataset(Dataset):
+    """Rows of a table as pixels, text and the id of the text.
+
+    Args:
+        rows: each with an image and a report.
+        processor: makes the pixels here, in the worker; the tokens are made by the collator, which pads.
+        text: what is read of a report, see `gloria.data.reports.text_to_read`.
+        group_equal_texts: give items an id, equal where texts are, which are then not negatives of one another.
+        bad_files: what to do with an image that cannot be read, now or all of a sudden: "replace" names it in a warning
+            and gives the next row that can be, so that batches stay full; "refuse" raises.
+        cache: folder of a `PixelCache`, None = decode at every reading.
+
+    Raises:
+        ValueError: another `text` or `bad_files`.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        processor: GloriaProcessor,
+        text: Text = "report",
+        group_equal_texts: bool = True,
+        bad_files: BadFiles = "replace",
+        cache: str | Path | None = None,
+    ) -> None:
+        check_choices(text, bad_files)
+        self.rows, self.text, self.bad_files = rows, text, bad_files
+        self.group_equal_texts = group_equal_texts
+        self.image_processor = processor.image_processor
+        self.framed: Callable[[Any], np.ndarray] = (
+            self.image_processor.frame if cache is None else PixelCache(cache, self.image_processor)
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """pixel_values (3, H, W) float32, report, and report_id where ids are asked for.
+
+        Raises:
+            ValueError: an image that cannot be read, to be refused; or no image that can be.
+        """
+        for step in range(len(self.rows)):
+            row = self.rows[(index + step) % len(self.rows)]
+            try:
+                framed = self.framed(row.image)
+            except (OSError, ValueError, TypeError) as error:
+                report_unreadable(f"{row.where}: {error}", self.bad_files)
+                continue
+            pixels = torch.from_numpy(self.image_processor.normalise(framed))
+            return pair(pixels, row.report, self.text, self.group_equal_texts)
+        raise ValueError(f"none of the {len(self.rows)} images can be read; check that the disk is there")
+
+
+def pair(pixels: torch.Tensor, report: str, text: Text, group_equal_texts: bool) -> dict[str, Any]:
+    """An item of a training set."""
+    read = text_to_read(report, text)
+    item = {"pixel_values": pixels, "report": read}
+    return {**item, "report_id": text_id(read)} if group_equal_texts else item
+
+
+def check_choices(text: str, bad_files: str) -> None:
+    """Refuses what is no `Text` or no `BadFiles`."""
+    for name, given, known in (("text", text, TEXTS), ("bad_files", bad_files, BAD_FILES)):
+        if given not in known:
+            raise ValueError(f"{name} is {given!r}; expected one of {', '.join(map(repr, known))}")
+
+
+def report_unreadable(what: str, bad_files: BadFiles) -> None:
+    """Raises, or warns, which Python does once for each message."""
+    if bad_files == "refuse":
+        raise ValueError(f"{what}; mend or remove the file, or let others take its place (bad_files='replace')")
+    warnings.warn(f"{what}; another pair takes its place", stacklevel=3)

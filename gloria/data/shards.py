@@ -1,0 +1,249 @@
+"""Shards: tar files of images with their reports, as WebDataset lays them out, written once and read as a stream."""
+
+import io
+import json
+import random
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.utils.data import IterableDataset, get_worker_info
+from tqdm import tqdm
+
+from gloria.data.pairs import BadFiles, check_choices, pair, report_unreadable
+from gloria.data.reports import Text
+from gloria.data.table import Row
+from gloria.images import to_rgb
+from gloria.processing import GloriaProcessor
+
+INDEX = "shards.json"
+
+
+def write_shards(
+    rows: Sequence[Row],
+    folder: str | Path,
+    shards: int = 16,
+    longest_side: int | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> list[Path]:
+    """Writes rows in random order as tar files of equal size, to within one row.
+
+    A row becomes two members with one stem: the image file as it is (or, with `longest_side`, a PNG), and
+    a .json with report, patient and label. Beside the shards, shards.json tells how many rows each one has; it is
+    written last, so that a folder without it is an unfinished one.
+
+    Args:
+        rows: without bad ones, see `gloria.data.find_problems`.
+        folder: made where it does not exist.
+        shards: number of files; no more readers (ranks times workers) can share them without reading one twice.
+        longest_side: make images smaller whose longer side has more pixels; None leaves files as they are.
+        seed: of the order.
+        progress: show a progress bar, on a terminal.
+
+    Returns:
+        The shards' paths.
+
+    Raises:
+        ValueError: fewer rows than shards; shards in the folder already; an image that cannot be read.
+    """
+    folder = Path(folder)
+    if not 1 <= shards <= len(rows):
+        raise ValueError(f"shards is {shards}; expected 1 to the number of rows, {len(rows)}")
+    if longest_side is not None and longest_side < 1:
+        raise ValueError(f"longest_side is {longest_side}; expected 1 pixel at least")
+    if folder.is_dir() and any(folder.glob("*.tar")):
+        raise ValueError(f"{folder} holds shards already; remove them, or name another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    order = random.Random(seed).sample(range(len(rows)), len(rows))
+    paths, counts = [], []
+    with tqdm(total=len(rows), desc="writing shards", unit="row", disable=None if progress else True) as bar:
+        for number in range(shards):
+            paths.append(folder / f"{number:06d}.tar")
+            chosen = order[number::shards]
+            with tarfile.open(paths[-1], "w") as tar:
+                for index in chosen:
+                    _add(tar, f"{index:09d}", rows[index], longest_side)
+                    bar.update()
+            counts.append(len(chosen))
+    listing = {path.name: count for path, count in zip(paths, counts, strict=True)}
+    (folder / INDEX).write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
+    return paths
+
+
+class ShardDataset(IterableDataset):
+    """The pairs of a folder of shards as a stream, shuffled anew each epoch, in items as `TableDataset` gives them.
+
+    Ranks and workers share out the shards, so that none is read twice. Every rank gets the same number of items an
+    epoch, and every worker the same as its counterparts on other ranks, whatever could not be read, since ranks that
+    run out at different steps wait for one another for ever. Where shards differ in size, other rows are left over for
+    that in each epoch.
+
+    Args:
+        folder: as `write_shards` left it.
+        processor: makes the pixels.
+        text: what is read of a report, see `gloria.data.reports.text_to_read`.
+        group_equal_texts: give items an id that is equal where texts are.
+        bad_files: what to do with images and shards that cannot be read: "replace" names them in a warning and reads
+            on, "refuse" raises.
+        buffer: pairs held in memory, as files, to be drawn from at random; 1 keeps the order of the shards.
+        seed: of the order.
+        rank: of this process. Leave 0 of 1 where something else shares out the stream, as accelerate does by itself.
+        ranks: number of processes that share the shards.
+
+    Raises:
+        FileNotFoundError: no finished shards in the folder.
+        ValueError: an impossible rank or buffer; more ranks than shards.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        processor: GloriaProcessor,
+        text: Text = "report",
+        group_equal_texts: bool = True,
+        bad_files: BadFiles = "replace",
+        buffer: int = 1000,
+        seed: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        check_choices(text, bad_files)
+        self.folder = Path(folder)
+        self.counts = _counts(self.folder)
+        self.image_processor = processor.image_processor
+        self.text, self.group_equal_texts, self.bad_files = text, group_equal_texts, bad_files
+        self.buffer, self.seed, self.rank, self.ranks, self.epoch = buffer, seed, rank, ranks, 0
+        if not 0 <= rank < ranks or buffer < 1:
+            raise ValueError(
+                f"rank is {rank} of {ranks} and buffer {buffer}; expected 0 <= rank < ranks and a buffer of 1 at least"
+            )
+        self._check_readers(1)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the order: every epoch has its own, and the same one on every rank. Trainer calls this."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Items that one rank gets an epoch when one process reads them; with workers, up to a few less."""
+        return self._items(0, 1)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """pixel_values (3, H, W) float32, report, and report_id where ids are asked for.
+
+        Raises:
+            ValueError: more readers than shards; a file that cannot be read, to be refused; or none that can be.
+        """
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        self._check_readers(workers)
+        yield from islice(self._without_end(worker, workers), self._items(worker, workers))
+
+    def _check_readers(self, workers: int) -> None:
+        if self.ranks * workers > len(self.counts):
+            raise ValueError(
+                f"{self.ranks} ranks with {workers} workers are more than the {len(self.counts)} shards in "
+                f"{self.folder}; use fewer workers, or write more shards (gloria shards --shards N)"
+            )
+
+    def _shards_of(self, rank: int, worker: int, workers: int) -> list[str]:
+        return sorted(self.counts)[rank * workers + worker :: self.ranks * workers]
+
+    def _items(self, worker: int, workers: int) -> int:
+        """Items of a worker: the least that this worker's shards hold on any rank."""
+        ranks = range(self.ranks)
+        return min(sum(self.counts[name] for name in self._shards_of(rank, worker, workers)) for rank in ranks)
+
+    def _without_end(self, worker: int, workers: int) -> Iterator[dict[str, Any]]:
+        """The worker's pairs, over and over: they are cut to its number of items, which bad files may leave short."""
+        names = self._shards_of(self.rank, worker, workers)
+        for again in range(sum(self.counts.values()) + 1):
+            order = random.Random(f"{self.seed} {self.epoch} {self.rank} {worker} {again}")
+            given = 0
+            for item in self._decoded(_shuffled(self._samples(order.sample(names, len(names))), self.buffer, order)):
+                given += 1
+                yield item
+            if not given:
+                raise ValueError(f"nothing in the shards {', '.join(names)} of {self.folder} can be read")
+
+    def _samples(self, names: Sequence[str]) -> Iterator[tuple[str, dict[str, bytes]]]:
+        """The members of each pair by suffix, with the pair's place for messages."""
+        for name in names:
+            path = self.folder / name
+            try:
+                with tarfile.open(path, "r|") as tar:
+                    for stem, members in groupby(tar, lambda member: member.name.partition(".")[0]):
+                        sample = {
+                            member.name.partition(".")[2]: file.read()
+                            for member in members
+                            if (file := tar.extractfile(member))
+                        }
+                        yield f"{path}, {stem}", sample
+            except (tarfile.TarError, OSError, EOFError) as error:
+                report_unreadable(f"{path} cannot be read to its end ({error})", self.bad_files)
+
+    def _decoded(self, samples: Iterable[tuple[str, dict[str, bytes]]]) -> Iterator[dict[str, Any]]:
+        for place, members in samples:
+            try:
+                about = json.loads(members.pop("json"))
+                (suffix,) = members
+                file = io.BytesIO(members[suffix])
+                file.name = f"{place}.{suffix}"
+                pixels = self.image_processor.normalise(self.image_processor.frame(file))
+                yield pair(torch.from_numpy(pixels), about["report"], self.text, self.group_equal_texts)
+            except (KeyError, TypeError, ValueError) as error:
+                report_unreadable(f"{place}: {error!r}" if isinstance(error, KeyError) else str(error), self.bad_files)
+
+
+def _counts(folder: Path) -> dict[str, int]:
+    try:
+        return dict(json.loads((folder / INDEX).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{folder} holds no finished shards; expected {INDEX} beside them, as `gloria shards` writes it at its end"
+        ) from None
+
+
+def _shuffled(samples: Iterable[Any], size: int, order: random.Random) -> Iterator[Any]:
+    """The samples, each drawn from the `size` that are held."""
+    held: list[Any] = []
+    for sample in samples:
+        held.append(sample)
+        if len(held) >= size:
+            yield _drawn(held, order)
+    while held:
+        yield _drawn(held, order)
+
+
+def _drawn(held: list[Any], order: random.Random) -> Any:
+    at = order.randrange(len(held))
+    held[at], held[-1] = held[-1], held[at]
+    return held.pop()
+
+
+def _add(tar: tarfile.TarFile, stem: str, row: Row, longest_side: int | None) -> None:
+    if row.image is None:
+        raise ValueError(f"{row.where}: the image is not named")
+    image, suffix = row.image.read_bytes(), row.image.suffix.lower().lstrip(".")
+    if longest_side is not None:
+        image, suffix = _smaller(row.image, longest_side), "png"
+    about = {"report": row.report, "patient": row.patient, "label": row.label}
+    for name, data in ((suffix, image), ("json", json.dumps(about, ensure_ascii=False).encode())):
+        member = tarfile.TarInfo(f"{stem}.{name}")
+        member.size = len(data)
+        tar.addfile(member, io.BytesIO(data))
+
+
+def _smaller(path: Path, longest_side: int) -> bytes:
+    image = to_rgb(path)
+    red, green, blue = image.split()
+    if red.tobytes() == green.tobytes() == blue.tobytes():
+        image = red
+    image.thumbnail((longest_side, longest_side), Image.Resampling.BILINEAR)
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
