@@ -12,7 +12,7 @@ from transformers.utils import ModelOutput
 
 from gloria.configuration import GloriaConfig
 from gloria.words import mean_pieces, sum_last_layers, sum_pieces
-from gloria_ops import GlobalContrastiveLoss, LocalContrastiveLoss
+from gloria_ops.distributed import GlobalContrastiveLoss, LocalContrastiveLoss
 
 
 @dataclass
@@ -176,14 +176,17 @@ class GloriaModel(PreTrainedModel):
     ) -> GloriaOutput:
         """Encodes B images and their B reports, and contrasts every image with every report.
 
+        In distributed training the losses are those of all ranks' images and reports (`gloria_ops.distributed`), so
+        every rank must come here; with `return_loss=False` a rank may encode alone.
+
         Args:
             pixel_values: (B, 3, height, width).
             input_ids: (B, L) int64.
             attention_mask: (B, L), 0 = padding.
             word_ids: (B, L) int64, see `get_text_features`.
             token_type_ids: (B, L) int64, for encoders that take them.
-            report_ids: (B,) int64. Rows with equal ids carry equal reports and are not negatives of one another.
-                None: every row has its own report.
+            report_ids: (B,) int64. Rows with equal ids, on whatever ranks, carry equal reports and are not negatives of
+                one another. None: every row has its own report.
             return_loss: compute the losses. True by default, since Trainer evaluates no loss otherwise.
         """
         image_embeds, region_embeds = self.get_image_features(pixel_values)
@@ -192,15 +195,14 @@ class GloriaModel(PreTrainedModel):
         )
         loss = global_loss = local_loss = None
         if return_loss:
-            pair_mask = None if report_ids is None else contrasted_pairs(report_ids)
             if self.config.global_weight:
-                global_loss = sum(self.global_contrast(image_embeds, text_embeds, pair_mask=pair_mask))
+                global_loss = sum(self.global_contrast(image_embeds, text_embeds, report_ids=report_ids))
                 loss = self.config.global_weight * global_loss
             if self.config.local_weight:
                 # Under autocast the two sides need not have come out in one dtype, which the scores ask for.
                 words = word_embeds.to(region_embeds.dtype)
                 local_loss = sum(
-                    self.local_contrast(region_embeds, words, word_lengths=word_lengths, pair_mask=pair_mask)
+                    self.local_contrast(region_embeds, words, word_lengths=word_lengths, report_ids=report_ids)
                 )
                 weighted = self.config.local_weight * local_loss
                 loss = weighted if loss is None else loss + weighted
@@ -221,21 +223,6 @@ class GloriaModel(PreTrainedModel):
             channels: Any = self.image_encoder.channels
             return channels[0], channels[-1]
         return self.config.image_config.hidden_size, self.config.image_config.hidden_size
-
-
-def contrasted_pairs(report_ids: Tensor) -> Tensor:
-    """Which (image, text) pairs take part in the loss: a report's own image, and images whose report differs.
-
-    Args:
-        report_ids: (B,) integers, equal for equal reports.
-
-    Returns:
-        (B, B) bool, True on the diagonal and where the ids differ.
-    """
-    if report_ids.dim() != 1:
-        raise ValueError(f"report_ids has the shape {tuple(report_ids.shape)}; expected (B,), one id for each row")
-    own = torch.eye(report_ids.shape[0], dtype=torch.bool, device=report_ids.device)
-    return own | (report_ids.unsqueeze(0) != report_ids.unsqueeze(1))
 
 
 def _image_class(config: GloriaConfig) -> Any:

@@ -60,10 +60,7 @@ def local_scores(
     )
     check_score(score)
     rows = batch.images.rows
-    chosen = backends.choose(backend, score, rows.dtype, rows.device)
-    if score.direction == "i2t":
-        return _scores(batch.texts, batch.images, score, chosen).T
-    return _scores(batch.images, batch.texts, score, chosen)
+    return canonical_scores(batch.images, batch.texts, score, backends.choose(backend, score, rows.dtype, rows.device))
 
 
 def local_contrastive_loss(
@@ -111,6 +108,35 @@ def local_contrastive_loss(
     return contrastive_losses(scores, logit_scale=scale, reduction=reduction, pair_mask=pair_mask)
 
 
+def global_contrastive_loss(
+    image_vectors: Tensor,
+    text_vectors: Tensor,
+    *,
+    logit_scale: float | Tensor = 10.0,
+    reduction: Reduction = "mean",
+    eps: float = 1e-8,
+    pair_mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """InfoNCE over the cosines of N whole images and their N texts; image i and text i belong together.
+
+    Args:
+        image_vectors, text_vectors: (N, D), floating, not necessarily normalised.
+        logit_scale: multiplies the cosines: a float, or a tensor of one element. Default 10, released (temp3).
+        reduction: over the N candidates: "mean" (released code) or "sum" (paper).
+        eps: smallest product of two norms that is divided by. Default 1e-8, released.
+        pair_mask: as in `local_contrastive_loss`.
+
+    Returns:
+        (image_to_text, text_to_image), scalars, float32 (float64 where either side is float64).
+
+    Raises:
+        TypeError, ValueError: vectors that are not (N, D) each; a pair_mask that does not fit.
+    """
+    check_vectors(image_vectors, text_vectors)
+    scores = cosines(image_vectors, text_vectors, eps)
+    return contrastive_losses(scores, logit_scale=logit_scale, reduction=reduction, pair_mask=pair_mask)
+
+
 def attention_maps(
     regions: Tensor,
     words: Tensor,
@@ -147,7 +173,7 @@ def attention_maps(
     )
     check_score(score)
     images, texts = _items(batch.images), _items(batch.texts)
-    with _no_autocast(regions.device):
+    with no_autocast(regions.device):
         maps = [_attention(images[image], texts[text], score) for image, text in _pairs(pairs, len(images), len(texts))]
     return maps if batch.grid is None else [each.unflatten(1, batch.grid) for each in maps]
 
@@ -172,15 +198,9 @@ def contrastive_losses(
         (image_to_text, text_to_image), scalars, or (N,) for reduction "none", of the dtype of the scores.
     """
     check_matched(scores)
-    if reduction not in get_args(Reduction):
-        raise ValueError(f"reduction is {reduction!r}; expected 'mean' (released code), 'sum' (paper) or 'none'")
-    if isinstance(logit_scale, Tensor):
-        if logit_scale.numel() != 1:
-            raise ValueError(f"logit_scale has the shape {tuple(logit_scale.shape)}; expected one element")
-        logit_scale = logit_scale.to(scores.dtype).reshape(())
-    elif not torch.compiler.is_compiling():  # a compiled float may be symbolic
-        checked_scale("logit_scale", logit_scale)
-    with _no_autocast(scores.device):
+    check_reduction(reduction)
+    logit_scale = checked_logit_scale(logit_scale, scores.dtype)
+    with no_autocast(scores.device):
         logits = logit_scale * scores
         if pair_mask is not None:
             _check_pair_mask(pair_mask, scores)
@@ -193,20 +213,53 @@ def contrastive_losses(
         )
 
 
+def check_pairs(images: int, texts: int) -> None:
+    """Raises ValueError where images and texts are not as many."""
+    if images != texts:
+        raise ValueError(
+            f"there are {images} images (N_v) and {texts} texts (N_t); expected as many of one as of the other, image "
+            "i with text i: drop what has no partner, or take local_scores"
+        )
+
+
+def check_reduction(reduction: Reduction, known: Sequence[str] = get_args(Reduction)) -> None:
+    """Raises ValueError where `reduction` is none of the known ones."""
+    if reduction not in known:
+        meant = {"mean": "'mean' (released code)", "sum": "'sum' (paper)", "none": "'none'"}
+        raise ValueError(f"reduction is {reduction!r}; expected {' or '.join(meant[each] for each in known)}")
+
+
+def checked_logit_scale(logit_scale: float | Tensor, dtype: torch.dtype) -> float | Tensor:
+    """The scale on scores of `dtype`: a tensor as a scalar of it, a float as it is; else a TypeError or ValueError."""
+    if isinstance(logit_scale, Tensor):
+        if logit_scale.numel() != 1:
+            raise ValueError(f"logit_scale has the shape {tuple(logit_scale.shape)}; expected one element")
+        return logit_scale.to(dtype).reshape(())
+    if not torch.compiler.is_compiling():  # a compiled float may be symbolic
+        checked_scale("logit_scale", logit_scale)
+    return logit_scale
+
+
 def cosines(images: Tensor, texts: Tensor, eps: float = 1e-8) -> Tensor:
     """Cosine of every image vector with every text vector, in float32 at least, autocast or not.
 
     Args:
         images: (N_v, D), floating.
-        texts: (N_t, D), floating.
+        texts: (N_t, D), floating, on the same device.
         eps: smallest product of two norms that is divided by. Default 1e-8, as in the released code.
 
     Returns:
         (N_v, N_t), float32 (float64 where either is float64).
-
-    Raises:
-        TypeError, ValueError: vectors of another rank, width, device or dtype.
     """
+    dtype = torch.promote_types(torch.promote_types(images.dtype, texts.dtype), torch.float32)
+    with no_autocast(images.device):
+        images, texts = images.to(dtype), texts.to(dtype)
+        norms = torch.linalg.vector_norm(images, dim=1)[:, None] * torch.linalg.vector_norm(texts, dim=1)
+        return (images @ texts.T) / norms.clamp(min=eps)
+
+
+def check_vectors(images: Tensor, texts: Tensor) -> None:
+    """Raises TypeError or ValueError where these are not the vectors of whole images and texts."""
     for name, vectors in (("image_vectors", images), ("text_vectors", texts)):
         if not vectors.is_floating_point():
             raise TypeError(f"{name} is {vectors.dtype}; expected a floating dtype: {name}.float()")
@@ -217,11 +270,13 @@ def cosines(images: Tensor, texts: Tensor, eps: float = 1e-8) -> Tensor:
             f"image_vectors are {tuple(images.shape)} on {images.device} and text_vectors {tuple(texts.shape)} on "
             f"{texts.device}; expected one width and one device"
         )
-    dtype = torch.promote_types(torch.promote_types(images.dtype, texts.dtype), torch.float32)
-    with _no_autocast(images.device):
-        images, texts = images.to(dtype), texts.to(dtype)
-        norms = torch.linalg.vector_norm(images, dim=1)[:, None] * torch.linalg.vector_norm(texts, dim=1)
-        return (images @ texts.T) / norms.clamp(min=eps)
+
+
+def canonical_scores(images: Ragged, texts: Ragged, score: LocalScore, backend: str) -> Tensor:
+    """`local_scores` of both sides in canonical form, by the backend of that name."""
+    if score.direction == "i2t":
+        return _scores(texts, images, score, backend).T
+    return _scores(images, texts, score, backend)
 
 
 def reference_scores(attended: Ragged, attending: Ragged, score: LocalScore) -> Tensor:
@@ -235,7 +290,7 @@ def reference_scores(attended: Ragged, attending: Ragged, score: LocalScore) -> 
     Returns:
         (N, T), float32 (float64 for float64).
     """
-    with _no_autocast(attended.rows.device):
+    with no_autocast(attended.rows.device):
         return reference.scores(*_wide(attended), *_wide(attending), score)
 
 
@@ -243,12 +298,7 @@ def check_matched(scores: Tensor) -> None:
     """Raises ValueError where the scores are not (N, N): of as many images as texts."""
     if scores.dim() != 2:
         raise ValueError(f"scores has the shape {tuple(scores.shape)}; expected (N, N), images by texts")
-    images, texts = scores.shape
-    if images != texts:
-        raise ValueError(
-            f"there are {images} images (N_v) and {texts} texts (N_t); expected as many of one as of the "
-            "other, image i with text i: drop what has no partner, or take local_scores"
-        )
+    check_pairs(*scores.shape)
 
 
 def check_score(score: LocalScore) -> None:
@@ -268,7 +318,8 @@ def _wide(side: Ragged) -> Ragged:
     return side._replace(rows=side.rows.to(torch.promote_types(side.rows.dtype, torch.float32)))
 
 
-def _no_autocast(device: torch.device) -> torch.autocast:
+def no_autocast(device: torch.device) -> torch.autocast:
+    """Switches autocast off for what must not lose precision."""
     return torch.autocast(device.type, enabled=False)
 
 

@@ -1,12 +1,13 @@
 """The losses as modules, for a training script to hold."""
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from gloria_ops.functional import RELEASED, Reduction, contrastive_losses, cosines, local_contrastive_loss
+from gloria_ops.functional import RELEASED, Reduction, global_contrastive_loss, local_contrastive_loss
 from gloria_ops.score import LocalScore, checked_scale
 
 
@@ -42,6 +43,8 @@ class LocalContrastiveLoss(nn.Module):
         backend: see `local_scores`.
     """
 
+    _losses: ClassVar[Callable[..., tuple[Tensor, Tensor]]] = staticmethod(local_contrastive_loss)
+
     def __init__(
         self,
         score: LocalScore = RELEASED,
@@ -56,24 +59,21 @@ class LocalContrastiveLoss(nn.Module):
         self.reduction: Reduction = reduction
         self.backend = backend
 
-    def forward(
-        self, regions: Tensor, words: Tensor, *, pair_mask: Tensor | None = None, **lengths: Any
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, regions: Tensor, words: Tensor, **described: Any) -> tuple[Tensor, Tensor]:
         """(image_to_text, text_to_image), scalars.
 
         Args:
-            regions, words, pair_mask: as in `local_contrastive_loss`.
-            lengths: its word_lengths, word_mask, word_offsets and region_lengths.
+            regions, words: as in `local_contrastive_loss`.
+            described: its word_lengths, word_mask, word_offsets, region_lengths and pair_mask.
         """
-        return local_contrastive_loss(
+        return self._losses(
             regions,
             words,
             score=self.score,
             backend=self.backend,
             logit_scale=self.logit_scale(),
             reduction=self.reduction,
-            pair_mask=pair_mask,
-            **lengths,
+            **described,
         )
 
     def extra_repr(self) -> str:
@@ -91,6 +91,8 @@ class GlobalContrastiveLoss(nn.Module):
         eps: smallest product of two norms that is divided by. Default 1e-8, released.
     """
 
+    _losses: ClassVar[Callable[..., tuple[Tensor, Tensor]]] = staticmethod(global_contrastive_loss)
+
     def __init__(
         self,
         logit_scale: float = 10.0,
@@ -104,23 +106,20 @@ class GlobalContrastiveLoss(nn.Module):
         self.reduction: Reduction = reduction
         self.eps = checked_scale("eps", eps)
 
-    def forward(
-        self, image_vectors: Tensor, text_vectors: Tensor, *, pair_mask: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, image_vectors: Tensor, text_vectors: Tensor, **described: Any) -> tuple[Tensor, Tensor]:
         """(image_to_text, text_to_image), scalars, float32 (float64 for float64).
 
         Args:
-            image_vectors, text_vectors: (N, D), floating, not necessarily normalised; row i and row i belong together.
-            pair_mask: (N, N) bool: False = no negatives of one another; the diagonal must be True.
-
-        Raises:
-            TypeError, ValueError: vectors that are not (N, D) each; a pair_mask that does not fit.
+            image_vectors, text_vectors: as in `gloria_ops.functional.global_contrastive_loss`.
+            described: its pair_mask.
         """
-        return contrastive_losses(
-            cosines(image_vectors, text_vectors, self.eps),
+        return self._losses(
+            image_vectors,
+            text_vectors,
             logit_scale=self.logit_scale(),
             reduction=self.reduction,
-            pair_mask=pair_mask,
+            eps=self.eps,
+            **described,
         )
 
     def extra_repr(self) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gloria_ops import reference
 from gloria_ops.dropin.shared import AttentionMaps, channels_last, cosine_similarity, plain_lengths
-from gloria_ops.functional import contrastive_losses, cosines, local_contrastive_loss
+from gloria_ops.functional import global_contrastive_loss, local_contrastive_loss
 from gloria_ops.score import LocalScore
 from gloria_ops.tokens import Lengths
 
@@ -75,7 +75,7 @@ def global_loss(cnn_code: Tensor, rnn_code: Tensor, eps: float = 1e-8, temp3: fl
     Returns:
         (loss0, loss1): image to text, text to image, means over the batch.
     """
-    return contrastive_losses(cosines(cnn_code, rnn_code, eps), logit_scale=temp3)
+    return global_contrastive_loss(cnn_code, rnn_code, logit_scale=temp3, eps=eps)
 
 
 def attention_fn(query: Tensor, context: Tensor, temp1: float) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,6 @@ from transformers import (
 )
 
 from gloria import GloriaConfig, GloriaImageProcessor, GloriaModel, GloriaProcessor
-from gloria.modelling import contrasted_pairs
 from gloria_ops import local_scores
 
 
@@ -141,13 +140,6 @@ def test_equal_reports_are_no_negatives(model, batch):
     torch.testing.assert_close(all_equal.loss, torch.zeros(()))
     distinct = model(**batch, report_ids=torch.tensor([7, 3, 5, 1]))
     torch.testing.assert_close(distinct.loss, model(**batch).loss, rtol=0, atol=0)
-
-
-def test_contrasted_pairs():
-    pairs = contrasted_pairs(torch.tensor([5, 2, 5]))
-    assert pairs.tolist() == [[True, True, False], [True, True, True], [False, True, True]]
-    with pytest.raises(ValueError, match=r"report_ids has the shape \(2, 1\); expected \(B,\)"):
-        contrasted_pairs(torch.zeros(2, 1))
 
 
 @pytest.mark.parametrize("kind", ["vit", "dinov2", "swin"])

@@ -1,0 +1,105 @@
+"""What the ranks tell one another before anything large travels: their sizes, and whether they want the same thing."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from zlib import crc32
+
+import torch
+import torch.distributed as dist
+
+from gloria_ops.distributed.gather import all_gather
+from gloria_ops.distributed.share import Share
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Who holds which part of the batch: rank r has counts[r] images and texts, and rows[r] rows of texts."""
+
+    group: dist.ProcessGroup | None
+    rank: int
+    counts: list[int]
+    rows: list[int]
+
+    @property
+    def size(self) -> int:
+        """The number of ranks."""
+        return len(self.counts)
+
+    @property
+    def first(self) -> int:
+        """Where the own images and texts begin among all."""
+        return sum(self.counts[: self.rank])
+
+
+def ranks(group: dist.ProcessGroup | None) -> int:
+    """The number of ranks; 1 where torch.distributed is not initialised.
+
+    Raises:
+        ValueError: this process is not of the group.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return 1
+    if dist.get_rank(group) < 0:
+        raise ValueError(
+            f"group does not contain this process, rank {dist.get_rank()}; expected to be called by its ranks only"
+        )
+    return dist.get_world_size(group)
+
+
+def agree(prepare: Callable[[], Share], device: torch.device, group: dist.ProcessGroup | None) -> tuple[Share, Layout]:
+    """What `prepare` returns, and the layout of the batch.
+
+    The one wait for the device in a step: sizes are read on the host.
+
+    Args:
+        prepare: checks the arguments of this rank and makes its share.
+        device: where the group communicates.
+        group: the process group.
+
+    Raises:
+        Whatever `prepare` raises, on this rank.
+        RuntimeError: another rank's `prepare` raised; names the rank, and holds its message.
+        ValueError: the settings of two ranks differ, or no rank has a row.
+    """
+    share: Share | None = None
+    failure: Exception | None = None
+    try:
+        share = prepare()
+    except Exception as error:
+        failure = error
+    header = [0, 0, 0] if share is None else [_print(share), share.count, share.texts.rows.shape[0]]
+    headers = all_gather(torch.tensor([share is None, *header], device=device), group).tolist()
+    if share is None or any(failed for failed, *_ in headers) or len({sums for _, sums, *_ in headers}) > 1:
+        raise _disagreement(share, failure, group)
+    counts, rows = ([each[column] for each in headers] for column in (2, 3))
+    if not any(counts):
+        raise ValueError(f"none of the {len(counts)} ranks has an image; expected one at least on one rank")
+    return share, Layout(group, dist.get_rank(group), counts, rows)
+
+
+def _print(share: Share) -> int:
+    return crc32(repr(share.settings).encode())
+
+
+def _disagreement(share: Share | None, failure: Exception | None, group: dist.ProcessGroup | None) -> Exception:
+    """The error of this rank; every rank calls this, or none."""
+    settings = {} if share is None else {name: repr(value) for name, value in share.settings.items()}
+    told: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(told, (str(failure), settings), group=group)
+    if failure is not None:
+        return failure
+    ranks_told = list(zip(dist.get_process_group_ranks(group), told, strict=True))
+    for rank, (message, theirs) in ranks_told:
+        if not theirs:
+            return RuntimeError(f"rank {rank} refused its arguments, so no rank can go on: {message}")
+    first, (_, expected) = ranks_told[0]
+    rank, name, value = next(
+        (rank, name, value)
+        for rank, (_, theirs) in ranks_told
+        for name, value in theirs.items()
+        if value != expected.get(name)
+    )
+    return ValueError(
+        f"{name} is {expected.get(name)} on rank {first} and {value} on rank {rank}; expected the same on every rank"
+    )

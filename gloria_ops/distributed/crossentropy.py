@@ -1,0 +1,79 @@
+"""The contrastive losses of all pairs from the rows of scores that each rank has: only log-sum-exps travel."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from gloria_ops.distributed.agreement import Layout
+from gloria_ops.distributed.gather import all_gather, all_gather_uneven, all_to_all
+from gloria_ops.functional import Reduction, no_autocast
+
+
+def spread_contrastive_losses(
+    scores: Tensor, logit_scale: float | Tensor, reduction: Reduction, report_ids: Tensor | None, layout: Layout
+) -> tuple[Tensor, Tensor]:
+    """`gloria_ops.functional.contrastive_losses` of all ranks' scores.
+
+    Args:
+        scores: (n_r, N), the own images with all texts.
+        logit_scale, reduction: as there.
+        report_ids: (n_r,) int64: pairs of other images and texts with equal ids do not take part.
+        layout: of the batch.
+
+    Returns:
+        (image_to_text, text_to_image) of the whole batch, the same bits on every rank. See `local_contrastive_loss` for
+        what backward gives.
+    """
+    with no_autocast(scores.device):
+        logits = logit_scale * scores
+        if report_ids is not None:
+            everyones = all_gather_uneven(report_ids, layout.counts, layout.group)
+            logits = logits.masked_fill(~contrasted_pairs(report_ids, everyones, layout.first), -torch.inf)
+        return _Losses.apply(logits, 1 / sum(layout.counts) if reduction == "mean" else 1.0, layout)
+
+
+def contrasted_pairs(report_ids: Tensor, everyones: Tensor, first: int) -> Tensor:
+    """Which (image, text) pairs take part in the loss: a report's own image, and images whose report differs.
+
+    Args:
+        report_ids: (n,) integers of the own images, equal for equal reports.
+        everyones: (N,) those of all texts, where the own begin at `first`.
+        first: 0 to N - n.
+
+    Returns:
+        (n, N) bool, True for own pairs and where the ids differ.
+    """
+    own = torch.arange(first, first + report_ids.shape[0], device=report_ids.device)
+    column = torch.arange(everyones.shape[0], device=report_ids.device)
+    return (own[:, None] == column) | (report_ids[:, None] != everyones)
+
+
+class _Losses(torch.autograd.Function):
+    """Cross entropies over the rows and over the columns of the logits of all ranks, the own pairs being positives."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, factor: float, layout: Layout) -> tuple[Tensor, Tensor]:
+        """Of (n_r, N) logits; `factor` multiplies the sums over all rows and columns."""
+        counts, group = layout.counts, layout.group
+        positives = logits.diagonal(layout.first)
+        of_images = logits.logsumexp(1)
+        # Rank r adds up the columns of its own texts, and tells everyone.
+        of_own_texts = all_to_all(logits.logsumexp(0), counts, group).logsumexp(0)
+        of_texts = all_gather_uneven(of_own_texts, counts, group)
+        own_sums = torch.stack([(of_images - positives).sum(), (of_own_texts - positives).sum()])
+        ctx.save_for_backward(logits, of_images, of_texts)
+        ctx.factor, ctx.layout = factor, layout
+        image_to_text, text_to_image = factor * all_gather(own_sums, group).sum(0)
+        return image_to_text, text_to_image
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
+        """Of the sum of what all ranks returned, each times the gradient that came to it there."""
+        logits, of_images, of_texts = ctx.saved_tensors
+        by_image, by_text = ctx.factor * all_gather(torch.stack(upstream), ctx.layout.group).sum(0)
+        grad = by_image * (logits - of_images[:, None]).exp() + by_text * (logits - of_texts).exp()
+        grad.diagonal(ctx.layout.first).sub_(by_image + by_text)
+        return grad, None, None

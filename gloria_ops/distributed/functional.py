@@ -1,0 +1,216 @@
+"""The functions people call: the contrastive losses of all ranks' images and texts, on every rank."""
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gloria_ops import backends, functional
+from gloria_ops.distributed import agreement
+from gloria_ops.distributed.agreement import Layout, agree
+from gloria_ops.distributed.crossentropy import contrasted_pairs, spread_contrastive_losses
+from gloria_ops.distributed.gather import GatheredRows, all_gather_uneven
+from gloria_ops.distributed.ring import RingScores
+from gloria_ops.distributed.share import (
+    Share,
+    canonical_sides,
+    checked_report_ids,
+    checked_share,
+    one_at_least,
+    one_behind_the_other,
+    packed,
+    vectors,
+)
+from gloria_ops.functional import (
+    RELEASED,
+    Reduction,
+    canonical_scores,
+    check_score,
+    check_vectors,
+    cosines,
+)
+from gloria_ops.score import LocalScore
+from gloria_ops.tokens import Lengths, Ragged
+
+Exchange = Literal["gather", "ring"]
+
+# Bytes of all ranks' words up to which they are gathered: then one call of the kernels scores them all. A batch of 48
+# reports a rank (46 words, D = 768, 16 bits) reaches it at about 80 ranks.
+GATHER_BYTES = 2**28
+
+
+def local_contrastive_loss(
+    regions: Tensor,
+    words: Tensor,
+    *,
+    word_lengths: Lengths | None = None,
+    word_mask: Tensor | None = None,
+    word_offsets: Lengths | None = None,
+    region_lengths: Lengths | None = None,
+    score: LocalScore = RELEASED,
+    backend: str | None = None,
+    logit_scale: float | Tensor | None = None,
+    reduction: Reduction = "mean",
+    report_ids: Tensor | None = None,
+    exchange: Exchange | None = None,
+    group: dist.ProcessGroup | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`gloria_ops.local_contrastive_loss` of the images and texts of all ranks; every rank of the group must call it.
+
+    Without an initialised process group, or with one rank, it is that function.
+
+    Args:
+        regions, words, word_lengths, word_mask, word_offsets, region_lengths, score, backend: as in
+            `gloria_ops.local_scores`, of this rank alone. Ranks may have different numbers of items and longest items,
+            also none: then (0, M, D) or (0, D, H, W), and (0, W, D) or (0, D), without lengths; not all may.
+        logit_scale, reduction: as there; "mean" is over all images and texts of the group.
+        report_ids: (n,) integers, n the number of images of this rank. Texts with equal ids, on whatever ranks, are no
+            negatives of one another's images. Default: every text has its own. Instead of `pair_mask`, which no rank
+            could know.
+        exchange: "gather" all words, or let them come by in a "ring": same values, to rounding. Default: gather up to
+            256 MiB. In the ring the words that a rank holds do not grow with the number of ranks.
+        group: the process group. Default: all processes.
+
+    Returns:
+        (image_to_text, text_to_image) of the whole batch, the same bits on every rank. float32 (float64 for float64).
+        backward must run on every rank. It gives the gradient of the *sum* of what all ranks returned: R times that of
+        the loss, R being the number of ranks, with respect to the own inputs. Data parallel training takes the mean of
+        the ranks' gradients (DDP, FSDP), which is then the gradient of the loss, exactly. Where nothing takes that
+        mean: add up the ranks' gradients of a parameter, and divide by R.
+
+    Raises:
+        TypeError, ValueError, RuntimeError, NotImplementedError: as `gloria_ops.local_contrastive_loss`, on the rank
+            whose argument does not fit; on the others a RuntimeError with that rank and message.
+        ValueError: score, logit_scale, reduction, exchange, dtype, width, what needs a gradient, or whether there are
+            report_ids, is not the same on every rank.
+        Whatever the group raises where a rank is missing, once its timeout is over.
+    """
+    described: dict[str, Any] = {
+        "word_lengths": word_lengths,
+        "word_mask": word_mask,
+        "word_offsets": word_offsets,
+        "region_lengths": region_lengths,
+    }
+    if agreement.ranks(group) == 1:
+        return functional.local_contrastive_loss(
+            regions,
+            words,
+            **described,
+            score=score,
+            backend=backend,
+            logit_scale=logit_scale,
+            reduction=reduction,
+            pair_mask=_pair_mask(report_ids, regions),
+        )
+
+    def prepare() -> Share:
+        check_score(score)
+        images, texts = canonical_sides(regions, words, **described)
+        scale = score.logit_scale if logit_scale is None else logit_scale
+        if exchange not in (None, *get_args(Exchange)):
+            raise ValueError(f"exchange is {exchange!r}; expected 'gather', 'ring', or None for the choice by size")
+        chosen = backends.choose(backend, score, images.rows.dtype, images.rows.device)
+        settings = {"loss": "local", "score": score, "backend": chosen, "exchange": exchange}
+        return checked_share(images, packed(texts), scale, reduction, report_ids, settings)
+
+    def scores(share: Share, layout: Layout) -> Tensor:
+        return _local_scores(share, layout, score, exchange)
+
+    return _losses_of_ranks(prepare, scores, _device(regions), reduction, group)
+
+
+def global_contrastive_loss(
+    image_vectors: Tensor,
+    text_vectors: Tensor,
+    *,
+    logit_scale: float | Tensor = 10.0,
+    reduction: Reduction = "mean",
+    eps: float = 1e-8,
+    report_ids: Tensor | None = None,
+    group: dist.ProcessGroup | None = None,
+) -> tuple[Tensor, Tensor]:
+    """InfoNCE over the cosines of whole images and texts of all ranks; every rank of the group must call it.
+
+    The text vectors are gathered. Without an initialised process group, or with one rank, it is
+    `gloria_ops.functional.global_contrastive_loss`.
+
+    Args:
+        image_vectors, text_vectors: (n, D), floating, of this rank alone; n may differ, and be 0 on some.
+        logit_scale, reduction, eps: as there.
+        report_ids, group: as in `local_contrastive_loss`.
+
+    Returns:
+        (image_to_text, text_to_image), as in `local_contrastive_loss`, whose remarks on backward hold.
+
+    Raises:
+        As `local_contrastive_loss`.
+    """
+    if agreement.ranks(group) == 1:
+        return functional.global_contrastive_loss(
+            image_vectors,
+            text_vectors,
+            logit_scale=logit_scale,
+            reduction=reduction,
+            eps=eps,
+            pair_mask=_pair_mask(report_ids, image_vectors),
+        )
+
+    def prepare() -> Share:
+        check_vectors(one_at_least(image_vectors), one_at_least(text_vectors))
+        settings = {"loss": "global", "eps": eps}
+        return checked_share(
+            vectors(image_vectors), vectors(text_vectors), logit_scale, reduction, report_ids, settings
+        )
+
+    def scores(share: Share, layout: Layout) -> Tensor:
+        gathered = GatheredRows.apply(share.texts.rows, max(layout.rows), layout.group)
+        by_rank = gathered.unflatten(0, (layout.size, -1))
+        texts = torch.cat([part[:count] for part, count in zip(by_rank, layout.rows, strict=True)])
+        return cosines(share.images.rows, texts, eps)
+
+    return _losses_of_ranks(prepare, scores, _device(image_vectors), reduction, group)
+
+
+@torch.compiler.disable(reason="torch.compile breaks the graph where ranks talk to one another")
+def _losses_of_ranks(
+    prepare: Callable[[], Share],
+    scores: Callable[[Share, Layout], Tensor],
+    device: torch.device,
+    reduction: Reduction,
+    group: dist.ProcessGroup | None,
+) -> tuple[Tensor, Tensor]:
+    share, layout = agree(prepare, device, group)
+    return spread_contrastive_losses(scores(share, layout), share.logit_scale, reduction, share.report_ids, layout)
+
+
+def _local_scores(share: Share, layout: Layout, score: LocalScore, exchange: Exchange | None) -> Tensor:
+    """Scores (n_r, N) of the own images with all texts."""
+    regions, words, backend = share.images.rows, share.texts.rows, str(share.settings["backend"])
+    lengths = all_gather_uneven(share.texts.lengths, layout.counts, layout.group)
+    texts = [one_behind_the_other(words, own) for own in lengths.split(layout.counts)]
+    if exchange is None:
+        everyones = layout.size * max(layout.rows) * words.shape[1] * words.element_size()
+        exchange = "gather" if everyones <= GATHER_BYTES else "ring"
+    if exchange == "ring":
+        places = [own[1:] for own in texts]
+        return RingScores.apply(regions, words, share.images[1:], places, score, backend, layout)
+    most = max(layout.rows)
+    rows = GatheredRows.apply(words, most, layout.group)
+    starts = torch.cat([owner * most + own.starts for owner, own in enumerate(texts)])
+    if not share.count:  # no kernel takes no image: an empty matrix that depends on both sides
+        return (regions @ rows.T)[:, starts].to(torch.promote_types(rows.dtype, torch.float32))
+    return canonical_scores(share.images, Ragged(rows, starts, lengths), score, backend)
+
+
+def _pair_mask(report_ids: Tensor | None, images: Tensor) -> Tensor | None:
+    if report_ids is None:
+        return None
+    ids = checked_report_ids(report_ids, images)
+    return contrasted_pairs(ids, ids, 0)
+
+
+def _device(rows: Tensor) -> torch.device:
+    """Where the ranks talk; of what is no tensor, and will be refused, the CPU."""
+    return rows.device if isinstance(rows, Tensor) else torch.device("cpu")

@@ -1,0 +1,62 @@
+"""All-gather of what every rank has a different number of, and the way back of its gradients."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Its name until torch 2.12, where it is deprecated under that name.
+_all_gather_single = dist.all_gather_single if hasattr(dist, "all_gather_single") else dist.all_gather_into_tensor
+
+
+def all_gather(own: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """Every rank's `own`, all of one shape (L, ...), as (R, L, ...) in the order of the ranks."""
+    size = dist.get_world_size(group)
+    everyones = own.new_empty((size * own.shape[0], *own.shape[1:]))
+    _all_gather_single(everyones, own.contiguous(), group=group)
+    return everyones.unflatten(0, (size, own.shape[0]))
+
+
+def all_gather_uneven(own: Tensor, counts: list[int], group: dist.ProcessGroup | None) -> Tensor:
+    """Every rank's `own` (counts[r], ...), one behind the other in the order of the ranks."""
+    everyones = all_gather(_padded(own, max(counts)), group)
+    return torch.cat([part[:count] for part, count in zip(everyones, counts, strict=True)])
+
+
+def all_to_all(parts: Tensor, counts: list[int], group: dist.ProcessGroup | None) -> Tensor:
+    """Of `parts` (sum of counts,), rank r gets its counts[r] from everyone: (R, counts[own rank]), by sender."""
+    rank, size = dist.get_rank(group), dist.get_world_size(group)
+    received = parts.new_empty(size * counts[rank])
+    dist.all_to_all_single(received, parts.contiguous(), [counts[rank]] * size, counts, group=group)
+    return received.unflatten(0, (size, counts[rank]))
+
+
+class GatheredRows(torch.autograd.Function):
+    """Rows (L_r, D) of every rank, as (R * most, D): those of rank r begin at r * most.
+
+    What lies between them is zero. Backward sends the gradient of each rank's rows back to it, where those from all
+    ranks are added in the order of the ranks, in float32 at least.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, most: int, group: dist.ProcessGroup | None) -> Tensor:
+        """`most` is the greatest number of rows of any rank."""
+        ctx.count, ctx.group = rows.shape[0], group
+        return all_gather(_padded(rows, most), group).flatten(0, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        """Of the own rows."""
+        received = torch.empty_like(grad, memory_format=torch.contiguous_format)
+        dist.all_to_all_single(received, grad.contiguous(), group=ctx.group)
+        by_rank = received.unflatten(0, (dist.get_world_size(ctx.group), -1))[:, : ctx.count]
+        wide = torch.promote_types(grad.dtype, torch.float32)
+        return by_rank.sum(0, dtype=wide).to(grad.dtype), None, None
+
+
+def _padded(own: Tensor, most: int) -> Tensor:
+    return F.pad(own, (0, 0) * (own.dim() - 1) + (0, most - own.shape[0]))

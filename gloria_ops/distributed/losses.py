@@ -1,0 +1,22 @@
+"""The losses of all ranks as modules, for a model or a training script to hold."""
+
+from gloria_ops import losses
+from gloria_ops.distributed.functional import global_contrastive_loss, local_contrastive_loss
+
+
+class LocalContrastiveLoss(losses.LocalContrastiveLoss):
+    """`gloria_ops.LocalContrastiveLoss` over the batches of all ranks.
+
+    Its call takes report_ids, exchange and group of `gloria_ops.distributed.local_contrastive_loss`, and no pair_mask.
+    """
+
+    _losses = staticmethod(local_contrastive_loss)
+
+
+class GlobalContrastiveLoss(losses.GlobalContrastiveLoss):
+    """`gloria_ops.GlobalContrastiveLoss` over the batches of all ranks.
+
+    Its call takes report_ids and group of `gloria_ops.distributed.global_contrastive_loss`, and no pair_mask.
+    """
+
+    _losses = staticmethod(global_contrastive_loss)

@@ -1,0 +1,434 @@
+"""What the tests of gloria_ops.distributed run on each rank: a share of a problem, against the whole of it in one."""
+
+from functools import partial
+from itertools import accumulate
+from unittest.mock import patch
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from kernel_checks import Results
+from problems import PRESETS, problem
+from tolerances import BACKWARD, FLOAT32, FORWARD, error, rounding
+from torch.nn.parallel import DistributedDataParallel
+from torch.profiler import ProfilerActivity, profile
+
+from gloria_ops import distributed, functional, losses
+from gloria_ops.distributed import functional as of_ranks
+from gloria_ops.distributed import global_contrastive_loss, local_contrastive_loss
+from gloria_ops.distributed.ring import RingScores
+
+EXCHANGES = ("gather", "ring")
+# Images of each rank, by the number of ranks.
+SHARES = {
+    2: {"even": [3, 3], "uneven": [5, 1], "none on one": [0, 6]},
+    4: {"even": [2, 2, 2, 2], "uneven": [3, 1, 4, 2], "none on some": [0, 3, 0, 2]},
+}
+REPORTS = torch.tensor([0, 1, 2, 1, 3, 0, 4, 5, 1, 6])
+EXACT = {"rtol": 1e-12, "atol": 1e-12}
+
+
+class Whole:
+    """A problem and its losses in one process, and this rank's part of it, in a layout that differs from rank to rank.
+
+    Gradients are those of the sum of both losses with respect to regions, words and the scale; with 0 where padded.
+    """
+
+    def __init__(self, counts, dtype=torch.float64, grouped=False, group=None, **settings):
+        self.group, self.counts, self.settings = group, counts, settings
+        self.rank = dist.get_rank(group)
+        size = sum(counts)
+        given = problem("random", size, size, most_regions=9, most_words=7, width=8).to(dtype)
+        real_regions = torch.arange(9) < given.region_lengths[:, None]
+        real_words = torch.arange(7) < given.word_lengths[:, None]
+        self.regions, self.words = given.regions * real_regions[..., None], given.words * real_words[..., None]
+        self.lengths = given.lengths
+        self.ids = REPORTS[:size] if grouped else None
+        first = sum(counts[: self.rank])
+        self.own = slice(first, first + counts[self.rank])
+
+    def alone(self) -> Results:
+        """Losses and gradients in this process."""
+        regions, words, scale = self._leaves(self.regions, self.words)
+        mask = None if self.ids is None else (self.ids[:, None] != self.ids) | torch.eye(len(self.ids)).bool()
+        losses = functional.local_contrastive_loss(
+            regions, words, logit_scale=scale, pair_mask=mask, **self.lengths, **self.settings
+        )
+        grad_regions, grad_words, grad_scale = torch.autograd.grad(sum(losses), (regions, words, scale))
+        return *losses, grad_regions[self.own], grad_words[self.own], grad_scale
+
+    def together(self, exchange=None) -> Results:
+        """The same from all ranks; the gradients of this rank's sum are averaged as DDP does."""
+        region_lengths, word_lengths = (self.lengths[name][self.own] for name in ("region_lengths", "word_lengths"))
+        count = len(word_lengths)
+        most_regions, most_words = (max([1, *each.tolist()]) for each in (region_lengths, word_lengths))
+        regions, words, scale = self._leaves(
+            self.regions[self.own, :most_regions].clone(), self.words[self.own, :most_words].clone()
+        )
+        real = torch.arange(most_words) < word_lengths[:, None]
+        given, described = words, {"word_lengths": word_lengths}
+        if not count:
+            described = {}
+        elif self.rank % 3 == 1:
+            given, described = words[real], {"word_offsets": F.pad(word_lengths.cumsum(0), (1, 0))}
+        elif self.rank % 3 == 2:
+            given, described = words.flip(1), {"word_mask": real.flip(1)}
+        losses = local_contrastive_loss(
+            regions,
+            given,
+            **described,
+            region_lengths=region_lengths if count else None,
+            logit_scale=scale,
+            report_ids=None if self.ids is None else self.ids[self.own],
+            exchange=exchange,
+            group=self.group,
+            **self.settings,
+        )
+        sum(losses).backward()
+        world = dist.get_world_size(self.group)
+        dist.all_reduce(scale.grad, group=self.group)
+        padded = (
+            F.pad(leaf.grad / world, (0, 0, 0, most - leaf.shape[1])) for leaf, most in ((regions, 9), (words, 7))
+        )
+        return *(loss.detach() for loss in losses), *padded, scale.grad / world
+
+    def _leaves(self, *rows):
+        wide = torch.promote_types(rows[0].dtype, torch.float32)
+        return *(each.requires_grad_() for each in rows), torch.tensor(3.0, dtype=wide, requires_grad=True)
+
+
+def equals_one_process(shares, exchange, **settings):
+    whole = Whole(SHARES[dist.get_world_size()][shares], **settings)
+    torch.testing.assert_close(whole.together(exchange), whole.alone(), **EXACT)
+
+
+def kernels_equal_one_process(exchange, **settings):
+    whole = Whole(SHARES[dist.get_world_size()]["uneven"], dtype=torch.float32, backend="cpu", **settings)
+    torch.testing.assert_close(whole.together(exchange), whole.alone(), **FLOAT32)
+
+
+def bfloat16_errs_no_more_than_in_one_process(exchange):
+    counts = SHARES[dist.get_world_size()]["uneven"]
+    rounded = Whole(counts, dtype=torch.bfloat16)
+    exact = Whole(counts)
+    exact.regions, exact.words = rounded.regions.double(), rounded.words.double()
+    for ours, alone, truth in zip(rounded.together(exchange), rounded.alone(), exact.alone(), strict=True):
+        slack = FORWARD if truth.dim() == 0 else BACKWARD
+        assert error(ours, truth) <= slack * error(alone, truth) + rounding(ours, truth)
+
+
+def the_same_bits_again_and_on_every_rank(exchange):
+    whole = Whole(SHARES[dist.get_world_size()]["uneven"], dtype=torch.float32, grouped=True)
+    first, second = whole.together(exchange), whole.together(exchange)
+    losses = [torch.empty(2) for _ in range(dist.get_world_size())]
+    dist.all_gather(losses, torch.stack(first[:2]))
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+    assert all(torch.equal(each, losses[0]) for each in losses)
+
+
+def words_are_gathered_up_to_the_limit(least_bytes_of_a_ring):
+    """The words of all ranks are 4 to 10 texts of 1 to 7 words, 8 doubles each: from 256 to 4480 bytes."""
+    whole = Whole(SHARES[dist.get_world_size()]["uneven"])
+    with (
+        patch.object(of_ranks, "GATHER_BYTES", least_bytes_of_a_ring - 1),
+        patch.object(of_ranks, "RingScores", wraps=RingScores) as ring,
+    ):
+        whole.together()
+    assert ring.apply.called == (least_bytes_of_a_ring < 256)
+
+
+def each_group_has_its_own_batch(exchange):
+    """Ranks 0 and 2 have one problem, 1 and 3 another, at the same time."""
+    groups = [dist.new_group([0, 2]), dist.new_group([1, 3])]
+    mine = dist.get_rank() % 2
+    whole = Whole([3, 2] if mine else [1, 3], group=groups[mine], grouped=True)
+    torch.testing.assert_close(whole.together(exchange), whole.alone(), **EXACT)
+    assert_raises(
+        ValueError,
+        f"group does not contain this process, rank {dist.get_rank()}; expected to be called by its ranks only",
+        lambda: local_contrastive_loss(whole.regions, whole.words, group=groups[1 - mine]),
+    )
+
+
+def global_equals_one_process(shares, dtype=torch.float64, **settings):
+    counts = SHARES[dist.get_world_size()][shares]
+    whole = Whole(counts, dtype=dtype, grouped=True)
+    mask = (whole.ids[:, None] != whole.ids) | torch.eye(len(whole.ids)).bool()
+
+    def results(images, texts, losses_of, **masked):
+        scale = torch.tensor(7.0, dtype=dtype, requires_grad=True)
+        images, texts = images.clone().requires_grad_(), texts.clone().requires_grad_()
+        losses = losses_of(images, texts, logit_scale=scale, **masked, **settings)
+        sum(losses).backward()
+        return *(loss.detach() for loss in losses), images.grad, texts.grad, scale.grad
+
+    images, texts = whole.regions[:, 0], whole.words[:, 0]
+    alone = list(results(images, texts, functional.global_contrastive_loss, pair_mask=mask))
+    alone[2:4] = (each[whole.own] for each in alone[2:4])
+    own = images[whole.own], texts[whole.own]
+    together = list(results(*own, global_contrastive_loss, report_ids=whole.ids[whole.own]))
+    dist.all_reduce(together[4])
+    together[2:] = (each / dist.get_world_size() for each in together[2:])
+    torch.testing.assert_close(together, alone, **(EXACT if dtype == torch.float64 else FLOAT32))
+
+
+class Encoders(torch.nn.Module):
+    """One linear layer a side, and both losses with learned scales."""
+
+    def __init__(self, losses):
+        super().__init__()
+        self.of_images, self.of_texts = torch.nn.Linear(8, 6), torch.nn.Linear(8, 6)
+        self.local = losses.LocalContrastiveLoss(learnable_scale=True)
+        self.whole = losses.GlobalContrastiveLoss(learnable_scale=True)
+
+    def forward(self, regions, words, **described):
+        regions, words = self.of_images(regions), self.of_texts(words)
+        lengths = {name: described.pop(name) for name in list(described) if name.endswith("lengths")}
+        losses = self.local(regions, words, **lengths, **described)
+        return sum(losses) + sum(self.whole(regions[:, 0], words[:, 0], **described))
+
+
+def ddp_gives_the_gradients_of_the_loss(shares, exchange):
+    """As they come from DDP, with nothing multiplied or divided by anyone."""
+    whole = Whole(SHARES[dist.get_world_size()][shares], grouped=True)
+    torch.manual_seed(1)
+    alone = Encoders(losses).double()
+    spread = Encoders(distributed).double()
+    spread.load_state_dict(alone.state_dict())
+    mask = (whole.ids[:, None] != whole.ids) | torch.eye(len(whole.ids)).bool()
+    expected = alone(whole.regions, whole.words, pair_mask=mask, **whole.lengths)
+    expected.backward()
+    own = {"report_ids": whole.ids[whole.own]}
+    if whole.counts[whole.rank]:
+        own |= {name: each[whole.own] for name, each in whole.lengths.items()}
+    limit = 0 if exchange == "ring" else of_ranks.GATHER_BYTES
+    with patch.object(of_ranks, "GATHER_BYTES", limit):
+        loss = DistributedDataParallel(spread)(whole.regions[whole.own], whole.words[whole.own], **own)
+        loss.backward()
+    torch.testing.assert_close(loss, expected, **EXACT)
+    for (name, ours), theirs in zip(spread.named_parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, **EXACT, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def gradients_are_those_of_the_sum_of_what_the_ranks_made_of_it(exchange):
+    """Every rank weights its losses by another factor, and the text-to-image one not at all on the last."""
+    whole = Whole(SHARES[dist.get_world_size()]["uneven"])
+    ranks = dist.get_world_size()
+
+    def gradients(factors, losses_of, rows, **settings):
+        leaves = [each.clone().requires_grad_() for each in rows]
+        image_to_text, text_to_image = losses_of(*leaves, **settings)
+        (factors[0] * image_to_text + factors[1] * text_to_image).backward()
+        return [leaf.grad for leaf in leaves]
+
+    mine = (1.0 + whole.rank, 0.5 if whole.rank < ranks - 1 else 0.0)
+    own = whole.regions[whole.own], whole.words[whole.own]
+    lengths = {name: each[whole.own] for name, each in whole.lengths.items()}
+    ours = gradients(mine, local_contrastive_loss, own, exchange=exchange, **lengths)
+    total = (ranks * (ranks + 1) / 2, 0.5 * (ranks - 1))
+    theirs = gradients(total, functional.local_contrastive_loss, (whole.regions, whole.words), **whole.lengths)
+    torch.testing.assert_close(ours, [each[whole.own] for each in theirs], **EXACT)
+
+
+def frozen_sides_need_nothing(exchange):
+    """Without gradients at all, and with those of the regions alone."""
+    whole = Whole(SHARES[dist.get_world_size()]["uneven"])
+    own = whole.regions[whole.own], whole.words[whole.own]
+    lengths = {name: each[whole.own] for name, each in whole.lengths.items()}
+    losses = functional.local_contrastive_loss(whole.regions, whole.words, **whole.lengths)
+    with torch.no_grad():
+        seen = local_contrastive_loss(own[0].requires_grad_(), own[1], exchange=exchange, **lengths)
+    torch.testing.assert_close(seen, losses, **EXACT)
+    trained = own[0].detach().requires_grad_()
+    sum(local_contrastive_loss(trained, own[1], exchange=exchange, **lengths)).backward()
+    assert trained.grad.abs().sum() > 0
+
+
+def assert_raises(kind, message, call):
+    with pytest.raises(kind) as raised:
+        call()
+    assert str(raised.value) == message
+
+
+ODD_ONE_OUT = {
+    "dtype": ({"dtype": torch.float64}, "image dtype is torch.float32 on rank 0 and torch.float64 on rank 1"),
+    "width": ({"width": 6}, "width (D) is 5 on rank 0 and 6 on rank 1"),
+    "scale": ({"logit_scale": 4.5}, "logit_scale is 10.0 on rank 0 and 4.5 on rank 1"),
+    "learned scale": (
+        {"logit_scale": torch.tensor(10.0, requires_grad=True)},
+        "whether logit_scale needs a gradient is False on rank 0 and True on rank 1",
+    ),
+    "reduction": ({"reduction": "sum"}, "reduction is 'mean' on rank 0 and 'sum' on rank 1"),
+    "exchange": ({"exchange": "ring"}, "exchange is None on rank 0 and 'ring' on rank 1"),
+    "ids": ({"report_ids": torch.arange(2)}, "whether there are report_ids is False on rank 0 and True on rank 1"),
+    "frozen": ({"frozen": True}, "whether texts need a gradient is True on rank 0 and False on rank 1"),
+    "score": (
+        {"score": PRESETS["maxsim"], "logit_scale": 10.0},
+        f"score is {PRESETS['released']} on rank 0 and {PRESETS['maxsim']} on rank 1",
+    ),
+}
+
+
+def one_rank_differs(name):
+    """Rank 1 does, and every rank is told."""
+    changed, message = ODD_ONE_OUT[name]
+    settings = dict(changed) if dist.get_rank() == 1 else {}
+    width, dtype = settings.pop("width", 5), settings.pop("dtype", torch.float32)
+    regions = torch.ones(2, 3, width, dtype=dtype, requires_grad=True)
+    words = torch.ones(2, 2, width, dtype=dtype, requires_grad=not settings.pop("frozen", False))
+    settings.setdefault("backend", "reference")
+    assert_raises(
+        ValueError,
+        f"{message}; expected the same on every rank",
+        lambda: local_contrastive_loss(regions, words, **settings),
+    )
+
+
+REFUSED = {
+    "lengths": (
+        lambda: local_contrastive_loss(torch.ones(2, 3, 5), torch.ones(2, 2, 5), word_lengths=[2, 0]),
+        ValueError,
+        "word_lengths[1] is 0; expected 1 to 2, the padded length: drop empty items",
+    ),
+    "counts": (
+        lambda: local_contrastive_loss(torch.ones(0, 3, 5), torch.ones(2, 2, 5)),
+        ValueError,
+        "regions has the shape (0, 3, 5); expected (N_v, M, D) with every size at least 1",
+    ),
+    "pairs": (
+        lambda: local_contrastive_loss(torch.ones(3, 3, 5), torch.ones(2, 2, 5)),
+        ValueError,
+        "there are 3 images (N_v) and 2 texts (N_t); expected as many of one as of the other, image i with text i: "
+        "drop what has no partner, or take local_scores",
+    ),
+    "exchange": (
+        lambda: local_contrastive_loss(torch.ones(2, 3, 5), torch.ones(2, 2, 5), exchange="tree"),
+        ValueError,
+        "exchange is 'tree'; expected 'gather', 'ring', or None for the choice by size",
+    ),
+    "kind of ids": (
+        lambda: local_contrastive_loss(torch.ones(2, 3, 5), torch.ones(2, 2, 5), report_ids=torch.ones(2)),
+        TypeError,
+        "report_ids is torch.float32; expected integers, equal for equal reports",
+    ),
+    "ids": (
+        lambda: local_contrastive_loss(torch.ones(2, 3, 5), torch.ones(2, 2, 5), report_ids=torch.arange(3)),
+        ValueError,
+        "report_ids has the shape (3,); expected (2,), one for each",
+    ),
+    "no tensor": (
+        lambda: local_contrastive_loss([1.0], torch.ones(2, 2, 5)),
+        TypeError,
+        "regions is a list; expected a tensor: torch.as_tensor(regions)",
+    ),
+    "backend": (
+        lambda: local_contrastive_loss(torch.ones(2, 3, 5), torch.ones(2, 2, 5), backend="gpu"),
+        ValueError,
+        "backend is 'gpu'; expected one of 'cpu', 'triton', 'reference', or None for the automatic choice",
+    ),
+    "vectors": (
+        lambda: global_contrastive_loss(torch.ones(2, 5), torch.ones(2, 4)),
+        ValueError,
+        "image_vectors are (2, 5) on cpu and text_vectors (2, 4) on cpu; expected one width and one device",
+    ),
+}
+
+
+def one_rank_is_refused(name):
+    """The last rank raises what it would raise alone, the others say that it did."""
+    call, kind, message = REFUSED[name]
+    last = dist.get_world_size() - 1
+    if dist.get_rank() == last:
+        assert_raises(kind, message, call)
+    else:
+        told = f"rank {last} refused its arguments, so no rank can go on: {message}"
+        assert_raises(RuntimeError, told, lambda: local_contrastive_loss(torch.ones(2, 3, 5), torch.ones(2, 2, 5)))
+
+
+def someone_must_have_an_image():
+    message = f"none of the {dist.get_world_size()} ranks has an image; expected one at least on one rank"
+    nothing = torch.ones(0, 5, 3, 4), torch.ones(0, 5)  # feature maps and packed words
+    assert_raises(ValueError, message, lambda: local_contrastive_loss(*nothing))
+    assert_raises(ValueError, message, lambda: global_contrastive_loss(torch.ones(0, 5), torch.ones(0, 5)))
+
+
+def different_losses_do_not_meet():
+    local = dist.get_rank() == 0
+    call = (
+        partial(local_contrastive_loss, torch.ones(2, 3, 5), torch.ones(2, 2, 5))
+        if local
+        else partial(global_contrastive_loss, torch.ones(2, 5), torch.ones(2, 5))
+    )
+    assert_raises(ValueError, "loss is 'local' on rank 0 and 'global' on rank 1; expected the same on every rank", call)
+
+
+def autocast_casts_as_in_one_process():
+    """Also on a rank without images: its float32 is cast as that of the others is."""
+    counts = SHARES[dist.get_world_size()]["none on one" if dist.get_world_size() == 2 else "none on some"]
+    with torch.autocast("cpu", torch.bfloat16):
+        together = Whole(counts, dtype=torch.float32).together("ring")
+    alone = Whole(counts, dtype=torch.bfloat16).alone()
+    torch.testing.assert_close(together[:2], alone[:2], **FLOAT32)
+
+
+def words_held(exchange, group):
+    """Greatest number of bytes in use at once by a loss and its backward pass, beyond the inputs."""
+    regions, words = torch.ones(2, 2, 512, requires_grad=True), torch.ones(2, 256, 512, requires_grad=True)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        sum(local_contrastive_loss(regions, words, exchange=exchange, group=group)).backward()
+    changes = [event.nbytes() for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(accumulate(changes))
+
+
+def a_ring_of_four_holds_as_much_as_one_of_two():
+    """Gathered words do not: the measure tells the two apart. A block of words is 1 MiB."""
+    groups = [dist.new_group([0, 1]), dist.new_group([2, 3])]
+    two = groups[dist.get_rank() // 2]
+    held = {
+        (ranks, exchange): words_held(exchange, group)
+        for ranks, group in ((2, two), (4, None))
+        for exchange in EXCHANGES
+    }
+    assert held[4, "ring"] < held[2, "ring"] + 2**17, held
+    assert held[4, "gather"] > held[2, "gather"] + 2**21, held
+
+
+def cases(ranks: int) -> dict[str, partial]:
+    """By name, all that `ranks` processes run."""
+    every = {
+        "autocast": partial(autocast_casts_as_in_one_process),
+        "nobody has an image": partial(someone_must_have_an_image),
+        "two losses": partial(different_losses_do_not_meet),
+    }
+    for exchange in EXCHANGES:
+        for name, score in PRESETS.items():
+            every[f"{name}, {exchange}"] = partial(equals_one_process, "uneven", exchange, score=score, grouped=True)
+            every[f"{name}, float32, {exchange}"] = partial(kernels_equal_one_process, exchange, score=score)
+        for shares in SHARES[ranks]:
+            every[f"{shares}, {exchange}"] = partial(equals_one_process, shares, exchange, reduction="sum")
+            every[f"{shares}, regions attend, {exchange}"] = partial(
+                equals_one_process, shares, exchange, score=PRESETS["scan_i2t"]
+            )
+            every[f"DDP, {shares}, {exchange}"] = partial(ddp_gives_the_gradients_of_the_loss, shares, exchange)
+        for name, case in {
+            "bfloat16": bfloat16_errs_no_more_than_in_one_process,
+            "the same bits": the_same_bits_again_and_on_every_rank,
+            "factors": gradients_are_those_of_the_sum_of_what_the_ranks_made_of_it,
+            "frozen": frozen_sides_need_nothing,
+        }.items():
+            every[f"{name}, {exchange}"] = partial(case, exchange)
+        if ranks == 4:
+            every[f"groups, {exchange}"] = partial(each_group_has_its_own_batch, exchange)
+    if ranks == 4:
+        every["memory"] = partial(a_ring_of_four_holds_as_much_as_one_of_two)
+    for shares in SHARES[ranks]:
+        every[f"global, {shares}"] = partial(global_equals_one_process, shares)
+        every[f"global, {shares}, float32"] = partial(
+            global_equals_one_process, shares, dtype=torch.float32, reduction="sum"
+        )
+    for least in (1, 2**20):
+        every[f"gathered below {least} bytes"] = partial(words_are_gathered_up_to_the_limit, least)
+    every |= {f"another {name}": partial(one_rank_differs, name) for name in ODD_ONE_OUT}
+    every |= {f"refused {name}": partial(one_rank_is_refused, name) for name in REFUSED}
+    return every
