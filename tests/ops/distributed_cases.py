@@ -4,6 +4,7 @@ from functools import partial
 from itertools import accumulate
 from unittest.mock import patch
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -203,7 +204,8 @@ def ddp_gives_the_gradients_of_the_loss(shares, exchange):
         own |= {name: each[whole.own] for name, each in whole.lengths.items()}
     limit = 0 if exchange == "ring" else of_ranks.GATHER_BYTES
     with patch.object(of_ranks, "GATHER_BYTES", limit):
-        loss = DistributedDataParallel(spread)(whole.regions[whole.own], whole.words[whole.own], **own)
+        parallel = DistributedDataParallel(spread)
+        loss = parallel(whole.regions[whole.own], whole.words[whole.own], **own)
         loss.backward()
     torch.testing.assert_close(loss, expected, **EXACT)
     for (name, ours), theirs in zip(spread.named_parameters(), alone.parameters(), strict=True):
@@ -245,12 +247,9 @@ def frozen_sides_need_nothing(exchange):
 
 
 def assert_raises(kind, message, call):
-    try:
+    with pytest.raises(kind) as raised:
         call()
-    except kind as error:
-        assert str(error) == message, str(error)
-    else:
-        raise AssertionError(f"nothing was raised; expected {kind.__name__}: {message}")
+    assert str(raised.value) == message
 
 
 ODD_ONE_OUT = {
