@@ -1,11 +1,13 @@
 """Runs functions on the ranks of a process group, each rank a process of its own, and brings back what went wrong."""
 
 import json
+import multiprocessing
 import tempfile
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,12 +23,19 @@ def run(cases: dict[str, Case], world: int, timeout: float = 120) -> dict[str, s
     for `timeout` seconds.
     """
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_rank, (world, folder, cases, timeout), nprocs=world)
+        start(_rank, (world, folder, cases, timeout), world)
         told = [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(world)]
     return {
         name: "\n".join(f"on rank {rank}: {said[name]}" for rank, said in enumerate(told) if said[name])
         for name in cases
     }
+
+
+def start(rank_main: Callable[..., None], arguments: tuple[Any, ...], world: int) -> None:
+    """Runs `rank_main(rank, *arguments)` in `world` processes, and waits for them."""
+    # torch is imported once, by the server that all are forked from, and not for five seconds by each of them.
+    multiprocessing.set_forkserver_preload(["torch._dynamo", "torch.nn.parallel", "pytest"])
+    mp.start_processes(rank_main, arguments, nprocs=world, start_method="forkserver")
 
 
 def join(rank: int, world: int, folder: str, timeout: float) -> None:

@@ -54,7 +54,7 @@ def checked_share(
         "image dtype": images.rows.dtype,
         "text dtype": texts.rows.dtype,
         "width (D)": texts.rows.shape[1],
-        "logit_scale": float(scale),
+        "logit_scale": float(scale.detach() if isinstance(scale, Tensor) else scale),
         "reduction": reduction,
         "whether there are report_ids": report_ids is not None,
         "whether images need a gradient": learns and images.rows.requires_grad,

@@ -204,7 +204,8 @@ def ddp_gives_the_gradients_of_the_loss(shares, exchange):
         own |= {name: each[whole.own] for name, each in whole.lengths.items()}
     limit = 0 if exchange == "ring" else of_ranks.GATHER_BYTES
     with patch.object(of_ranks, "GATHER_BYTES", limit):
-        loss = DistributedDataParallel(spread)(whole.regions[whole.own], whole.words[whole.own], **own)
+        parallel = DistributedDataParallel(spread)
+        loss = parallel(whole.regions[whole.own], whole.words[whole.own], **own)
         loss.backward()
     torch.testing.assert_close(loss, expected, **EXACT)
     for (name, ours), theirs in zip(spread.named_parameters(), alone.parameters(), strict=True):
