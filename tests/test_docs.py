@@ -1,4 +1,4 @@
-"""The pages: links lead somewhere, Python snippets of README run, and the API page has every public name and command."""
+"""The pages: links lead somewhere, snippets of README run, and the API page has every public name and command."""
 
 import importlib
 import re

@@ -134,7 +134,7 @@ LOSS_REFUSED = {
         ONE.words,
         {"reduction": "max"},
         ValueError,
-        "reduction is 'max'; expected 'mean' .*, 'sum' .* or 'none'",
+        "reduction is 'max'; expected 'mean' .* or 'sum' .* or 'none'",
     ),
     "scale": (ONE.words, {"logit_scale": math.inf}, ValueError, "logit_scale is inf; expected a finite number above 0"),
     "scales": (
