@@ -92,9 +92,11 @@ class GloriaImageProcessor(BaseImageProcessor):
 
     def normalise(self, framed: np.ndarray) -> np.ndarray:
         """What `frame` gives, as pixels for the model: (3, crop_size, crop_size) float32."""
-        scaled = framed.astype(np.float32) / 255
-        normalised = (scaled - np.asarray(self.image_mean, np.float32)) / np.asarray(self.image_std, np.float32)
-        return normalised.transpose(2, 0, 1)
+        levels = np.arange(256, dtype=np.float32) / 255
+        mean, std = (np.asarray(each, np.float32)[:, None] for each in (self.image_mean, self.image_std))
+        # Looked up, since a byte has 256 values: half the time of computing every pixel's.
+        tables, channels = (levels - mean) / std, np.moveaxis(framed, 2, 0)
+        return np.stack([table[channel] for table, channel in zip(tables, channels, strict=True)])
 
 
 def to_rgb(image: Any) -> Image.Image:
