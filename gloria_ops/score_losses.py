@@ -51,12 +51,12 @@ def symmetric_loss(scores: Tensor, *, logit_scale: float | Tensor = 1.0, image_w
         ValueError: scores that are not (N, N), or a weight beyond 0 to 1.
         TypeError, ValueError: logit_scale, as in `local_contrastive_loss`.
     """
+    check_weight("image_weight", image_weight)
     image_to_text, text_to_image = contrastive_losses(scores, logit_scale=logit_scale)
-    return weighted(image_to_text, text_to_image, image_weight)
-
-
-def weighted(image_to_text: Tensor, text_to_image: Tensor, image_weight: float) -> Tensor:
-    """The one times `image_weight` plus the other times the rest."""
-    if not 0 <= image_weight <= 1:
-        raise ValueError(f"image_weight is {image_weight!r}; expected 0 to 1, the weight of image to text")
     return image_weight * image_to_text + (1 - image_weight) * text_to_image
+
+
+def check_weight(name: str, value: float) -> None:
+    """Raises ValueError, naming the argument, where the weight of image to text is not 0 to 1."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} is {value!r}; expected 0 to 1, the weight of image to text")

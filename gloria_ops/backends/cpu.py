@@ -23,6 +23,7 @@ caution = None
 attended_of_any_length = True
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_WORD_NORMS = ("none", "softmax", "clipped_l2")
 # Tests set it to prove every engine that this processor can run; otherwise the fastest is taken.
 _isa: str | None = os.environ.get("GLORIA_OPS_ISA")
 
@@ -116,8 +117,8 @@ def unsupported(score: LocalScore, dtype: torch.dtype, device: torch.device) -> 
         return f"it computes on CPU tensors, not on {device}"
     if dtype not in _DTYPES:
         return f"it takes float32, bfloat16 and float16, not {dtype}"
-    if score.word_norm not in _C.WordNorm.__members__:
-        return f"it lacks word_norm={score.word_norm!r}: it has {', '.join(map(repr, _C.WordNorm.__members__))}"
+    if score.word_norm not in _WORD_NORMS:
+        return f"it lacks word_norm={score.word_norm!r}: it has {', '.join(map(repr, _WORD_NORMS))}"
     return None
 
 

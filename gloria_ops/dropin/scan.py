@@ -8,7 +8,7 @@ image, work; scores are float32 (float64 for float64); and no score needs shards
 affinities is kept. Norms by a zero vector have gradients, where there they are NaN.
 
 The default "clipped_l2norm", "softmax" and "no_norm" are fused. "l2norm" and "clipped" are computed by the eager
-reference, as slowly as there, which a warning says once. So are "l1norm" and "clipped_l1norm", which end there in a
+reference, not fused, which a warning says once. So are "l1norm" and "clipped_l1norm", which end there in a
 NameError, though its training script offers them.
 """
 

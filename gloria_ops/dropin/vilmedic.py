@@ -17,7 +17,8 @@ from gloria_ops.dropin.gloria import attention_fn as gloria_attention_fn
 from gloria_ops.dropin.gloria import global_loss, local_loss
 from gloria_ops.dropin.shared import cosine_similarity
 from gloria_ops.functional import contrastive_losses, cosines
-from gloria_ops.score_losses import weighted
+from gloria_ops.score import checked_scale
+from gloria_ops.score_losses import check_weight
 
 __all__ = ["ConVIRTLoss", "GLoRIALoss", "cosine_similarity", "gloria_attention_fn"]
 
@@ -81,14 +82,18 @@ class ConVIRTLoss(nn.Module):
     Over any other scores it is `gloria_ops.symmetric_loss(scores, logit_scale=1 / tau, image_weight=lambda_)`.
 
     Args:
-        tau: temperature; ConVIRT: 0.1.
+        tau: temperature, above 0; ConVIRT: 0.1.
         lambda_: weight of image to text, 0 to 1, text to image having the rest; ConVIRT: 0.75.
         kwargs: not read, as there.
+
+    Raises:
+        TypeError, ValueError: a tau or lambda_ beyond these.
     """
 
     def __init__(self, tau: float, lambda_: float, **kwargs: Any) -> None:
         super().__init__()
-        self.tau = tau
+        check_weight("lambda_", lambda_)
+        self.tau = checked_scale("tau", tau)
         self.lambda_ = lambda_
 
     def forward(self, linguistic: Tensor, visual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -101,7 +106,8 @@ class ConVIRTLoss(nn.Module):
             (loss, loss_l, loss_v): a scalar, text to image (B,), image to text (B,).
         """
         loss_v, loss_l = contrastive_losses(cosines(visual, linguistic), logit_scale=1 / self.tau, reduction="none")
-        return weighted(loss_v, loss_l, self.lambda_).mean(), loss_l, loss_v
+        loss = (self.lambda_ * loss_v + (1 - self.lambda_) * loss_l).mean()
+        return loss, loss_l, loss_v
 
     def extra_repr(self) -> str:
         """The temperature and the weight, for the printed module."""

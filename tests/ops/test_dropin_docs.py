@@ -31,10 +31,11 @@ def test_each_module_says_what_it_replaces(name):
     assert f"gloria_ops/dropin/{name}.py" in PAGE
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", sorted({*MODULES} - {"maxsim"}))  # which replaces no function by its name
 def test_names_before_are_names_after(name):
     module = importlib.import_module(f"gloria_ops.dropin.{name}")
     imported = re.findall(r"from (\S+) import (.*?)  # (before|after)", module.__doc__)
+    assert imported
     for (_, before, _), (source, after, _) in zip(imported[::2], imported[1::2], strict=True):
         assert before == after
         assert source == module.__name__

@@ -63,5 +63,17 @@ def test_convirt_loss():
     assert repr(loss) == "ConVIRTLoss(tau=0.1, lambda_=0.75)"
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tau": 0, "lambda_": 0.5}, "tau is 0.0; expected a finite number above 0"),
+        ({"tau": 0.1, "lambda_": 75}, "lambda_ is 75; expected 0 to 1, the weight of image to text"),
+    ],
+)
+def test_convirt_settings_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ConVIRTLoss(**settings)
+
+
 def test_the_attention_is_that_of_gloria():
     assert gloria_attention_fn is gloria.attention_fn

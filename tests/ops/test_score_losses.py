@@ -4,6 +4,7 @@ import pytest
 import torch
 from dropin_checks import assert_replaces, plain_cross_entropies, plain_hinge
 from problems import problem
+from tolerances import FLOAT64
 
 from gloria_ops import LocalScore, hinge_loss, local_scores, symmetric_loss
 
@@ -76,3 +77,9 @@ def test_scores_that_are_not_square(loss):
 def test_weights_beyond_one(weight):
     with pytest.raises(ValueError, match=f"image_weight is {weight}; expected 0 to 1, the weight of image to text"):
         symmetric_loss(SCORES, image_weight=weight)
+
+
+def test_symmetric_is_that_of_transformers():
+    modelling = pytest.importorskip("transformers.models.clip.modeling_clip")
+    theirs = getattr(modelling, "image_text_contrastive_loss", None) or modelling.clip_loss
+    torch.testing.assert_close(symmetric_loss(SCORES), theirs(SCORES), **FLOAT64)
