@@ -36,9 +36,10 @@ from gloria_ops.tokens import Lengths, Ragged
 
 Exchange = Literal["gather", "ring"]
 
-# Bytes of all ranks' words up to which they are gathered: then one call of the kernels scores them all. A batch of 48
-# reports a rank (46 words, D = 768, 16 bits) reaches it at about 80 ranks.
-GATHER_BYTES = 2**28
+# Bytes of all ranks' words up to which they are gathered, and one call of the kernels scores them all. Eight ranks with
+# the released batch (48 reports of 46 words, D = 768, 16 bits) have 27 MB. Beyond, a block is work enough for a call,
+# and the ring hides what a gather does not (docs/distributed.md).
+GATHER_BYTES = 2**25
 
 
 def local_contrastive_loss(
@@ -70,7 +71,7 @@ def local_contrastive_loss(
             negatives of one another's images. Default: every text has its own. Instead of `pair_mask`, which no rank
             could know.
         exchange: "gather" all words, or let them come by in a "ring": same values, to rounding. Default: gather up to
-            256 MiB. In the ring the words that a rank holds do not grow with the number of ranks.
+            32 MiB. In the ring the words that a rank holds do not grow with the number of ranks.
         group: the process group. Default: all processes.
 
     Returns:

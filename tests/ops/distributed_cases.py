@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from gloria_ops import distributed, functional, losses
 from gloria_ops.distributed import functional as of_ranks
-from gloria_ops.distributed import global_contrastive_loss, local_contrastive_loss
+from gloria_ops.distributed import gather, global_contrastive_loss, local_contrastive_loss
 from gloria_ops.distributed.ring import RingScores
 
 EXCHANGES = ("gather", "ring")
@@ -128,7 +128,7 @@ def the_same_bits_again_and_on_every_rank(exchange):
 
 
 def words_are_gathered_up_to_the_limit(least_bytes_of_a_ring):
-    """The words of all ranks are 4 to 10 texts of 1 to 7 words, 8 doubles each: from 256 to 4480 bytes."""
+    """The words of all ranks are 6 or 10 texts of 1 to 7 words, 8 doubles each: between 256 and 8192 bytes."""
     whole = Whole(SHARES[dist.get_world_size()]["uneven"])
     with (
         patch.object(of_ranks, "GATHER_BYTES", least_bytes_of_a_ring - 1),
@@ -136,6 +136,35 @@ def words_are_gathered_up_to_the_limit(least_bytes_of_a_ring):
     ):
         whole.together()
     assert ring.apply.called == (least_bytes_of_a_ring < 256)
+
+
+def what_travels_is_what_the_documentation_counts():
+    """Bytes that a rank receives: of words and their gradients by all-gather and all-to-all, by the ring with sums."""
+    ranks, block, sums = dist.get_world_size(), 2 * 4 * 8 * 2, 2 * 4 * 8 * 4
+    regions, words = (torch.ones(2, rows, 8, dtype=torch.bfloat16, requires_grad=True) for rows in (3, 4))
+    received = []
+
+    def count_ring(transfers, pass_on=dist.batch_isend_irecv):
+        received.extend(transfer.tensor.nbytes for transfer in transfers if transfer.op is dist.irecv)
+        return pass_on(transfers)
+
+    def count_all(output, own, *rest, collective, **keywords):
+        if output.dtype == torch.bfloat16:
+            received.append(output.nbytes * (ranks - 1) // ranks)
+        return collective(output, own, *rest, **keywords)
+
+    for exchange, expected in {
+        "ring": 2 * (ranks - 1) * block + ranks * sums,
+        "gather": 2 * (ranks - 1) * block,
+    }.items():
+        received.clear()
+        with (
+            patch.object(dist, "batch_isend_irecv", count_ring),
+            patch.object(gather, "_all_gather_single", partial(count_all, collective=gather._all_gather_single)),
+            patch.object(dist, "all_to_all_single", partial(count_all, collective=dist.all_to_all_single)),
+        ):
+            sum(local_contrastive_loss(regions, words, exchange=exchange)).backward()
+        assert sum(received) == expected, (exchange, received)
 
 
 def each_group_has_its_own_batch(exchange):
@@ -398,6 +427,7 @@ def a_ring_of_four_holds_as_much_as_one_of_two():
 def cases(ranks: int) -> dict[str, partial]:
     """By name, all that `ranks` processes run."""
     every = {
+        "bytes": partial(what_travels_is_what_the_documentation_counts),
         "autocast": partial(autocast_casts_as_in_one_process),
         "nobody has an image": partial(someone_must_have_an_image),
         "two losses": partial(different_losses_do_not_meet),
@@ -428,7 +458,7 @@ def cases(ranks: int) -> dict[str, partial]:
         every[f"global, {shares}, float32"] = partial(
             global_equals_one_process, shares, dtype=torch.float32, reduction="sum"
         )
-    for least in (1, 2**20):
+    for least in (1, 8192):
         every[f"gathered below {least} bytes"] = partial(words_are_gathered_up_to_the_limit, least)
     every |= {f"another {name}": partial(one_rank_differs, name) for name in ODD_ONE_OUT}
     every |= {f"refused {name}": partial(one_rank_is_refused, name) for name in REFUSED}
