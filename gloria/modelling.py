@@ -12,6 +12,7 @@ from transformers.utils import ModelOutput
 
 from gloria.configuration import GloriaConfig
 from gloria.words import mean_pieces, sum_last_layers, sum_pieces
+from gloria_ops import in_micro_batches
 from gloria_ops.distributed import GlobalContrastiveLoss, LocalContrastiveLoss
 
 
@@ -50,6 +51,11 @@ class GloriaModel(PreTrainedModel):
     patches). Words and sentences are sums over the last hidden layers (`gloria.words`); they pass through one linear
     layer each (no bias) where the width of the text encoder is not D, and through none where it is, as in the released
     code.
+
+    Attributes:
+        micro_batch_size: pairs that `forward` encodes at once, for batches beyond memory; backward then encodes each
+            micro-batch again, and batch statistics are those of a micro-batch (`gloria_ops.in_micro_batches`). A
+            setting of the machine, not of the model: it is not saved. None: the whole batch at once.
     """
 
     config_class = GloriaConfig
@@ -59,6 +65,7 @@ class GloriaModel(PreTrainedModel):
     accepts_loss_kwargs = False  # the loss is a mean over the batch, not a sum for Trainer to divide by a count
     _supports_sdpa = True
     _supports_flash_attn = True
+    micro_batch_size: int | None = None
 
     def __init__(
         self,
@@ -189,9 +196,12 @@ class GloriaModel(PreTrainedModel):
                 one another. None: every row has its own report.
             return_loss: compute the losses. True by default, since Trainer evaluates no loss otherwise.
         """
-        image_embeds, region_embeds = self.get_image_features(pixel_values)
-        text_embeds, word_embeds, word_lengths = self.get_text_features(
-            input_ids, attention_mask, word_ids, token_type_ids
+        image_embeds, region_embeds = in_micro_batches(
+            self.get_image_features, pixel_values, self.micro_batch_size, self.image_encoder
+        )
+        texts = (input_ids, attention_mask, word_ids, token_type_ids)
+        text_embeds, word_embeds, word_lengths = in_micro_batches(
+            self.get_text_features, texts, self.micro_batch_size, self.text_encoder
         )
         loss = global_loss = local_loss = None
         if return_loss:

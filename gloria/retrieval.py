@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torchmetrics.retrieval import RetrievalPrecision
+from torchmetrics.retrieval import RetrievalHitRate, RetrievalPrecision
 from tqdm import tqdm
 
 from gloria.data.table import Row
@@ -103,16 +103,16 @@ def precision_at(scores: Tensor, queries: Sequence[str], candidates: Sequence[st
     Raises:
         ValueError: `k` out of range; labels that are not as many as the scores.
     """
-    if scores.shape != (len(queries), len(candidates)):
-        raise ValueError(
-            f"scores are {tuple(scores.shape)} for {len(queries)} queries and {len(candidates)} candidates; expected "
-            "(queries, candidates)"
-        )
-    if not 1 <= k <= len(candidates):
-        raise ValueError(f"k is {k}; expected 1 to the number of candidates, {len(candidates)}")
-    metric = RetrievalPrecision(top_k=k)
-    index = torch.arange(len(queries))[:, None].expand(scores.shape)
-    return float(metric(scores.flatten(), _relevance(queries, candidates).flatten(), indexes=index.flatten()))
+    return _measured(RetrievalPrecision, scores, queries, candidates, k)
+
+
+def recall_at(scores: Tensor, queries: Sequence[str], candidates: Sequence[str], k: int) -> float:
+    """Recall@K as in image-text retrieval: the share of queries with a relevant candidate among the K best.
+
+    Args, Raises:
+        As `precision_at`; labels say here which report it is.
+    """
+    return _measured(RetrievalHitRate, scores, queries, candidates, k)
 
 
 def chance(queries: Sequence[str], candidates: Sequence[str]) -> float:
@@ -159,6 +159,19 @@ def format_precision(table: dict[str, dict[str, float]]) -> str:
             figures = "".join(f"{100 * values[f'{by} {k}']:>8.1f}" for k in ks)
             lines.append(f"{direction:<15}{by:<11}{figures}{100 * values['chance']:>9.1f}")
     return "\n".join(lines)
+
+
+def _measured(measure: Any, scores: Tensor, queries: Sequence[str], candidates: Sequence[str], k: int) -> float:
+    if scores.shape != (len(queries), len(candidates)):
+        raise ValueError(
+            f"scores are {tuple(scores.shape)} for {len(queries)} queries and {len(candidates)} candidates; expected "
+            "(queries, candidates)"
+        )
+    if not 1 <= k <= len(candidates):
+        raise ValueError(f"k is {k}; expected 1 to the number of candidates, {len(candidates)}")
+    index = torch.arange(len(queries))[:, None].expand(scores.shape)
+    relevant = _relevance(queries, candidates)
+    return float(measure(top_k=k)(scores.flatten(), relevant.flatten(), indexes=index.flatten()))
 
 
 def _relevance(queries: Sequence[str], candidates: Sequence[str]) -> Tensor:

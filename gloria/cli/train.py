@@ -13,17 +13,38 @@ from gloria.data import split_rows
 from gloria.images import GloriaImageProcessor
 from gloria.modelling import GloriaModel
 from gloria.processing import GloriaProcessor
+from gloria.recipes import available_recipes, load_recipe
 from gloria.retrieval import format_precision
 from gloria.small import small_model
-from gloria.training import METRICS, TrainingOptions, last_checkpoint
+from gloria.training import DEFAULTS, METRICS, TrainingOptions, last_checkpoint
 from gloria.training import train as run_training
+from gloria.training.options import Optimizer, Schedule
 
 BadRows = Literal["refuse", "skip"]
+NOT_OF_A_RECIPE = {"csv", "out", "recipe", "resume"}
+
+
+def _follow_recipe(context: typer.Context, name_or_path: str | None) -> str | None:
+    """Makes what a recipe sets the defaults of this call, before the other options are read."""
+    if name_or_path is not None:
+        options = {str(each.name) for each in context.command.params} - NOT_OF_A_RECIPE
+        with plain_errors():
+            context.default_map = load_recipe(name_or_path, options)
+    return name_or_path
 
 
 def train(
+    context: typer.Context,
     csv: Table,
     out: Annotated[Path, typer.Option(help="Run folder.")],
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Options from a file: {', '.join(available_recipes())}, or your own YAML. What is given here wins.",
+            is_eager=True,
+            callback=_follow_recipe,
+        ),
+    ] = None,
     preset: Annotated[
         str | None, typer.Option(help="'small': from scratch, for a CPU, instead of two encoders.")
     ] = None,
@@ -34,11 +55,34 @@ def train(
         str | None, typer.Option(help="Hub name or local directory, e.g. emilyalsentzer/Bio_ClinicalBERT.")
     ] = None,
     image_size: Annotated[int, typer.Option(min=32, help="Pixels of a side that the image encoder sees.")] = 299,
-    epochs: Annotated[int, typer.Option(min=1)] = 10,
-    batch_size: Annotated[int, typer.Option(min=2)] = 48,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="Peak. Default: 5e-5 (released), 1e-3 from scratch.")
+    freeze_image_encoder: Annotated[bool, typer.Option(help="Train the projections alone on that side.")] = False,
+    freeze_text_encoder: Annotated[bool, typer.Option(help="Train the projections alone on that side.")] = False,
+    epochs: Annotated[int, typer.Option(min=1)] = DEFAULTS.epochs,
+    batch_size: Annotated[int, typer.Option(min=2)] = DEFAULTS.batch_size,
+    micro_batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Pairs encoded at once, for batches beyond memory. Default: all.")
     ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="The highest. Default: 5e-5 (released), 1e-3 from scratch.")
+    ] = None,
+    optimizer: Annotated[Optimizer, typer.Option()] = DEFAULTS.optimizer,
+    beta1: Annotated[float, typer.Option(help="Of the optimizer.")] = DEFAULTS.beta1,
+    weight_decay: Annotated[float, typer.Option()] = DEFAULTS.weight_decay,
+    schedule: Annotated[
+        Schedule, typer.Option(help="linear: warm-up, then down to 0; plateau: half when evaluations stall.")
+    ] = DEFAULTS.schedule,
+    max_grad_norm: Annotated[float, typer.Option(help="Longer gradients are clipped to it; 0: none is.")] = (
+        DEFAULTS.max_grad_norm
+    ),
+    early_stopping: Annotated[
+        int | None, typer.Option(min=1, help="End after so many evaluations without a better one. Default: never.")
+    ] = None,
+    best_by: Annotated[
+        str | None, typer.Option(help="Keep the best model by 'loss' or e.g. 'image_to_text_P@5'. Default: the last.")
+    ] = None,
+    retrieval_rows: Annotated[int, typer.Option(min=0, help="Held-out rows that every evaluation ranks.")] = (
+        DEFAULTS.retrieval_rows
+    ),
     held_out: Annotated[
         float, typer.Option(help="Share of the patients to evaluate on, without a split column.")
     ] = 0.2,
@@ -48,26 +92,47 @@ def train(
     workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 0,
     bf16: Annotated[bool, typer.Option(help="Encoders under bfloat16 autocast.")] = False,
     cpu: Annotated[bool, typer.Option(help="Use no accelerator.")] = False,
+    report_to: Annotated[list[str] | None, typer.Option(help="tensorboard, wandb; may be given twice.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT from its last checkpoint.")] = False,
 ) -> None:
     """Train on a table, evaluating on held-out patients; the run folder gets model, metrics and pictures."""
     # A termination becomes an exception, so that it leaves a checkpoint, as Ctrl-C does.
     signal.signal(signal.SIGTERM, _terminated)
     with plain_errors():
+        # What the command line starts from replaces what the recipe would start from.
+        if recipe and _given(context, "preset"):
+            image_encoder, text_encoder = (
+                value if _given(context, name) else None
+                for name, value in (("image_encoder", image_encoder), ("text_encoder", text_encoder))
+            )
+        elif recipe and (_given(context, "image_encoder") or _given(context, "text_encoder")):
+            preset = None
         _check_encoders(preset, image_encoder, text_encoder)
-        rows = good_rows(csv, skip=bad_rows == "skip")
-        training, held = split_rows(rows, held_out, seed)
-        typer.echo(f"{len(training)} rows to train on, {len(held)} held out")
         options = TrainingOptions(
             epochs=epochs,
             batch_size=batch_size,
-            learning_rate=learning_rate or (1e-3 if preset else 5e-5),
+            micro_batch_size=micro_batch_size,
+            learning_rate=learning_rate or (1e-3 if preset else DEFAULTS.learning_rate),
+            optimizer=optimizer,
+            beta1=beta1,
+            weight_decay=weight_decay,
+            schedule=schedule,
+            max_grad_norm=max_grad_norm,
+            early_stopping=early_stopping,
+            best_by=best_by,
+            freeze_image_encoder=freeze_image_encoder,
+            freeze_text_encoder=freeze_text_encoder,
+            retrieval_rows=retrieval_rows,
             group_equal_reports=group_equal_reports,
             workers=workers,
             seed=seed,
             bf16=bf16,
             cpu=cpu,
+            report_to=tuple(report_to or ()),
         )
+        rows = good_rows(csv, skip=bad_rows == "skip")
+        training, held = split_rows(rows, held_out, seed)
+        typer.echo(f"{len(training)} rows to train on, {len(held)} held out")
         if resume and (checkpoint := last_checkpoint(out)):
             model, processor = GloriaModel.from_pretrained(checkpoint), GloriaProcessor.from_pretrained(out)
         elif preset:
@@ -77,6 +142,11 @@ def train(
         metrics = run_training(model, processor, training, held, out, options, resume)
     typer.echo(f"Precision@K in percent on {len(held)} held-out rows:\n{format_precision(metrics['precision'])}")
     typer.echo(f"wrote the model, {METRICS}, loss.png and attention.png to {out}")
+
+
+def _given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _terminated(_signal: int, _frame: object) -> NoReturn:

@@ -1,0 +1,143 @@
+"""GloriaTrainer: transformers.Trainer as TrainingOptions say, with retrieval in its log, stopped by broken numbers."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
+from transformers.trainer_utils import EvalLoopOutput
+
+from gloria.data.table import Row
+from gloria.modelling import GloriaModel
+from gloria.processing import GloriaProcessor
+from gloria.training.evaluation import evenly_spaced, measure_names, retrieval_measures
+from gloria.training.options import TrainingOptions
+from gloria.training.pairs import PairCollator, PairDataset, equal_report_ids
+from gloria.training.steps import LastFinishedStep
+
+PLATEAU = {"factor": 0.5, "patience": 5}  # released
+
+
+class GloriaTrainer(Trainer):
+    """Trains a `GloriaModel` on rows of a table.
+
+    Args:
+        model: trained in place; encoders to be frozen get no gradients, now and after.
+        processor: of that model.
+        training: rows to train on.
+        held_out: rows to evaluate on.
+        checkpoints: folder for checkpoints and reports.
+        options: how to train.
+
+    Raises:
+        ValueError: `best_by` is nothing that an evaluation of these rows measures.
+    """
+
+    def __init__(
+        self,
+        model: GloriaModel,
+        processor: GloriaProcessor,
+        training: Sequence[Row],
+        held_out: Sequence[Row],
+        checkpoints: Path,
+        options: TrainingOptions,
+    ) -> None:
+        self.options, self.processor, self.ranked = options, processor, evenly_spaced(held_out, options.retrieval_rows)
+        self.last_finished_step = LastFinishedStep()
+        known = ["loss", *measure_names(len(self.ranked), options.ks)]
+        if options.best_by not in (None, *known):
+            raise ValueError(f"best_by is {options.best_by!r}; expected one of {', '.join(known)}")
+        self.gloria = model
+        model.micro_batch_size = options.micro_batch_size
+        self.frozen = [
+            encoder
+            for encoder, frozen in (
+                (model.image_encoder, options.freeze_image_encoder),
+                (model.text_encoder, options.freeze_text_encoder),
+            )
+            if frozen
+        ]
+        for encoder in self.frozen:
+            encoder.requires_grad_(False)
+        set_seed(options.seed)
+        arguments = _arguments(options, len(training), len(held_out), checkpoints)
+        optimizer = None
+        if options.optimizer == "adam":
+            optimizer = (torch.optim.Adam, {"lr": options.learning_rate, "betas": (options.beta1, 0.999)})
+        stopping = [EarlyStoppingCallback(options.early_stopping)] if options.early_stopping else []
+        super().__init__(
+            model=model,
+            args=arguments,
+            data_collator=PairCollator(processor, lines=True),
+            train_dataset=_dataset(training, processor, options),
+            eval_dataset=_dataset(held_out, processor, options),
+            callbacks=[self.last_finished_step, *stopping],
+            optimizer_cls_and_kwargs=optimizer,
+        )
+
+    def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The loss, checked while training."""
+        lines = inputs.pop("lines")
+        for encoder in self.frozen:
+            encoder.eval()  # Trainer has just put the whole model in training mode
+        computed = super().compute_loss(model, inputs, *args, **kwargs)
+        if isinstance(computed, Tensor):  # training: an evaluation asks for the outputs too
+            self.last_finished_step.lines = lines.tolist()
+            self.last_finished_step.check(computed, "loss", self.state)
+        return computed
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """The loss of the held-out rows, and the measures of their retrieval."""
+        output = super().evaluation_loop(*args, **kwargs)
+        if not self.ranked:
+            return output
+        measures = retrieval_measures(
+            self.gloria, self.processor, self.ranked, self.options.ks, self.options.encoded_at_once
+        )
+        named = {f"eval_{name}": value for name, value in measures.items()}
+        return output._replace(metrics={**(output.metrics or {}), **named})
+
+
+def _arguments(options: TrainingOptions, training: int, held_out: int, checkpoints: Path) -> TrainingArguments:
+    steps = max(1, training // options.batch_size) * options.epochs
+    linear = options.schedule == "linear"
+    measured = "loss" if options.early_stopping or not linear else None
+    plateau = PLATEAU | {"mode": "min" if options.best_by in (None, "loss") else "max"}
+    return TrainingArguments(
+        output_dir=str(checkpoints),
+        num_train_epochs=options.epochs,
+        per_device_train_batch_size=min(options.batch_size, training),
+        per_device_eval_batch_size=min(options.batch_size, held_out),
+        dataloader_drop_last=True,  # the loss depends on the number of negatives: every batch has the same
+        dataloader_num_workers=options.workers,
+        learning_rate=options.learning_rate,
+        adam_beta1=options.beta1,
+        weight_decay=options.weight_decay,
+        max_grad_norm=options.max_grad_norm,
+        lr_scheduler_type="linear" if linear else "reduce_lr_on_plateau",
+        lr_scheduler_kwargs=None if linear else plateau,
+        warmup_steps=-(-steps // 10) if linear else 0,
+        logging_strategy="epoch",
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=2,
+        metric_for_best_model=options.best_by or measured,
+        load_best_model_at_end=options.best_by is not None,
+        restore_callback_states_from_checkpoint=True,  # what early stopping has counted
+        prediction_loss_only=True,
+        remove_unused_columns=False,
+        label_names=[],
+        report_to=list(options.report_to),
+        bf16=options.bf16,
+        use_cpu=options.cpu,
+        dataloader_pin_memory=torch.cuda.is_available() and not options.cpu,
+        disable_tqdm=not (options.progress and sys.stderr.isatty()),
+        seed=options.seed,
+    )
+
+
+def _dataset(rows: Sequence[Row], processor: GloriaProcessor, options: TrainingOptions) -> PairDataset:
+    return PairDataset(rows, processor, equal_report_ids(rows) if options.group_equal_reports else None)

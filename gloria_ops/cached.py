@@ -1,0 +1,182 @@
+"""Batches beyond memory: encoders run in micro-batches, whose activations are computed again when backward needs them.
+
+The loss still sees the whole batch. This is gradient caching (Gao et al., 2021, "Scaling Deep Contrastive Learning
+Batch Size under Memory Limited Setup"), written as one graph: the embeddings of all micro-batches are kept, the loss
+is taken of all of them, and their gradients go back through one micro-batch after the other, each replayed with the
+random numbers and the autocast settings of its first pass.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from gloria_ops.losses import GlobalContrastiveLoss, LocalContrastiveLoss
+
+Inputs = Tensor | Sequence[Tensor | None] | Mapping[str, Tensor | None]
+PairLoss = Callable[..., tuple[Tensor, Tensor]]
+
+
+def in_micro_batches(
+    encode: Callable[..., Any], inputs: Inputs, micro_batch_size: int | None, module: nn.Module | None = None
+) -> Any:
+    """What `encode` gives for a batch, computed a micro-batch at a time; backward keeps the activations of one only.
+
+    Values and gradients are those of encoding the micro-batches one after the other and keeping everything. They
+    differ from one call with the whole batch where rows of a batch see each other: the batch statistics of a BatchNorm
+    are those of a micro-batch, and dropout draws a micro-batch at a time. Running statistics are updated by the first
+    pass alone: a replay works on copies of the buffers.
+
+    One backward adds to each parameter's gradient once, so DistributedDataParallel reduces it once, with nothing to
+    set, as long as this is called inside the wrapped module.
+
+    Args:
+        encode: called as encode(inputs), encode(*inputs) or encode(**inputs); returns a tensor or a tuple of tensors of
+            one row for each input row.
+        inputs: a tensor (N, ...), a sequence, or a mapping of such tensors. None among them is passed on as it is.
+        micro_batch_size: most rows in a micro-batch, which are made as equal as can be; None, or N at least: all rows
+            at once, replaying nothing.
+        module: holds the buffers that `encode` may change. Default: `encode`, or the module whose method it is.
+
+    Returns:
+        The outputs of `encode` along the whole batch, a tensor or a tuple.
+
+    Raises:
+        TypeError: `encode` is a plain function and `module` is missing; an input or an output that is no tensor.
+        ValueError: micro_batch_size below 1; inputs without rows, or of different numbers of rows; outputs of another
+            number of rows than the inputs.
+    """
+    call, tensors = _positional(encode, inputs)
+    rows = _rows(tensors)
+    if micro_batch_size is not None and micro_batch_size < 1:
+        raise ValueError(f"micro_batch_size is {micro_batch_size}; expected 1 at least, or None for the whole batch")
+    if micro_batch_size is None or micro_batch_size >= rows:
+        return call(*tensors)
+    contexts = functools.partial(_contexts, _module_of(encode) if module is None else module)
+    count = -(-rows // micro_batch_size)
+    # Views, and as equal as can be: a remainder of one row would have batch statistics of its own.
+    parts = [[None] * count if each is None else each.tensor_split(count) for each in tensors]
+    outputs = [checkpoint(call, *part, use_reentrant=False, context_fn=contexts) for part in zip(*parts, strict=True)]
+    single = isinstance(outputs[0], Tensor)
+    columns = [outputs] if single else list(zip(*outputs, strict=True))
+    for column in columns:
+        if not all(isinstance(each, Tensor) for each in column):
+            raise TypeError(f"encode returned {type(column[0]).__name__} among its outputs; expected tensors only")
+    joined = tuple(torch.cat(list(column)) for column in columns)
+    if any(len(each) != rows for each in joined):
+        raise ValueError(f"encode returned {[len(each) for each in joined]} rows for {rows}; expected as many of each")
+    return joined[0] if single else joined
+
+
+class CachedLocalGlobalLoss(nn.Module):
+    """Local plus global contrastive loss of a batch whose encoders run in micro-batches, see `in_micro_batches`.
+
+    For training loops of one's own; `GloriaModel` has a `micro_batch_size` instead. Encoders that are modules become
+    part of this one, so that DistributedDataParallel may be put around it.
+
+    Args:
+        encode_images: images to (N, D) vectors and regions, as `local_contrastive_loss` takes them.
+        encode_texts: texts to (N, D) vectors, (N, W, D) words, and (N,) numbers of words.
+        micro_batch_size: pairs that are encoded at once.
+        local_loss: called with regions, words, word_lengths and pair_mask; returns (image_to_text, text_to_image).
+            Default: `LocalContrastiveLoss()`, released. A distributed loss fits as well.
+        global_loss: called with both vectors and pair_mask; returns the same. Default: `GlobalContrastiveLoss()`.
+        local_weight, global_weight: of the two in the total. Default 1, released.
+        image_module, text_module: as `module` of `in_micro_batches`.
+    """
+
+    def __init__(
+        self,
+        encode_images: Callable[..., tuple[Tensor, Tensor]],
+        encode_texts: Callable[..., tuple[Tensor, Tensor, Tensor]],
+        micro_batch_size: int | None,
+        *,
+        local_loss: PairLoss | None = None,
+        global_loss: PairLoss | None = None,
+        local_weight: float = 1.0,
+        global_weight: float = 1.0,
+        image_module: nn.Module | None = None,
+        text_module: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.encode_images, self.encode_texts = encode_images, encode_texts
+        self.micro_batch_size = micro_batch_size
+        self.local_loss = local_loss or LocalContrastiveLoss()
+        self.global_loss = global_loss or GlobalContrastiveLoss()
+        self.local_weight, self.global_weight = local_weight, global_weight
+        self.image_module, self.text_module = image_module, text_module
+
+    def forward(self, images: Inputs, texts: Inputs, pair_mask: Tensor | None = None) -> Tensor:
+        """The loss, a scalar, both directions of both parts; backward replays the micro-batches.
+
+        Args:
+            images, texts: inputs of N rows each, see `in_micro_batches`.
+            pair_mask: (N, N), as in `local_contrastive_loss`.
+        """
+        size = self.micro_batch_size
+        image_vectors, regions = in_micro_batches(self.encode_images, images, size, self.image_module)
+        text_vectors, words, lengths = in_micro_batches(self.encode_texts, texts, size, self.text_module)
+        # Under autocast the two sides need not have come out in one dtype, which the scores ask for.
+        local = self.local_loss(regions, words.to(regions.dtype), word_lengths=lengths, pair_mask=pair_mask)
+        whole = self.global_loss(image_vectors, text_vectors, pair_mask=pair_mask)
+        return self.local_weight * (local[0] + local[1]) + self.global_weight * (whole[0] + whole[1])
+
+
+def _positional(encode: Callable[..., Any], inputs: Inputs) -> tuple[Callable[..., Any], list[Tensor | None]]:
+    """`encode` and its inputs with positional arguments alone: by those a replay finds the devices of the RNG."""
+    if isinstance(inputs, Tensor):
+        return encode, [inputs]
+    if isinstance(inputs, Mapping):
+        names = list(inputs)
+        return lambda *parts: encode(**dict(zip(names, parts, strict=True))), list(inputs.values())
+    return encode, list(inputs)
+
+
+def _rows(tensors: Sequence[Tensor | None]) -> int:
+    for position, each in enumerate(tensors):
+        if each is not None and not isinstance(each, Tensor):
+            raise TypeError(f"input {position} is a {type(each).__name__}; expected a tensor (N, ...) or None")
+    rows = [len(each) for each in tensors if each is not None]
+    if len(set(rows)) != 1 or rows[0] < 1:
+        raise ValueError(f"inputs have {rows} rows; expected tensors of one number of rows, 1 at least")
+    return rows[0]
+
+
+def _module_of(encode: Callable[..., Any]) -> nn.Module:
+    owner = encode if isinstance(encode, nn.Module) else getattr(encode, "__self__", None)
+    if not isinstance(owner, nn.Module):
+        raise TypeError(
+            f"encode is {encode!r}, which does not tell whose running statistics it updates; give module=, the module "
+            "that it calls (an nn.ModuleList of several)"
+        )
+    return owner
+
+
+def _contexts(module: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Of the first pass, and of the replay."""
+    return nullcontext(), _BuffersCopied(module)
+
+
+class _BuffersCopied(AbstractContextManager[None]):
+    """The buffers of `module` are copies within, so that what is run changes nothing; may be entered again.
+
+    Copies, and not a BatchNorm without running statistics: the replay must save as many tensors as the first pass.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.own: list[tuple[nn.Module, str, Tensor]] = []
+
+    def __enter__(self) -> None:
+        modules = self.module.modules()
+        self.own = [(each, name, value) for each in modules for name, value in each.named_buffers(recurse=False)]
+        for each, name, value in self.own:
+            setattr(each, name, value.clone())
+
+    def __exit__(self, *_: object) -> None:
+        for each, name, value in self.own:
+            setattr(each, name, value)
