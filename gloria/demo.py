@@ -18,13 +18,13 @@ from matplotlib.figure import Figure
 from transformers.utils import logging as transformers_logging
 
 from gloria.attention import save
-from gloria.data import Row, find_problems, read_table, split_rows, write_phantoms
+from gloria.data import Row, TableDataset, find_problems, read_table, split_rows, write_phantoms
 from gloria.images import to_rgb
 from gloria.modelling import GloriaModel
 from gloria.processing import GloriaProcessor
 from gloria.retrieval import Similarities, chance, format_precision, labels_of, similarities
 from gloria.small import small_model
-from gloria.training import CHECKPOINTS, METRICS, PairCollator, PairDataset, TrainingOptions, train
+from gloria.training import CHECKPOINTS, METRICS, PairCollator, TrainingOptions, train
 from gloria_ops import local_contrastive_loss
 
 PHANTOMS = "phantoms"
@@ -67,7 +67,8 @@ def local_loss_seconds(model: GloriaModel, processor: GloriaProcessor, rows: Seq
         "rest" (encoders and global loss), and the local loss "fused" and "unfused". Unfused is the eager reference,
         which goes through the texts in a loop, as the released code does.
     """
-    batch = PairCollator(processor)([PairDataset(rows, processor, None)[index] for index in range(len(rows))])
+    dataset = TableDataset(rows, processor, group_equal_texts=False)
+    batch = PairCollator(processor)([dataset[index] for index in range(len(rows))])
     model.train()
     with torch.no_grad():
         encoded = model(**batch, return_loss=False)

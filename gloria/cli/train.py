@@ -8,15 +8,18 @@ import torch
 import typer
 from transformers import AutoTokenizer
 
-from gloria.cli.common import Table, good_rows, plain_errors
-from gloria.data import split_rows
+from gloria.cli.common import good_rows, plain_errors
+from gloria.data import Row, ShardDataset, read_table, split_rows
+from gloria.data.pairs import BadFiles
+from gloria.data.reports import Text
+from gloria.data.shards import INDEX
 from gloria.images import GloriaImageProcessor
 from gloria.modelling import GloriaModel
 from gloria.processing import GloriaProcessor
 from gloria.recipes import available_recipes, load_recipe
 from gloria.retrieval import format_precision
 from gloria.small import small_model
-from gloria.training import DEFAULTS, METRICS, TrainingOptions, last_checkpoint
+from gloria.training import DEFAULTS, HELD_OUT, METRICS, TrainingOptions, last_checkpoint
 from gloria.training import train as run_training
 from gloria.training.options import Optimizer, Schedule
 
@@ -35,7 +38,10 @@ def _follow_recipe(context: typer.Context, name_or_path: str | None) -> str | No
 
 def train(
     context: typer.Context,
-    csv: Table,
+    csv: Annotated[
+        Path,
+        typer.Argument(metavar="TABLE", help="Table of images and reports, or a folder of `gloria shards`."),
+    ],
     out: Annotated[Path, typer.Option(help="Run folder.")],
     recipe: Annotated[
         str | None,
@@ -88,6 +94,15 @@ def train(
     ] = 0.2,
     seed: Annotated[int, typer.Option(min=0, help="Of the split, the order and new weights.")] = 0,
     bad_rows: Annotated[BadRows, typer.Option(help="What to do if there are bad rows.")] = "refuse",
+    text: Annotated[
+        Text, typer.Option(help="What is read of a report: itself, its sentences, or one of them drawn each time.")
+    ] = DEFAULTS.text,
+    bad_files: Annotated[
+        BadFiles, typer.Option(help="What to do with an image that cannot be read all of a sudden.")
+    ] = DEFAULTS.bad_files,
+    cache: Annotated[
+        str | None, typer.Option(help="Folder that keeps decoded images. Default: decode at every reading.")
+    ] = DEFAULTS.cache,
     group_equal_reports: Annotated[bool, typer.Option(help="Equal reports are not negatives of one another.")] = True,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 0,
     bf16: Annotated[bool, typer.Option(help="Encoders under bfloat16 autocast.")] = False,
@@ -123,6 +138,9 @@ def train(
             freeze_image_encoder=freeze_image_encoder,
             freeze_text_encoder=freeze_text_encoder,
             retrieval_rows=retrieval_rows,
+            text=text,
+            bad_files=bad_files,
+            cache=cache,
             group_equal_reports=group_equal_reports,
             workers=workers,
             seed=seed,
@@ -130,18 +148,31 @@ def train(
             cpu=cpu,
             report_to=tuple(report_to or ()),
         )
-        rows = good_rows(csv, skip=bad_rows == "skip")
-        training, held = split_rows(rows, held_out, seed)
-        typer.echo(f"{len(training)} rows to train on, {len(held)} held out")
+        rows, held = _rows(csv, held_out, seed, skip=bad_rows == "skip")
         if resume and (checkpoint := last_checkpoint(out)):
             model, processor = GloriaModel.from_pretrained(checkpoint), GloriaProcessor.from_pretrained(out)
         elif preset:
-            model, processor = small_model([row.report for row in training], seed)
+            if rows is None:
+                raise ValueError("--preset small makes its vocabulary of a table's reports; give the table, not shards")
+            model, processor = small_model([row.report for row in rows], seed)
         else:
             model, processor = _pretrained(str(image_encoder), str(text_encoder), image_size, seed)
+        training = (
+            ShardDataset(csv, processor, text, group_equal_reports, bad_files, seed=seed) if rows is None else rows
+        )
+        typer.echo(f"{len(training)} rows to train on, {len(held)} held out")
         metrics = run_training(model, processor, training, held, out, options, resume)
     typer.echo(f"Precision@K in percent on {len(held)} held-out rows:\n{format_precision(metrics['precision'])}")
     typer.echo(f"wrote the model, {METRICS}, loss.png and attention.png to {out}")
+
+
+def _rows(csv: Path, held_out: float, seed: int, skip: bool) -> tuple[list[Row] | None, list[Row]]:
+    """Rows to train on, None where they are in shards, and rows held out: of a table, or those beside the shards."""
+    if csv.is_dir():
+        if not (csv / INDEX).is_file():
+            raise ValueError(f"{csv} is a folder without {INDEX}; expected a table, or finished `gloria shards`")
+        return None, read_table(csv / HELD_OUT)
+    return split_rows(good_rows(csv, skip), held_out, seed)
 
 
 def _given(context: typer.Context, name: str) -> bool:

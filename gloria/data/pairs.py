@@ -55,7 +55,7 @@ class TableDataset(Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """pixel_values (3, H, W) float32, report, and report_id where ids are asked for.
+        """pixel_values (3, H, W) float32, report, line, and report_id where ids are asked for.
 
         Raises:
             ValueError: an image that cannot be read, to be refused; or no image that can be.
@@ -68,14 +68,14 @@ class TableDataset(Dataset):
                 report_unreadable(f"{row.where}: {error}", self.bad_files)
                 continue
             pixels = torch.from_numpy(self.image_processor.normalise(framed))
-            return pair(pixels, row.report, self.text, self.group_equal_texts)
+            return pair(pixels, row.report, row.line, self.text, self.group_equal_texts)
         raise ValueError(f"none of the {len(self.rows)} images can be read; check that the disk is there")
 
 
-def pair(pixels: torch.Tensor, report: str, text: Text, group_equal_texts: bool) -> dict[str, Any]:
-    """An item of a training set."""
+def pair(pixels: torch.Tensor, report: str, line: int, text: Text, group_equal_texts: bool) -> dict[str, Any]:
+    """An item of a training set; the line is the row's, for messages."""
     read = text_to_read(report, text)
-    item = {"pixel_values": pixels, "report": read}
+    item = {"pixel_values": pixels, "report": read, "line": line}
     return {**item, "report_id": text_id(read)} if group_equal_texts else item
 
 

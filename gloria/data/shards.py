@@ -34,7 +34,7 @@ def write_shards(
     """Writes rows in random order as tar files of equal size, to within one row.
 
     A row becomes two members with one stem: the image file as it is (or, with `longest_side`, a PNG), and
-    a .json with report, patient and label. Beside the shards, shards.json tells how many rows each one has; it is
+    a .json with report, patient, label and line. Beside the shards, shards.json tells how many rows each one has; it is
     written last, so that a folder without it is an unfinished one.
 
     Args:
@@ -133,7 +133,7 @@ class ShardDataset(IterableDataset):
         return self._items(0, 1)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """pixel_values (3, H, W) float32, report, and report_id where ids are asked for.
+        """pixel_values (3, H, W) float32, report, line, and report_id where ids are asked for.
 
         Raises:
             ValueError: more readers than shards; a file that cannot be read, to be refused; or none that can be.
@@ -194,7 +194,7 @@ class ShardDataset(IterableDataset):
                 file = io.BytesIO(members[suffix])
                 file.name = f"{place}.{suffix}"
                 pixels = self.image_processor.normalise(self.image_processor.frame(file))
-                yield pair(torch.from_numpy(pixels), about["report"], self.text, self.group_equal_texts)
+                yield pair(torch.from_numpy(pixels), about["report"], about["line"], self.text, self.group_equal_texts)
             except (KeyError, TypeError, ValueError) as error:
                 report_unreadable(f"{place}: {error!r}" if isinstance(error, KeyError) else str(error), self.bad_files)
 
@@ -231,7 +231,7 @@ def _add(tar: tarfile.TarFile, stem: str, row: Row, longest_side: int | None) ->
     image, suffix = row.image.read_bytes(), row.image.suffix.lower().lstrip(".")
     if longest_side is not None:
         image, suffix = _smaller(row.image, longest_side), "png"
-    about = {"report": row.report, "patient": row.patient, "label": row.label}
+    about = {"report": row.report, "patient": row.patient, "label": row.label, "line": row.line}
     for name, data in ((suffix, image), ("json", json.dumps(about, ensure_ascii=False).encode())):
         member = tarfile.TarInfo(f"{stem}.{name}")
         member.size = len(data)

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+from gloria.data.reports import text_id
 from gloria.data.table import Row
 from gloria.modelling import GloriaModel
 from gloria.processing import GloriaProcessor
 from gloria.retrieval import By, labels_of, precision_at, recall_at, similarities
-from gloria.training.pairs import equal_report_ids
 
 DIRECTIONS = ("image_to_text", "text_to_image")
 
@@ -40,7 +40,7 @@ def retrieval_measures(
     config: Any = model.config
     ways: dict[tuple[bool, bool], By] = {(True, True): "both", (True, False): "global", (False, True): "local"}
     scores = found.by(ways[bool(config.global_weight), bool(config.local_weight)])
-    labels, own = labels_of(rows), [str(each) for each in equal_report_ids(rows)]
+    labels, own = labels_of(rows), [str(text_id(row.report)) for row in rows]
     measures: dict[str, float] = {}
     for direction, ranked in zip(DIRECTIONS, (scores, scores.T), strict=True):
         fitting = [k for k in ks if k <= len(rows)]

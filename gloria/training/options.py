@@ -6,6 +6,9 @@ from typing import Literal, get_args
 
 from transformers.integrations import get_available_reporting_integrations
 
+from gloria.data.pairs import BadFiles
+from gloria.data.reports import Text
+
 Optimizer = Literal["adamw", "adam"]
 Schedule = Literal["linear", "plateau"]
 
@@ -35,6 +38,11 @@ class TrainingOptions:
         retrieval_rows: held-out rows, evenly spaced, that every evaluation ranks for Precision@K and Recall@K; 0 for
             none. Default 1000, as many as the images of the released evaluation (CheXpert 5x200).
         ks: their K.
+        text: what is read of a report: "report", as it is; "sentences" or "sentence", one of them drawn each time
+            (released), see `gloria.data.reports.text_to_read`. Evaluations read all sentences in place of one.
+        bad_files: what to do with an image that cannot be read all of a sudden: "replace" names it in a warning and
+            takes another row, "refuse" ends the run.
+        cache: folder that keeps decoded images (`gloria.data.PixelCache`). None: decode at every reading.
         group_equal_reports: rows with equal reports (but for case and blanks) are not negatives of one another.
         workers: processes that read images; 0 reads them in this one.
         seed: of the order of rows and of dropout.
@@ -63,6 +71,9 @@ class TrainingOptions:
     freeze_text_encoder: bool = False
     retrieval_rows: int = 1000
     ks: tuple[int, ...] = (1, 5, 10)
+    text: Text = "report"
+    bad_files: BadFiles = "replace"
+    cache: str | None = None
     group_equal_reports: bool = True
     workers: int = 0
     seed: int = 0
@@ -86,7 +97,8 @@ class TrainingOptions:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a finite number of at least 0")
         if not 0 <= self.beta1 < 1:
             raise ValueError(f"beta1 is {self.beta1}; expected at least 0 and less than 1, such as 0.9")
-        for name, choices in (("optimizer", Optimizer), ("schedule", Schedule)):
+        known = {"optimizer": Optimizer, "schedule": Schedule, "text": Text, "bad_files": BadFiles}
+        for name, choices in known.items():
             if getattr(self, name) not in get_args(choices):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {get_args(choices)}")
         available = get_available_reporting_integrations() if self.report_to else []

@@ -10,7 +10,7 @@ import torch
 from transformers.trainer import TRAINER_STATE_NAME
 
 from gloria.attention import attention_figure, loss_figure, save
-from gloria.data.table import Row, read_table, write_table
+from gloria.data import Row, ShardDataset, read_table, write_table
 from gloria.modelling import GloriaModel
 from gloria.processing import GloriaProcessor
 from gloria.retrieval import precision_table, similarities
@@ -26,7 +26,7 @@ METRICS = "metrics.json"
 def train(
     model: GloriaModel,
     processor: GloriaProcessor,
-    training: Sequence[Row],
+    training: Sequence[Row] | ShardDataset,
     held_out: Sequence[Row],
     out: str | Path,
     options: TrainingOptions = DEFAULTS,
@@ -44,7 +44,7 @@ def train(
     Args:
         model: trained in place. With `resume`, its values are replaced by those of the checkpoint.
         processor: of that model.
-        training: rows without bad ones, two at least.
+        training: rows without bad ones, two at least; or shards of them, read as their own settings say.
         held_out: rows to evaluate on, two at least, of other patients.
         out: run folder; made where it does not exist.
         options: how to train.
@@ -124,7 +124,7 @@ def _checkpoint(out: Path, held_out: Sequence[Row], resume: bool) -> str | None:
 def _finish(
     model: GloriaModel,
     processor: GloriaProcessor,
-    training: Sequence[Row],
+    training: Sequence[Row] | ShardDataset,
     held_out: Sequence[Row],
     out: Path,
     options: TrainingOptions,

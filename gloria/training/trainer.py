@@ -10,12 +10,13 @@ from torch import Tensor
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import EvalLoopOutput
 
-from gloria.data.table import Row
+from gloria.data import Row, ShardDataset, TableDataset
+from gloria.data.reports import Text
 from gloria.modelling import GloriaModel
 from gloria.processing import GloriaProcessor
+from gloria.training.collator import PairCollator
 from gloria.training.evaluation import evenly_spaced, measure_names, retrieval_measures
 from gloria.training.options import TrainingOptions
-from gloria.training.pairs import PairCollator, PairDataset, equal_report_ids
 from gloria.training.steps import LastFinishedStep
 
 PLATEAU = {"factor": 0.5, "patience": 5}  # released
@@ -27,7 +28,7 @@ class GloriaTrainer(Trainer):
     Args:
         model: trained in place; encoders to be frozen get no gradients, now and after.
         processor: of that model.
-        training: rows to train on.
+        training: rows to train on, or shards of them.
         held_out: rows to evaluate on.
         checkpoints: folder for checkpoints and reports.
         options: how to train.
@@ -40,7 +41,7 @@ class GloriaTrainer(Trainer):
         self,
         model: GloriaModel,
         processor: GloriaProcessor,
-        training: Sequence[Row],
+        training: Sequence[Row] | ShardDataset,
         held_out: Sequence[Row],
         checkpoints: Path,
         options: TrainingOptions,
@@ -72,11 +73,16 @@ class GloriaTrainer(Trainer):
             model=model,
             args=arguments,
             data_collator=PairCollator(processor, lines=True),
-            train_dataset=_dataset(training, processor, options),
-            eval_dataset=_dataset(held_out, processor, options),
+            train_dataset=training if isinstance(training, ShardDataset) else self._dataset(training, options.text),
+            # What is read of a report is not drawn in an evaluation, which would be another one each time.
+            eval_dataset=self._dataset(held_out, "sentences" if options.text == "sentence" else options.text),
             callbacks=[self.last_finished_step, *stopping],
             optimizer_cls_and_kwargs=optimizer,
         )
+
+    def _dataset(self, rows: Sequence[Row], text: Text) -> TableDataset:
+        given = self.options
+        return TableDataset(rows, self.processor, text, given.group_equal_reports, given.bad_files, given.cache)
 
     def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The loss, checked while training."""
@@ -137,7 +143,3 @@ def _arguments(options: TrainingOptions, training: int, held_out: int, checkpoin
         disable_tqdm=not (options.progress and sys.stderr.isatty()),
         seed=options.seed,
     )
-
-
-def _dataset(rows: Sequence[Row], processor: GloriaProcessor, options: TrainingOptions) -> PairDataset:
-    return PairDataset(rows, processor, equal_report_ids(rows) if options.group_equal_reports else None)

@@ -48,8 +48,8 @@ def broken(table, tmp_path):
     path = tmp_path / "broken.csv"
     path.write_text(
         text.replace("images/", f"{folder}/images/").replace(",masks/", f",{folder}/masks/")
-        + "gone.png,Words.,p,nodule,\n"
-        + f"{folder}/images/00000.png,,p,nodule,\n"
+        + "gone.png,Words.,p,nodule,nodule,1,\n"
+        + f"{folder}/images/00000.png,,p,nodule,nodule,1,\n"
     )
     return path
 
@@ -84,14 +84,40 @@ def test_train_refuses_bad_rows_unless_told_to_skip_them(broken, tmp_path):
     assert "6 rows to train on, 6 held out" in skipped.output
 
 
-def test_train_on_encoders_from_local_directories(table, tmp_path, image_configs, text_config, tokenizer, no_network):
+@pytest.fixture
+def encoders(tmp_path, image_configs, text_config, tokenizer, no_network):
     AutoModel.from_config(image_configs["resnet"]).save_pretrained(tmp_path / "image")
     AutoModel.from_config(text_config).save_pretrained(tmp_path / "text")
     tokenizer.save_pretrained(tmp_path / "text")
-    encoders = ["--image-encoder", tmp_path / "image", "--text-encoder", tmp_path / "text", "--image-size", 64]
-    result = gloria("train", table, "--out", tmp_path / "run", "--epochs", 1, "--batch-size", 4, "--cpu", *encoders)
+    named = ["--image-encoder", tmp_path / "image", "--text-encoder", tmp_path / "text", "--image-size", 64]
+    return [*named, "--epochs", 1, "--batch-size", 4, "--cpu"]
+
+
+def test_train_on_encoders_from_local_directories(table, encoders, tmp_path):
+    cached = ["--cache", tmp_path / "cache", "--text", "sentence"]
+    result = gloria("train", table, "--out", tmp_path / "run", *encoders, *cached)
     assert result.exit_code == 0, result.output
     assert (tmp_path / "run" / "model.safetensors").exists()
+    assert list((tmp_path / "cache").glob("*/*.npy"))
+
+
+def test_shards_are_trained_on_with_the_rows_held_out_beside_them(table, encoders, tmp_path):
+    folder, out = tmp_path / "shards", tmp_path / "run"
+    assert gloria("shards", table, "--out", folder, "--shards", 2, "--held-out", 0.25).exit_code == 0
+    result = gloria("train", folder, "--out", out, *encoders)
+    assert result.exit_code == 0, result.output
+    assert "9 rows to train on, 3 held out" in result.output
+    held = {row.image.name for row in read_table(folder / "held_out.csv")}
+    assert held == {row.image.name for row in read_table(out / "held_out.csv")}
+
+
+def test_shards_have_no_vocabulary_and_other_folders_are_none(table, tmp_path):
+    assert gloria("shards", table, "--out", tmp_path / "shards", "--shards", 2).exit_code == 0
+    refused = gloria("train", tmp_path / "shards", "--out", tmp_path / "run", *SMALL)
+    assert refused.exit_code == 2
+    assert "--preset small makes its vocabulary of a table's reports; give the table, not shards" in refused.output
+    other = gloria("train", tmp_path, "--out", tmp_path / "run", *SMALL)
+    assert f"{tmp_path} is a folder without shards.json; expected a table, or finished" in other.output
 
 
 def test_retrieve_images_for_a_text(run, table):

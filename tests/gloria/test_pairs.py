@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from gloria import GloriaImageProcessor, GloriaModel
 from gloria.data import PixelCache, Row, ShardDataset, TableDataset, write_shards
-from gloria.training import PairCollator, PairDataset
+from gloria.training import PairCollator
 
 
 @pytest.fixture
@@ -39,14 +39,15 @@ def reports_of(items):
     return [item["report"] for item in items]
 
 
-def test_items_are_those_that_the_trainer_takes(rows, processor):
-    ours, theirs = TableDataset(rows, processor, group_equal_texts=False), PairDataset(rows, processor, None)
-    assert len(ours) == len(theirs) == 11
+def test_an_item_is_a_row_as_the_processor_sees_it(rows, processor):
+    dataset = TableDataset(rows, processor, group_equal_texts=False)
+    assert len(dataset) == 11
     for index in (0, 10):
-        assert ours[index].keys() == theirs[index].keys()
-        assert torch.equal(ours[index]["pixel_values"], theirs[index]["pixel_values"])
-        assert ours[index]["report"] == theirs[index]["report"]
-    assert ours[0]["pixel_values"].dtype == torch.float32
+        item = dataset[index]
+        assert item.keys() == {"pixel_values", "report", "line"}
+        assert torch.equal(item["pixel_values"], processor(images=rows[index].image)["pixel_values"][0])
+        assert (item["report"], item["line"]) == (rows[index].report, rows[index].line)
+    assert item["pixel_values"].dtype == torch.float32
 
 
 def test_equal_texts_have_equal_ids(rows, processor):
@@ -162,7 +163,7 @@ def test_shards_are_tar_files_of_files_as_they_were(shards, rows):
         assert [name.rpartition(".")[2] for name in names] == ["png", "json"] * 3
         about = json.loads(tar.extractfile(names[1]).read())
         row = next(row for row in rows if row.report == about["report"])
-        assert about == {"report": row.report, "patient": row.patient, "label": "x"}
+        assert about == {"report": row.report, "patient": row.patient, "label": "x", "line": row.line}
         assert tar.extractfile(names[0]).read() == row.image.read_bytes()
 
 

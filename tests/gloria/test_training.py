@@ -11,13 +11,12 @@ from PIL import Image
 
 from gloria import GloriaModel, GloriaProcessor
 from gloria.attention import PER_ROW, attention_figure, loss_figure, save, word_attention
-from gloria.data import Row, draw_phantom, read_table, split_rows, write_phantoms
+from gloria.data import TableDataset, draw_phantom, read_table, split_rows, write_phantoms
+from gloria.data.reports import text_id
 from gloria.small import small_model
 from gloria.training import (
     PairCollator,
-    PairDataset,
     TrainingOptions,
-    equal_report_ids,
     last_checkpoint,
     train,
 )
@@ -146,22 +145,17 @@ def test_impossible_options(option, message):
         TrainingOptions(**option)
 
 
-def test_equal_reports_share_an_id_whatever_case_and_blanks():
-    reports = ["No effusion.", "Effusion.", "no  effusion. ", "Effusion!"]
-    assert equal_report_ids([Row(2, None, report) for report in reports]) == [0, 1, 0, 2]
-
-
 def test_batches_are_arguments_of_the_model(small, rows):
     model, processor = small
     collate = PairCollator(processor)
-    dataset = PairDataset(rows, processor, equal_report_ids(rows))
+    dataset = TableDataset(rows, processor)
     batch = collate([dataset[index] for index in (0, 1, 2)])
-    assert torch.equal(batch["report_ids"], torch.tensor(equal_report_ids(rows)[:3]))
+    assert torch.equal(batch["report_ids"], torch.tensor([text_id(row.report) for row in rows[:3]]))
     whole = processor(images=[row.image for row in rows[:3]], text=[row.report for row in rows[:3]])
     for name, values in whole.items():
         assert torch.equal(batch[name], values), name
     assert math.isfinite(model(**batch).loss.item())
-    assert "report_ids" not in collate([PairDataset(rows, processor, None)[0]])
+    assert "report_ids" not in collate([TableDataset(rows, processor, group_equal_texts=False)[0]])
 
 
 def test_no_reports_no_vocabulary():

@@ -1,0 +1,31 @@
+"""Items of a training set to a batch: pixels stacked, reports tokenised and padded."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gloria.processing import GloriaProcessor
+
+
+class PairCollator:
+    """Items of `gloria.data.TableDataset` or `ShardDataset` to the arguments of `GloriaModel.forward`.
+
+    Args:
+        processor: tokenises.
+        lines: add "lines", (B,) int64, which is no argument of the model, but which `GloriaTrainer` takes out.
+    """
+
+    def __init__(self, processor: GloriaProcessor, lines: bool = False) -> None:
+        self.processor, self.lines = processor, lines
+
+    def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """Stacks pixels, tokenises and pads the reports."""
+        batch = dict(self.processor(text=[item["report"] for item in items]))
+        batch["pixel_values"] = torch.stack([item["pixel_values"] for item in items])
+        if "report_id" in items[0]:
+            batch["report_ids"] = torch.tensor([item["report_id"] for item in items])
+        if self.lines:
+            batch["lines"] = torch.tensor([item["line"] for item in items])
+        return batch
