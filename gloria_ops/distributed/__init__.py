@@ -18,19 +18,18 @@ gradient of the regions stays; that of the words goes back to their owner:
     ring        the words come by once more (W D bytes an element), and a float32 sum of gradients with each block, one
                 step behind its words, which arrives at its owner complete: 4 W D
 
-Gathered, a rank holds all words and their gradients. In the ring it holds two blocks of words, forward and backward,
-and two blocks of sums, however many ranks there are: while one block is scored, the next one arrives. What still grows
-is the scores and their gradient, 4 n_r N bytes each. Nothing depends on who is faster: sums are taken in the order of
-the ranks (gather) or of the ring, so the same inputs on the same ranks give the same bits.
+Gathered, a rank holds all words and, backward, their gradients twice. In the ring it holds two blocks of words, for
+while one is scored the next one arrives; backward also the gradient of one block and two of sums; however many ranks
+there are. What still grows is the scores and their gradient, 4 n_r N bytes each. Nothing depends on who is faster: sums
+are taken in the order of the ranks (gather) or of the ring, so the same inputs on the same ranks give the same bits.
 """
 
-from gloria_ops.distributed.functional import contrasted_pairs, global_contrastive_loss, local_contrastive_loss
+from gloria_ops.distributed.functional import global_contrastive_loss, local_contrastive_loss
 from gloria_ops.distributed.losses import GlobalContrastiveLoss, LocalContrastiveLoss
 
 __all__ = [
     "GlobalContrastiveLoss",
     "LocalContrastiveLoss",
-    "contrasted_pairs",
     "global_contrastive_loss",
     "local_contrastive_loss",
 ]

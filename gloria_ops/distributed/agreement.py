@@ -50,7 +50,7 @@ def ranks(group: dist.ProcessGroup | None) -> int:
 def agree(prepare: Callable[[], Share], device: torch.device, group: dist.ProcessGroup | None) -> tuple[Share, Layout]:
     """What `prepare` returns, and the layout of the batch.
 
-    The one wait for the device in a step: sizes are read on the host.
+    Sizes are read on the host: here, and nowhere else, a step waits for the device.
 
     Args:
         prepare: checks the arguments of this rank and makes its share.
@@ -68,7 +68,7 @@ def agree(prepare: Callable[[], Share], device: torch.device, group: dist.Proces
         share = prepare()
     except Exception as error:
         failure = error
-    header = [0, 0, 0] if share is None else [_print(share), share.count, share.texts.rows.shape[0]]
+    header = [0, 0, 0] if share is None else [_fingerprint(share), share.count, share.texts.rows.shape[0]]
     headers = all_gather(torch.tensor([share is None, *header], device=device), group).tolist()
     if share is None or any(failed for failed, *_ in headers) or len({sums for _, sums, *_ in headers}) > 1:
         raise _disagreement(share, failure, group)
@@ -78,7 +78,7 @@ def agree(prepare: Callable[[], Share], device: torch.device, group: dist.Proces
     return share, Layout(group, dist.get_rank(group), counts, rows)
 
 
-def _print(share: Share) -> int:
+def _fingerprint(share: Share) -> int:
     return crc32(repr(share.settings).encode())
 
 

@@ -23,14 +23,7 @@ from gloria_ops.distributed.share import (
     packed,
     vectors,
 )
-from gloria_ops.functional import (
-    RELEASED,
-    Reduction,
-    canonical_scores,
-    check_score,
-    check_vectors,
-    cosines,
-)
+from gloria_ops.functional import RELEASED, Reduction, canonical_scores, check_score, check_vectors, cosines
 from gloria_ops.score import LocalScore
 from gloria_ops.tokens import Lengths, Ragged
 
@@ -161,9 +154,8 @@ def global_contrastive_loss(
     def prepare() -> Share:
         check_vectors(one_at_least(image_vectors), one_at_least(text_vectors))
         settings = {"loss": "global", "eps": eps}
-        return checked_share(
-            vectors(image_vectors), vectors(text_vectors), logit_scale, reduction, report_ids, settings
-        )
+        images, texts = vectors(image_vectors), vectors(text_vectors)
+        return checked_share(images, texts, logit_scale, reduction, report_ids, settings)
 
     def scores(share: Share, layout: Layout) -> Tensor:
         gathered = GatheredRows.apply(share.texts.rows, max(layout.rows), layout.group)

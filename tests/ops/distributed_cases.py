@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile
 
 from gloria_ops import distributed, functional, losses
+from gloria_ops.backends import cpu
 from gloria_ops.distributed import functional as of_ranks
 from gloria_ops.distributed import gather, global_contrastive_loss, local_contrastive_loss
 from gloria_ops.distributed.ring import RingScores
@@ -165,6 +166,29 @@ def what_travels_is_what_the_documentation_counts():
         ):
             sum(local_contrastive_loss(regions, words, exchange=exchange)).backward()
         assert sum(received) == expected, (exchange, received)
+
+
+def a_block_is_asked_for_before_the_one_in_hand_is_scored():
+    """And each pair is scored once: backward, kernels recompute what they need in their own backward alone."""
+    ranks = dist.get_world_size()
+    regions, words = (torch.ones(2, rows, 8, requires_grad=True) for rows in (3, 4))
+    events = []
+
+    def tell(what, call, *arguments):
+        events.append(what)
+        return call(*arguments)
+
+    with (
+        patch.object(dist, "batch_isend_irecv", partial(tell, "ask", dist.batch_isend_irecv)),
+        patch.object(cpu, "forward", partial(tell, "score", cpu.forward)),
+        patch.object(cpu, "backward", partial(tell, "differentiate", cpu.backward)),
+    ):
+        loss = sum(local_contrastive_loss(regions, words, exchange="ring"))
+        assert events == ["ask", "score"] * (ranks - 1) + ["score"]
+        events.clear()
+        loss.backward()
+    words_then_sums = ["ask", "differentiate"] + ["ask", "ask", "differentiate"] * (ranks - 2)
+    assert events == [*words_then_sums, "ask", "differentiate", "ask"]
 
 
 def each_group_has_its_own_batch(exchange):
@@ -427,6 +451,7 @@ def a_ring_of_four_holds_as_much_as_one_of_two():
 def cases(ranks: int) -> dict[str, partial]:
     """By name, all that `ranks` processes run."""
     every = {
+        "overlap": partial(a_block_is_asked_for_before_the_one_in_hand_is_scored),
         "bytes": partial(what_travels_is_what_the_documentation_counts),
         "autocast": partial(autocast_casts_as_in_one_process),
         "nobody has an image": partial(someone_must_have_an_image),
