@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bench.cases import CASES, Case
-from bench.report import _markdown
+from bench.report import markdown
 
 GPUS = (8, 16, 32, 64, 128, 256, 512, 1024)
 NODE = 8  # GPUs of a node, each with a network card of its own
@@ -110,7 +110,7 @@ def lines(case: Case, assumed: Assumptions) -> Iterator[str]:
             cost = scheme(case, gpus, assumed)
             row += [f"{cost.received / 1e6:.0f}", f"{cost.held / 1e6:.0f}", f"{1e3 * cost.exposed:.2f}"]
         rows.append(row)
-    yield from _markdown(["GPUs", "N", "compute, ms", *head], rows)
+    yield from markdown(["GPUs", "N", "compute, ms", *head], rows)
     yield ""
     limit = hidden_up_to(case, assumed)
     yield f"Between nodes the ring hides all but its last hop up to kernels of {limit:.0f} TFLOP/s."

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from gloria_ops.dropin.gloria import attention_fn
 from gloria_ops.dropin.shared import AttentionMaps, channels_last, cosine_similarity, plain_lengths
-from gloria_ops.functional import contrastive_losses, cosines, local_scores
+from gloria_ops.functional import check_vectors, contrastive_losses, cosines, local_scores
 from gloria_ops.score import LocalScore
 from gloria_ops.tokens import Lengths
 
@@ -103,6 +103,7 @@ def sent_loss(
     _check_batch_size(batch_size, images)
     if labels is None:
         return None, None
+    check_vectors(images, texts)
     return _losses(cosines(images, texts, eps), labels, class_ids, gamma3)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from gloria_ops.dropin.gloria import attention_fn as gloria_attention_fn
 from gloria_ops.dropin.gloria import global_loss, local_loss
 from gloria_ops.dropin.shared import cosine_similarity
-from gloria_ops.functional import contrastive_losses, cosines
+from gloria_ops.functional import check_vectors, contrastive_losses, cosines
 from gloria_ops.score import checked_scale
 from gloria_ops.score_losses import check_weight
 
@@ -105,6 +105,7 @@ class ConVIRTLoss(nn.Module):
         Returns:
             (loss, loss_l, loss_v): a scalar, text to image (B,), image to text (B,).
         """
+        check_vectors(visual, linguistic)
         loss_v, loss_l = contrastive_losses(cosines(visual, linguistic), logit_scale=1 / self.tau, reduction="none")
         loss = (self.lambda_ * loss_v + (1 - self.lambda_) * loss_l).mean()
         return loss, loss_l, loss_v
