@@ -81,12 +81,36 @@ class GloriaImageProcessor(BaseImageProcessor):
                 raise ValueError(f"images[{position}]: {error}") from error
         return BatchFeature({"pixel_values": np.stack(pixels)}, tensor_type=return_tensors)
 
-    def _pixels(self, image: Image.Image) -> np.ndarray:
-        square = ImageOps.pad(image, (self.size, self.size), Image.Resampling.BILINEAR, color=0)
+    def field_of_view(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """What of an image reaches the model, in coordinates of that image.
+
+        Args:
+            width: of the image as `to_rgb` gives it, in pixels.
+            height: likewise.
+
+        Returns:
+            left, top, right, bottom in pixels of the image, continuous: 0 is the outer edge of the first pixel, 1 its
+            inner one. Padding lies below 0 or beyond the size. The regions divide this rectangle evenly.
+        """
+        left, top, (scaled_width, scaled_height) = self._placed(width, height)
+        x, y = width / scaled_width, height / scaled_height
+        return left * x, top * y, (left + self.crop_size) * x, (top + self.crop_size) * y
+
+    def _placed(self, width: int, height: int) -> tuple[int, int, tuple[int, int]]:
+        """Left and top of the crop in the scaled image, below 0 where there is padding, and the size of the latter."""
+        longer = max(width, height)
+        scaled = max(1, round(width / longer * self.size)), max(1, round(height / longer * self.size))
         start = (self.size - self.crop_size) // 2
-        cropped = square.crop((start, start, start + self.crop_size, start + self.crop_size))
-        scaled = np.asarray(cropped, np.float32) / 255
-        normalised = (scaled - np.asarray(self.image_mean, np.float32)) / np.asarray(self.image_std, np.float32)
+        left, top = (start - round((self.size - side) / 2) for side in scaled)
+        return left, top, scaled
+
+    def _pixels(self, image: Image.Image) -> np.ndarray:
+        left, top, scaled_size = self._placed(*image.size)
+        scaled = image.resize(scaled_size, Image.Resampling.BILINEAR)
+        # Beyond the image a crop is black: that is the padding.
+        cropped = scaled.crop((left, top, left + self.crop_size, top + self.crop_size))
+        values = np.asarray(cropped, np.float32) / 255
+        normalised = (values - np.asarray(self.image_mean, np.float32)) / np.asarray(self.image_std, np.float32)
         return normalised.transpose(2, 0, 1)
 
 
@@ -118,6 +142,19 @@ def to_rgb(image: Any) -> Image.Image:
             f"{type(image).__name__} is no image; expected a PIL image, the path of a file, an array or a tensor"
         )
     return _flattened(Image.fromarray(_eight_bit(_channels_last(values))))
+
+
+def read_mask(mask: Any) -> np.ndarray:
+    """A mask as (H, W) bool: True where it is brighter than half of its brightest pixel, so that 0 and 1 do as well.
+
+    Args:
+        mask: any image that `to_rgb` takes; a black one is an empty mask.
+
+    Raises:
+        TypeError, ValueError: as `to_rgb`.
+    """
+    values = np.asarray(to_rgb(mask).convert("L"))
+    return values > values.max() / 2
 
 
 def _is_one(images: Any) -> bool:

@@ -2,6 +2,7 @@
 
 import typer
 
+from gloria.cli.attend import attend, localize
 from gloria.cli.retrieve import retrieve
 from gloria.cli.tables import phantoms, validate_data
 from gloria.cli.train import train
@@ -13,7 +14,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     rich_markup_mode=None,
 )
-for command in (validate_data, phantoms, train, retrieve):
+for command in (validate_data, phantoms, train, retrieve, attend, localize):
     app.command()(command)
 
 
