@@ -3,6 +3,7 @@
 import typer
 
 from gloria.cli.attend import attend, localize
+from gloria.cli.convert import card, convert
 from gloria.cli.retrieve import retrieve
 from gloria.cli.tables import phantoms, validate_data
 from gloria.cli.train import train
@@ -14,7 +15,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     rich_markup_mode=None,
 )
-for command in (validate_data, phantoms, train, retrieve, attend, localize):
+for command in (validate_data, phantoms, train, retrieve, attend, localize, convert, card):
     app.command()(command)
 
 
