@@ -11,47 +11,47 @@ import torch
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
+from gloria.images import read_mask
 from gloria.modelling import GloriaModel
 from gloria.processing import GloriaProcessor
 from gloria_ops import attention_maps
 
 PER_ROW = 6
-MOST_WORDS = 29  # with the image itself, five rows of six
-# Where there is no more than even attention the X-ray shows as it is; the strongest attention hides a good half of it.
+MOST_WORDS = 28  # with the image itself and the whole report, five rows of six
+# Where there is no more than even attention the X-ray shows as it is; the strongest attention hides two thirds of it.
+# The opacity rises fast at first, since a pale colour on a grey picture is easily missed.
 SEE_THROUGH = ListedColormap(
-    np.c_[plt.get_cmap("inferno")(np.linspace(0.25, 1, 256))[:, :3], np.linspace(0, 0.65, 256)]
+    np.c_[plt.get_cmap("inferno")(np.linspace(0.3, 1, 256))[:, :3], 0.67 * np.linspace(0, 1, 256) ** 0.6]
 )
 
 
-@torch.no_grad()
 def attention_figure(
     model: GloriaModel, processor: GloriaProcessor, image: Any, report: str, mask: Any = None, title: str = ""
 ) -> Figure:
-    """The image as the model sees it, and once more for each word of the report, with that word's attention on it.
+    """The image as the model sees it, with the mean attention of the report, and once more for each of its words.
 
     Attention is drawn as a multiple of what even attention would give (attention times the number of regions), on one
-    scale for all words; what gets less is not coloured. Punctuation is left out; long reports are cut after
-    `MOST_WORDS` words, and the title says so.
+    scale for all; what gets less is not coloured. Punctuation is left out; long reports are cut after `MOST_WORDS`
+    words, and the title says so.
 
     Args:
         model: read in evaluation mode; left as it was.
         processor: of the same run.
         image: any image that the processor takes.
         report: its report, or any other text.
-        mask: an image that is bright where the finding is, for an outline; None draws none.
+        mask: an image that is bright where the finding is, for an outline, see `read_mask`; None draws none.
         title: stands above the report.
 
     Returns:
         A figure, for `savefig`; close it with `matplotlib.pyplot.close`.
     """
     words, maps = word_attention(model, processor, image, report)
-    pixels = processor(images=image)["pixel_values"][0]
-    grey = _shown(processor, pixels).mean(-1)
-    outline = None if mask is None else _shown(processor, processor(images=mask)["pixel_values"][0]).mean(-1)
+    grey = _shown(processor, image)
+    outline = None if mask is None else _shown(processor, read_mask(mask))
     relative = maps * maps[0].size
-    told = [index for index, word in enumerate(words) if any(map(str.isalnum, word))] or [0]
+    told = telling(words)
     chosen = told[:MOST_WORDS]
-    rows = -(-(len(chosen) + 1) // PER_ROW)
+    rows = -(-(len(chosen) + 2) // PER_ROW)
     heading = textwrap.wrap(report, 110)[:4]
     cut = [f"(the first {len(chosen)} of {len(told)} words)"] if len(chosen) < len(told) else []
     heading = [*([title] if title else []), *heading, *cut]
@@ -62,28 +62,40 @@ def attention_figure(
     panels = list(np.ravel(axes))
     for axis in panels:
         axis.set_axis_off()
-    height, width = grey.shape
-    panels[0].imshow(grey, cmap="gray", vmin=0, vmax=1)
+    for axis in panels[: len(chosen) + 2]:
+        axis.imshow(grey, cmap="gray", vmin=0, vmax=1)
     panels[0].set_title("image", fontsize=10)
     if outline is not None and outline.max() > 0.5:
-        panels[0].contour(outline, levels=[0.5], colors="cyan", linewidths=1)
+        for axis in panels[:2]:
+            axis.contour(outline, levels=[0.5], colors="cyan", linewidths=1)
         panels[0].set_title("image, finding outlined", fontsize=10)
-    top = max(2.0, float(np.quantile(relative[chosen], 0.995)))  # a single region that takes it all would dim the rest
-    for axis, index in zip(panels[1:], chosen, strict=False):
-        axis.imshow(grey, cmap="gray", vmin=0, vmax=1)
-        drawn = axis.imshow(
-            relative[index],
+    height, width = grey.shape
+    top = scale_top(relative[chosen])
+    drawings = [("whole report", relative[told].mean(0)), *((words[index], relative[index]) for index in chosen)]
+    for axis, (name, drawn) in zip(panels[1:], drawings, strict=False):
+        shown = axis.imshow(
+            drawn,
             cmap=SEE_THROUGH,
             vmin=1,
             vmax=top,
             interpolation="bilinear",
             extent=(-0.5, width - 0.5, height - 0.5, -0.5),
         )
-        axis.set_title(words[index], fontsize=10)
+        axis.set_title(name, fontsize=10)
     figure.colorbar(
-        drawn, ax=panels, label="attention, 1 = even over all regions or less", extend="max", aspect=30, pad=0.01
+        shown, ax=panels, label="attention, 1 = even over all regions or less", extend="max", aspect=30, pad=0.01
     )
     return figure
+
+
+def scale_top(relative: np.ndarray) -> float:
+    """The multiple of even attention with the strongest colour; one region that takes it all must not dim the rest."""
+    return max(2.0, float(np.quantile(relative, 0.995)))
+
+
+def telling(words: Sequence[str]) -> list[int]:
+    """Indices of the words that are not punctuation; the first where all are."""
+    return [index for index, word in enumerate(words) if any(map(str.isalnum, word))] or [0]
 
 
 @torch.no_grad()
@@ -131,7 +143,8 @@ def save(figure: Figure, path: str | Path) -> Path:
     return Path(path)
 
 
-def _shown(processor: GloriaProcessor, pixels: torch.Tensor) -> np.ndarray:
-    """Normalised pixels (3, H, W) back to (H, W, 3) in [0, 1]."""
-    values = pixels.cpu().numpy().transpose(1, 2, 0)
-    return np.clip(values * processor.image_processor.image_std + processor.image_processor.image_mean, 0, 1)
+def _shown(processor: GloriaProcessor, image: Any) -> np.ndarray:
+    """An image as the model sees it, grey in [0, 1], (H, W)."""
+    pixels = processor(images=image)["pixel_values"][0].numpy().transpose(1, 2, 0)
+    seen = np.clip(pixels * processor.image_processor.image_std + processor.image_processor.image_mean, 0, 1)
+    return seen.mean(-1)

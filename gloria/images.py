@@ -86,9 +86,11 @@ class GloriaImageProcessor(BaseImageProcessor):
 
     def frame(self, image: Any) -> np.ndarray:
         """One image as `preprocess` takes it, resized, padded and cropped: (crop_size, crop_size, 3) uint8."""
-        square = ImageOps.pad(to_rgb(image), (self.size, self.size), Image.Resampling.BILINEAR, color=0)
-        start = (self.size - self.crop_size) // 2
-        return np.asarray(square.crop((start, start, start + self.crop_size, start + self.crop_size)))
+        picture = to_rgb(image)
+        left, top, scaled_size = self._placed(*picture.size)
+        scaled = picture.resize(scaled_size, Image.Resampling.BILINEAR)
+        # Beyond the image a crop is black: that is the padding.
+        return np.asarray(scaled.crop((left, top, left + self.crop_size, top + self.crop_size)))
 
     def normalise(self, framed: np.ndarray) -> np.ndarray:
         """What `frame` gives, as pixels for the model: (3, crop_size, crop_size) float32."""
@@ -97,6 +99,29 @@ class GloriaImageProcessor(BaseImageProcessor):
         # Looked up, since a byte has 256 values: half the time of computing every pixel's.
         tables, channels = (levels - mean) / std, np.moveaxis(framed, 2, 0)
         return np.stack([table[channel] for table, channel in zip(tables, channels, strict=True)])
+
+    def field_of_view(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """What of an image reaches the model, in coordinates of that image.
+
+        Args:
+            width: of the image as `to_rgb` gives it, in pixels.
+            height: likewise.
+
+        Returns:
+            left, top, right, bottom in pixels of the image, continuous: 0 is the outer edge of the first pixel, 1 its
+            inner one. Padding lies below 0 or beyond the size. The regions divide this rectangle evenly.
+        """
+        left, top, (scaled_width, scaled_height) = self._placed(width, height)
+        x, y = width / scaled_width, height / scaled_height
+        return left * x, top * y, (left + self.crop_size) * x, (top + self.crop_size) * y
+
+    def _placed(self, width: int, height: int) -> tuple[int, int, tuple[int, int]]:
+        """Left and top of the crop in the scaled image, below 0 where there is padding, and the size of the latter."""
+        longer = max(width, height)
+        scaled = max(1, round(width / longer * self.size)), max(1, round(height / longer * self.size))
+        start = (self.size - self.crop_size) // 2
+        left, top = (start - round((self.size - side) / 2) for side in scaled)
+        return left, top, scaled
 
 
 def to_rgb(image: Any) -> Image.Image:
@@ -129,6 +154,19 @@ def to_rgb(image: Any) -> Image.Image:
             f"{type(image).__name__} is no image; expected a PIL image, the path of a file, an array or a tensor"
         )
     return _flattened(Image.fromarray(_eight_bit(_channels_last(values))))
+
+
+def read_mask(mask: Any) -> np.ndarray:
+    """A mask as (H, W) bool: True where it is brighter than half of its brightest pixel, so that 0 and 1 do as well.
+
+    Args:
+        mask: any image that `to_rgb` takes; a black one is an empty mask.
+
+    Raises:
+        TypeError, ValueError: as `to_rgb`.
+    """
+    values = np.asarray(to_rgb(mask).convert("L"))
+    return values > values.max() / 2
 
 
 def _is_one(images: Any) -> bool:

@@ -2,6 +2,8 @@
 
 import typer
 
+from gloria.cli.attend import attend, localize
+from gloria.cli.convert import card, convert
 from gloria.cli.imports import import_table
 from gloria.cli.retrieve import retrieve
 from gloria.cli.shards import shards
@@ -15,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     rich_markup_mode=None,
 )
-for command in (validate_data, phantoms, shards, train, retrieve):
+for command in (validate_data, phantoms, shards, train, retrieve, attend, localize, convert, card):
     app.command()(command)
 app.command("import")(import_table)
 

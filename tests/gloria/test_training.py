@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from gloria import GloriaModel, GloriaProcessor
-from gloria.attention import PER_ROW, attention_figure, loss_figure, save, word_attention
-from gloria.data import TableDataset, draw_phantom, read_table, split_rows, write_phantoms
+from gloria.attention import loss_figure, save
+from gloria.data import TableDataset, read_table, split_rows, write_phantoms
 from gloria.data.reports import text_id
 from gloria.small import small_model
 from gloria.training import (
@@ -161,30 +161,6 @@ def test_batches_are_arguments_of_the_model(small, rows):
 def test_no_reports_no_vocabulary():
     with pytest.raises(ValueError, match="reports is empty"):
         small_model([])
-
-
-def test_attention_of_a_word_sums_to_one(small):
-    model, processor = small
-    phantom = draw_phantom("left nodule", 0)
-    words, maps = word_attention(model, processor, phantom.image, "No acute, left nodule")
-    assert words == ["no", "acute", ",", "left", "nodule"]
-    assert maps.shape == (5, 10, 10)
-    np.testing.assert_allclose(maps.sum((1, 2)), 1, rtol=1e-5)
-
-
-def test_attention_figure_has_a_panel_for_every_word_and_says_what_it_leaves_out(small, tmp_path):
-    model, processor = small
-    phantom = draw_phantom("left consolidation", 0)
-    figure = attention_figure(
-        model, processor, phantom.image, "No acute, left nodule.", phantom.mask, title="A phantom"
-    )
-    titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
-    assert titles == ["image, finding outlined", "no", "acute", "left", "nodule"]
-    assert save(figure, tmp_path / "short.png").exists()
-    figure = attention_figure(model, processor, phantom.image, "left " * 40)
-    assert len([axis for axis in figure.axes if axis.get_title() == "left"]) == 5 * PER_ROW - 1
-    assert "(the first 29 of 40 words)" in figure.get_suptitle()
-    save(figure, tmp_path / "long.png")
 
 
 def test_loss_figure_draws_both_curves(tmp_path):

@@ -1,0 +1,135 @@
+"""One HTML file in which a person points at the words of a report and sees where each looks; it needs nothing else."""
+
+import base64
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import contourpy
+import jinja2
+import numpy as np
+from PIL import Image
+
+from gloria.attention import SEE_THROUGH, scale_top, telling, word_attention
+from gloria.images import read_mask, to_rgb
+from gloria.modelling import GloriaModel
+from gloria.processing import GloriaProcessor
+
+LONGEST_SIDE = 1024  # of the picture in the page: what a screen shows, in some 100 kB
+OUTLINE_SIDE = 512  # of the mask that the outline is drawn around, with edges softened to half tones
+
+
+def attention_page(
+    model: GloriaModel,
+    processor: GloriaProcessor,
+    image: Any,
+    report: str,
+    mask: Any = None,
+    title: str = "What the words look at",
+) -> str:
+    """A page with the whole image, the report as it was written, and the attention of the word pointed at.
+
+    Scale and colours are those of `attention_figure`. Everything is inside the page, and the page forbids itself to
+    ask for anything else (content security policy), so it can be mailed, archived, or opened from a disk.
+
+    Args:
+        model: read in evaluation mode; left as it was.
+        processor: of the same run.
+        image: any single image that the processor takes.
+        report: its report, or any other text; a part that the model does not read is shown as such.
+        mask: an image of the same size, bright where the finding is, for an outline; None draws none.
+        title: stands above the report.
+
+    Returns:
+        The page, HTML; write it in UTF-8.
+
+    Raises:
+        ValueError: a mask of another size than the image.
+    """
+    picture = to_rgb(image)
+    width, height = picture.size
+    words, maps = word_attention(model, processor, picture, report)
+    told = telling(words)
+    relative = maps * maps[0].size
+    top = scale_top(relative[told])
+    shown = np.concatenate([relative[told].mean(0, keepdims=True), relative[told]])
+    picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
+        Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
+    )
+    return template.render(
+        title=title,
+        width=width,
+        height=height,
+        picture=_base64(_jpeg(picture)),
+        outline="" if mask is None else _outline(read_mask(mask), width, height),
+        text=_text(processor, report, told),
+        colours=np.round(SEE_THROUGH(np.arange(256)) * [255, 255, 255, 1], 3).tolist(),
+        data={
+            "grid": shown.shape[1:],
+            "view": processor.image_processor.field_of_view(width, height),
+            "top": top,
+            "peaks": [round(float(each.max()), 2) for each in shown],
+            # A byte for each region: 0 is even attention or less, 255 the top of the scale.
+            "levels": _base64(np.rint(255 * np.clip((shown - 1) / (top - 1), 0, 1)).astype(np.uint8).tobytes()),
+        },
+    )
+
+
+def _text(processor: GloriaProcessor, report: str, told: list[int]) -> list[tuple[str, int | None]]:
+    """The report cut into (characters, index of the map), None for what has no map, -1 for what the model never read.
+
+    Map 0 is the mean, so that the first of the told words has map 1.
+    """
+    spans = word_spans(processor, report)
+    pieces: list[tuple[str, int | None]] = []
+    end = 0
+    for index, word in enumerate(told, 1):
+        if word >= len(spans):
+            break  # an empty report is the one word [CLS], which stands nowhere in it
+        start, stop = spans[word]
+        pieces += [(report[end:start], None), (report[start:stop], index)]
+        end = stop
+    read = max([end, *(stop for _, stop in spans)])
+    pieces += [(report[end:read], None), (report[read:], -1 if report[read:].strip() else None)]
+    return [piece for piece in pieces if piece[0]]
+
+
+def word_spans(processor: GloriaProcessor, report: str) -> list[tuple[int, int]]:
+    """Where each word of a report, as `word_attention` lists them, starts and ends in it; without [CLS]."""
+    ids = processor(text=report)["word_ids"][0].tolist()
+    offsets = processor.tokenizer(
+        report, truncation=True, max_length=processor.max_length, return_offsets_mapping=True
+    )["offset_mapping"]
+    spans: dict[int, tuple[int, int]] = {}
+    for word, (start, stop) in zip(ids, offsets, strict=True):
+        if word >= 0 and stop > start:  # special pieces stand nowhere
+            spans[word] = (spans.get(word, (start, stop))[0], stop)
+    return list(spans.values())
+
+
+def _outline(mask: np.ndarray, width: int, height: int) -> str:
+    """The edge of a mask as the path of an SVG in pixels of the image."""
+    if mask.shape != (height, width):
+        raise ValueError(
+            f"mask has {mask.shape[1]} x {mask.shape[0]} pixels and image {width} x {height}; expected equal sizes"
+        )
+    sides = [max(1, round(side * OUTLINE_SIDE / max(width, height))) for side in (width, height)]
+    soft = Image.fromarray(mask).convert("L").resize((sides[0], sides[1]), Image.Resampling.BILINEAR)
+    # A rim of nothing closes the lines at the edge of the picture. A pixel's centre lies half a pixel in.
+    rimmed = np.pad(np.asarray(soft, np.float64), 1)
+    lines = contourpy.contour_generator(z=rimmed, line_type="Separate").lines(127.5)
+    scale = np.array([width, height]) / sides
+    return " ".join(
+        "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in (np.asarray(line) - 0.5) * scale) + "Z" for line in lines
+    )
+
+
+def _jpeg(picture: Image.Image) -> bytes:
+    data = BytesIO()
+    picture.save(data, "JPEG", quality=90)
+    return data.getvalue()
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")

@@ -1,0 +1,111 @@
+"""The model card: README.md of a run folder, with the metadata that the Hugging Face hub reads."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from gloria.configuration import GloriaConfig
+from gloria.images import GloriaImageProcessor
+from gloria.retrieval import format_precision
+from gloria.training import METRICS
+from gloria_ops import LocalScore
+
+CARD = "README.md"
+TAGS = ["gloria", "chest-x-ray", "radiology", "image-text-retrieval", "contrastive-learning"]
+
+
+def write_card(
+    folder: str | Path, licence: str, name: str | None = None, data: str | None = None, notes: str | None = None
+) -> Path:
+    """Writes the card of a saved model, from its configuration and, where there is one, from its metrics.json.
+
+    Nothing is sent anywhere, and nothing read from outside the folder.
+
+    Args:
+        folder: with config.json and preprocessor_config.json, as `gloria train` and `gloria convert` leave it.
+        licence: identifier as the hub lists them, "apache-2.0" for instance, or "other". Which one the weights may
+            have follows from the data and the encoders that they came from: nobody but the author can say.
+        name: of the model. Default: that of the folder.
+        data: name of what it was trained and measured on, for people and for the hub.
+        notes: what the author wants to add, Markdown.
+
+    Returns:
+        Path of the card; one that was there is replaced.
+
+    Raises:
+        ValueError: no model in the folder; a licence that cannot be an identifier.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} holds no trained model; expected a folder with config.json")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", licence):
+        raise ValueError(
+            f"licence is {licence!r}; expected an identifier as the hub lists them, such as 'apache-2.0', "
+            "'cc-by-nc-4.0' or 'other'"
+        )
+    config = GloriaConfig.from_pretrained(folder, local_files_only=True)
+    images = GloriaImageProcessor.from_pretrained(folder, local_files_only=True)
+    metrics = _metrics(folder)
+    name = name or folder.resolve().name
+    card_data = ModelCardData(
+        license=licence,
+        language="en",
+        library_name="gloria-ops",
+        pipeline_tag="zero-shot-image-classification",
+        tags=TAGS,
+        model_name=name,
+        eval_results=_results(metrics, data or "unnamed"),
+    )
+    card = ModelCard.from_template(
+        card_data,
+        template_path=str(Path(__file__).with_suffix(".md")),
+        name=name,
+        config=config,
+        images=images,
+        score=score_name(config.score),
+        data=data,
+        notes=notes,
+        metrics=metrics,
+        table=format_precision(metrics["precision"]) if metrics else None,
+    )
+    card.save(folder / CARD)
+    return folder / CARD
+
+
+def score_name(score: LocalScore) -> str:
+    """The preset that a local score is, as one writes it; where it is none, all of its knobs."""
+    known = {"LocalScore.released()": LocalScore.released(), "LocalScore.maxsim()": LocalScore.maxsim()}
+    known |= {f"LocalScore.{each.__name__}()": each() for each in (LocalScore.scan_t2i, LocalScore.scan_i2t)}
+    tau2, tau3 = 1 / score.attention_scale, 1 / score.word_scale
+    if tau2 > 0:  # the temperatures of the paper, to the digits that a scale has
+        known[f"LocalScore.paper(tau2={tau2:.6g}, tau3={tau3:.6g})"] = LocalScore.paper(
+            float(f"{tau2:.6g}"), float(f"{tau3:.6g}")
+        )
+    return next((name for name, preset in known.items() if preset == score), str(score))
+
+
+def _metrics(folder: Path) -> dict[str, Any] | None:
+    path = folder / METRICS
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _results(metrics: dict[str, Any] | None, data: str) -> list[EvalResult] | None:
+    if metrics is None:
+        return None
+    return [
+        EvalResult(
+            task_type="image-text-retrieval",
+            task_name="Retrieval",
+            dataset_type=re.sub(r"[^a-z0-9]+", "-", data.lower()).strip("-") or "unnamed",
+            dataset_name=f"{data}, {metrics['held_out_rows']} held-out rows",
+            metric_type="precision_at_k",
+            metric_name=f"Precision@{ranked.rpartition('@')[2]}, {direction}, ranked by {ranked.partition(' ')[0]}",
+            metric_value=round(value, 4),
+        )
+        for direction, line in metrics["precision"].items()
+        for ranked, value in line.items()
+        if "@" in ranked
+    ]

@@ -1,0 +1,91 @@
+"""Reads a Lightning checkpoint without running anything that is in it."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+PREFIX = "gloria."
+# What Lightning and OmegaConf put beside the weights. None of it is imported: each name becomes an empty class that
+# holds what the file says it holds. Any other name (os.system, builtins.eval) is a reason to refuse the file.
+PACKAGES = ("omegaconf", "pytorch_lightning", "lightning")
+NAMES = {
+    "typing.Any",
+    "collections.defaultdict",
+    "numpy.dtype",
+    *(f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")),  # of a metric
+    *(f"builtins.{each}" for each in ("bool", "dict", "float", "int", "list", "set", "str", "tuple")),
+}
+
+
+class _Inert:
+    """Stands for any object of a checkpoint: takes any arguments, does nothing, and keeps its state."""
+
+    def __init__(self, *_arguments: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, dict):
+            vars(self).update(state)
+
+
+def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and hyper-parameters of a checkpoint that the released code wrote.
+
+    Loaded with `weights_only=True`: nothing of the file is executed, and no package that it names is imported.
+
+    Returns:
+        The weights under their names in the released code, without the "gloria." of its Lightning module (others keep
+        their names); and the hyper-parameters as nested dicts and lists, {} where there are none.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: no checkpoint; one that names objects other than those of Lightning and OmegaConf; one without
+            weights.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; expected a checkpoint that the released code wrote")
+    loaded = _loaded(path)
+    weights = loaded.get("state_dict") if isinstance(loaded, dict) else None
+    if not isinstance(weights, dict) or not all(isinstance(each, Tensor) for each in weights.values()):
+        held = f"the keys {list(loaded)}" if isinstance(loaded, dict) else f"a {type(loaded).__name__}"
+        raise ValueError(f"{path} holds {held}; expected a Lightning checkpoint, whose state_dict holds tensors")
+    hyper_parameters = _plain(loaded.get("hyper_parameters", {}))
+    return (
+        {name.removeprefix(PREFIX): tensor for name, tensor in weights.items()},
+        hyper_parameters if isinstance(hyper_parameters, dict) else {},
+    )
+
+
+def _loaded(path: Path) -> Any:
+    try:
+        named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except (ValueError, RuntimeError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is no checkpoint of torch 1.6 or later: {error}") from error
+    foreign = sorted(name for name in named if name not in NAMES and name.split(".")[0] not in PACKAGES)
+    if foreign:
+        raise ValueError(
+            f"{path} is refused: it names {', '.join(foreign)}, which weights and settings do not need, and to read "
+            "which may run code. Load it where it is trusted, and save its state_dict and hyper_parameters alone"
+        )
+    inert: list[Any] = [(type(name.rsplit(".", 1)[1], (_Inert,), {}), name) for name in named]
+    try:
+        with torch.serialization.safe_globals(inert):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} cannot be read without running what is in it: {error}") from error
+
+
+def _plain(node: Any) -> Any:
+    """OmegaConf's containers and values as dicts, lists and values; other objects as they are."""
+    if isinstance(node, _Inert):
+        held = vars(node)
+        return _plain(held["_content"]) if "_content" in held else held.get("_val", node)
+    if isinstance(node, dict):
+        return {name: _plain(value) for name, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return [_plain(value) for value in node]
+    return node

@@ -1,0 +1,119 @@
+"""How the released code was told to train, as far as a converted model depends on it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import ResNetConfig
+
+from gloria_ops import LocalScore
+
+SEEN = 299  # pixels of a side that the released image encoder enlarges every image to
+NORMS = {"half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
+RESNETS: dict[str, dict[str, Any]] = {
+    "resnet_18": {"hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2], "layer_type": "basic"},
+    "resnet_34": {"hidden_sizes": [64, 128, 256, 512], "depths": [3, 4, 6, 3], "layer_type": "basic"},
+    "resnet_50": {"hidden_sizes": [256, 512, 1024, 2048], "depths": [3, 4, 6, 3], "layer_type": "bottleneck"},
+}
+# What GloriaModel has, of what the released code can be told.
+ONLY = {
+    "model.text.aggregate_method": ("sum",),
+    "model.text.norm": (False,),
+    "model.text.agg_tokens": (True,),
+    "model.vision.model_name": tuple(RESNETS),
+    "transforms.norm": tuple(NORMS),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The released defaults, from its configuration of pre-training on CheXpert with a ResNet-50.
+
+    Attributes:
+        image_encoder: one of `RESNETS`.
+        text_encoder: hub name of the BERT that training began from.
+        last_layers: hidden layers that are summed.
+        attention_scale: temp1.
+        word_scale: temp2.
+        logit_scale: temp3, of the local loss.
+        global_scale: temp3 as well, of the global loss.
+        local_weight: of the local loss.
+        global_weight: of the global loss.
+        max_length: word pieces of a report.
+        longer_side: pixels to which the longer side of an image is scaled, at the resolution that the encoder sees.
+        crop_side: pixels of the middle square.
+        image_mean: per channel.
+        image_std: per channel.
+    """
+
+    image_encoder: str = "resnet_50"
+    text_encoder: str = "emilyalsentzer/Bio_ClinicalBERT"
+    last_layers: int = 4
+    attention_scale: float = 4.0
+    word_scale: float = 5.0
+    logit_scale: float = 10.0
+    global_scale: float = 10.0
+    local_weight: float = 1.0
+    global_weight: float = 1.0
+    max_length: int = 97
+    longer_side: int = round(SEEN * 256 / 224)
+    crop_side: int = SEEN
+    image_mean: tuple[float, ...] = NORMS["half"][0]
+    image_std: tuple[float, ...] = NORMS["half"][1]
+
+    @classmethod
+    def of(cls, hyper_parameters: dict[str, Any]) -> "Settings":
+        """Settings from the hyper-parameters of a checkpoint; what they do not say is as released.
+
+        Raises:
+            ValueError: training that `GloriaModel` does not have, all of it named.
+        """
+        said = _flat(hyper_parameters)
+        other = [
+            f"{name} is {said[name]!r}, expected {' or '.join(map(repr, known))}"
+            for name, known in ONLY.items()
+            if name in said and said[name] not in known
+        ]
+        last_layers = said.get("model.text.last_n_layers", cls.last_layers)
+        if not isinstance(last_layers, int) or last_layers < 2:
+            # With one layer the released code neither sums layers nor merges word pieces.
+            other.append(f"model.text.last_n_layers is {last_layers!r}, expected 2 or more")
+        if other:
+            raise ValueError(f"the checkpoint was trained in a way that GloriaModel does not have: {'; '.join(other)}")
+        mean, std = NORMS[said.get("transforms.norm", "half")]
+        side = said.get("data.image.imsize", 256)
+        # Where cropping is switched off, the whole square is enlarged.
+        uncropped = said.get("transforms.random_crop", "cropped") is None
+        crop = side if uncropped else said.get("transforms.random_crop.crop_size", 224)
+        return cls(
+            image_encoder=said.get("model.vision.model_name", cls.image_encoder),
+            text_encoder=said.get("model.text.bert_type", cls.text_encoder),
+            last_layers=last_layers,
+            attention_scale=said.get("model.gloria.temp1", cls.attention_scale),
+            word_scale=said.get("model.gloria.temp2", cls.word_scale),
+            logit_scale=said.get("model.gloria.temp3", cls.logit_scale),
+            global_scale=said.get("model.gloria.temp3", cls.global_scale),
+            local_weight=said.get("model.gloria.local_loss_weight", cls.local_weight),
+            global_weight=said.get("model.gloria.global_loss_weight", cls.global_weight),
+            max_length=said.get("data.text.word_num", cls.max_length),
+            longer_side=round(SEEN * side / crop),
+            image_mean=mean,
+            image_std=std,
+        )
+
+    def image_config(self) -> ResNetConfig:
+        """The ResNet as transformers describes it; the stride lies in the 3 x 3 convolution, as in torchvision."""
+        return ResNetConfig(**RESNETS[self.image_encoder], downsample_in_bottleneck=False)
+
+    def score(self) -> LocalScore:
+        """The local score."""
+        return LocalScore(
+            attention_scale=self.attention_scale, word_scale=self.word_scale, logit_scale=self.logit_scale
+        )
+
+
+def _flat(node: dict[str, Any], path: str = "") -> dict[str, Any]:
+    """Nested dicts as one, of dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in node.items():
+        flat |= _flat(value, f"{path}{name}.") if isinstance(value, dict) else {f"{path}{name}": value}
+    return flat

@@ -1,0 +1,242 @@
+"""How well attention falls on a finding: pointing game, mass inside the mask and overlap, in pixels of the image."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from gloria.attention import telling, word_attention
+from gloria.data.table import Row
+from gloria.images import read_mask, to_rgb
+from gloria.modelling import GloriaModel
+from gloria.processing import GloriaProcessor
+
+Box = tuple[float, float, float, float]
+TOLERANCE = 15.0
+THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
+
+
+@dataclass(frozen=True)
+class Localization:
+    """One attention map against one mask; `*_by_chance` is what a map that looks at nothing in particular would get.
+
+    Attributes:
+        hit: pointing game (Zhang et al., "Top-down Neural Attention by Excitation Backprop", ECCV 2016): the point of
+            the strongest attention lies on the mask, or no farther from it than the tolerance.
+        hit_by_chance: share of the regions whose centre would have been a hit.
+        mass: share of the attention that lies inside the mask, each region's attention spread evenly over its area.
+        mass_by_chance: share of what the model sees that the mask covers, which is the mass of even attention.
+        ious: intersection over union of the mask with the pixels whose attention, interpolated bilinearly, is at least
+            a share of its maximum, for each of `THRESHOLDS` (those of Boecking et al., "Making the Most of Text
+            Semantics to Improve Biomedical Vision-Language Processing", ECCV 2022, who put them on cosines).
+        iou_by_chance: intersection over union of the mask with all that the model sees.
+    """
+
+    hit: bool
+    hit_by_chance: float
+    mass: float
+    mass_by_chance: float
+    ious: tuple[float, ...]
+    iou_by_chance: float
+
+
+def localization(attention: np.ndarray, mask: np.ndarray, view: Box, tolerance: float = TOLERANCE) -> Localization:
+    """Measures one attention map against one mask.
+
+    Args:
+        attention: (H, W) over the regions, not negative, not all 0.
+        mask: (height, width) bool, in pixels of the image; not all False. What of it the model does not see counts in
+            the union, and can be hit only from within the tolerance.
+        view: what the regions cover, see `GloriaImageProcessor.field_of_view`.
+        tolerance: of the pointing game, in pixels of the image. Default 15, as in its source; radiographs are larger
+            than the photographs that it was chosen for.
+
+    Raises:
+        ValueError: shapes of another number of dimensions; attention that is negative, not finite or 0 everywhere; an
+            empty mask; a negative tolerance.
+    """
+    if attention.ndim != 2 or mask.ndim != 2:
+        raise ValueError(f"attention is {attention.shape} and mask {mask.shape}; expected (H, W) and (height, width)")
+    if not (np.isfinite(attention).all() and attention.min() >= 0 and attention.max() > 0):
+        raise ValueError("attention is negative, not finite, or 0 everywhere; expected that of one word, or a mean")
+    if not mask.any():
+        raise ValueError("mask is empty; expected True where the finding is")
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance is {tolerance}; expected pixels, 0 or more")
+    rows, columns = attention.shape
+    left, top, right, bottom = view
+    xs, ys = left + (right - left) * _middles(columns), top + (bottom - top) * _middles(rows)
+    hits = np.array([[_near(mask, x, y, tolerance) for x in xs] for y in ys])
+    covered = coverage(mask, view, (rows, columns))
+    drawn, seen = in_image(attention, view, mask.shape)
+    return Localization(
+        hit=bool(hits.flat[attention.argmax()]),
+        hit_by_chance=float(hits.mean()),
+        mass=float((attention * covered).sum() / attention.sum()),
+        mass_by_chance=float(covered.mean()),
+        ious=tuple(_iou(seen & (drawn >= share * attention.max()), mask) for share in THRESHOLDS),
+        iou_by_chance=_iou(seen, mask),
+    )
+
+
+def in_image(attention: np.ndarray, view: Box, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Attention at the pixels of an image, interpolated bilinearly between the centres of the regions.
+
+    Args:
+        attention: (H, W) over the regions.
+        view: what the regions cover, see `GloriaImageProcessor.field_of_view`.
+        shape: (height, width) of the image.
+
+    Returns:
+        (height, width) floating point, 0 where the model does not see; and (height, width) bool, True where it does.
+    """
+    left, top, right, bottom = view
+    down, rows_seen = _interpolation(shape[0], top, bottom, attention.shape[0])
+    across, columns_seen = _interpolation(shape[1], left, right, attention.shape[1])
+    return down @ attention @ across.T, np.outer(rows_seen, columns_seen)
+
+
+def coverage(mask: np.ndarray, view: Box, grid: tuple[int, int]) -> np.ndarray:
+    """Share of each region's area that a mask covers, exact to parts of a pixel; padding is covered by nothing.
+
+    Args:
+        mask: (height, width) bool, in pixels of the image.
+        view: what the regions cover, see `GloriaImageProcessor.field_of_view`.
+        grid: rows and columns of regions.
+
+    Returns:
+        (rows, columns) floating point, 0 to 1.
+    """
+    left, top, right, bottom = view
+    down = _overlap(mask.shape[0], np.linspace(top, bottom, grid[0] + 1))
+    across = _overlap(mask.shape[1], np.linspace(left, right, grid[1] + 1))
+    area = (right - left) * (bottom - top) / (grid[0] * grid[1])
+    return down @ mask @ across.T / area
+
+
+def boxes_mask(boxes: Iterable[Box], width: int, height: int) -> np.ndarray:
+    """The union of boxes as a mask (height, width) bool: pixels whose centre lies in one.
+
+    Args:
+        boxes: left, top, right, bottom each, in pixels of the image, continuous as in `field_of_view`.
+        width: of the image.
+        height: of the image.
+
+    Raises:
+        ValueError: a box whose right is not beyond its left, or bottom not beyond its top.
+    """
+    mask = np.zeros((height, width), bool)
+    x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
+    for box in boxes:
+        left, top, right, bottom = box
+        if not (left < right and top < bottom):
+            raise ValueError(f"a box is {box}; expected left, top, right, bottom with left < right and top < bottom")
+        mask |= np.outer((top <= y) & (y < bottom), (left <= x) & (x < right))
+    return mask
+
+
+def localize_rows(
+    model: GloriaModel,
+    processor: GloriaProcessor,
+    rows: Sequence[Row],
+    text: Literal["report", "label"] = "report",
+    tolerance: float = TOLERANCE,
+    progress: bool = False,
+) -> Iterator[tuple[Row, Localization]]:
+    """Measures the mean attention of a row's words against its mask; rows with no mask, or an empty one, are left out.
+
+    Args:
+        model: read in evaluation mode; left as it was.
+        processor: of the same run.
+        rows: as `read_table` gives them.
+        text: what is read: the report, or the label, which names the finding. Punctuation and [CLS] do not count.
+        tolerance: see `localization`.
+        progress: show a progress bar, on a terminal.
+
+    Raises:
+        ValueError: a mask of another size than its image; an image or mask that cannot be read; with `text` "label", a
+            row without one.
+    """
+    for row in tqdm(rows, desc="localizing", unit="row", disable=None if progress else True, leave=False):
+        if row.mask is None:
+            continue
+        image, mask = to_rgb(row.image), read_mask(row.mask)
+        if mask.shape != (image.height, image.width):
+            raise ValueError(
+                f"line {row.line}: the mask {row.mask} has {mask.shape[1]} x {mask.shape[0]} pixels and its image "
+                f"{image.width} x {image.height}; expected equal sizes"
+            )
+        if not mask.any():
+            continue
+        read = row.report if text == "report" else row.label
+        if not read:
+            raise ValueError(f"line {row.line}: the {text} is empty; expected words to localize")
+        words, maps = word_attention(model, processor, image, read)
+        view = processor.image_processor.field_of_view(image.width, image.height)
+        yield row, localization(maps[telling(words)].mean(0), mask, view, tolerance)
+
+
+def format_localization(found: Sequence[tuple[Row, Localization]]) -> str:
+    """Means in percent as text, a line for each label and one for all, each figure beside what chance would give."""
+    groups: dict[str, list[Localization]] = {}
+    for row, each in found:
+        groups.setdefault(row.label or "-", []).append(each)
+    if len(groups) > 1:
+        groups["all"] = [each for _, each in found]
+    lines = [
+        f"{'':<26}{'rows':>5}  {'pointing':>8} {'chance':>6}  {'mass':>6} {'chance':>6}  {'mean IoU':>8} {'chance':>6}"
+    ]
+    for label, values in groups.items():
+        means = [
+            100 * float(np.mean(column))
+            for column in zip(
+                *((v.hit, v.hit_by_chance, v.mass, v.mass_by_chance, np.mean(v.ious), v.iou_by_chance) for v in values),
+                strict=True,
+            )
+        ]
+        figures = "  {:>8.1f} {:>6.1f}  {:>6.1f} {:>6.1f}  {:>8.1f} {:>6.1f}".format(*means)
+        lines.append(f"{label[:25]:<26}{len(values):>5}{figures}")
+    return "\n".join(lines)
+
+
+def _middles(count: int) -> np.ndarray:
+    return (np.arange(count) + 0.5) / count
+
+
+def _near(mask: np.ndarray, x: float, y: float, tolerance: float) -> bool:
+    """Whether a pixel of the mask, as a square, lies within the tolerance of a point."""
+    # Pixel n reaches from n to n + 1, and one that only touches is near.
+    first_row, first_column = (max(0, int(np.ceil(centre - tolerance)) - 1) for centre in (y, x))
+    last_row, last_column = (int(np.floor(centre + tolerance)) for centre in (y, x))
+    around = mask[first_row : max(0, last_row + 1), first_column : max(0, last_column + 1)]
+    rows, columns = np.nonzero(around)
+    if not rows.size:
+        return False
+    down = np.maximum(np.abs(rows + first_row + 0.5 - y) - 0.5, 0)
+    across = np.maximum(np.abs(columns + first_column + 0.5 - x) - 0.5, 0)
+    return bool(np.hypot(down, across).min() <= tolerance)
+
+
+def _iou(marked: np.ndarray, mask: np.ndarray) -> float:
+    return float((marked & mask).sum() / (marked | mask).sum())
+
+
+def _interpolation(pixels: int, first: float, last: float, regions: int) -> tuple[np.ndarray, np.ndarray]:
+    """Linear interpolation at the pixels' centres, held constant beyond the outermost regions' centres.
+
+    Returns:
+        Weights (pixels, regions), 0 for pixels that do not lie between `first` and `last`; and which do (pixels,).
+    """
+    centres = np.arange(pixels) + 0.5
+    seen = (first <= centres) & (centres < last)
+    position = np.clip((centres - first) / (last - first) * regions - 0.5, 0, regions - 1)
+    weights = np.maximum(0, 1 - np.abs(position[:, None] - np.arange(regions)))
+    return weights * seen[:, None], seen
+
+
+def _overlap(pixels: int, edges: np.ndarray) -> np.ndarray:
+    """Length (regions, pixels) of each pixel, one wide, that lies between neighbouring edges."""
+    start = np.arange(pixels)
+    return np.clip(np.minimum(edges[1:, None], start + 1) - np.maximum(edges[:-1, None], start), 0, None)
