@@ -147,7 +147,7 @@ def write_five_by_200(
     numbered = (
         (
             f"5x200-{seed}-{number:04d}-{name}",
-            draw_phantom(_sided(name.lower(), number), [seed, number, OF_EACH], size),
+            draw_phantom(_sided(name.lower(), number), [seed, number, FIVE_BY_200], size),
             name,
         )
         for number in range(of_each)
