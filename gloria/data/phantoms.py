@@ -23,6 +23,7 @@ FINDINGS = ("no finding", *WHOLE, *(f"{side} {finding}" for finding in SIDED for
 COLUMNS = ("image", "report", "patient", "label", "finding", "severity", "mask")
 
 OF_EACH = 200  # of 5x200
+FIVE_BY_200 = 5200  # stands in the seeds of that set, which no other phantom then shares
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,7 @@ def draw_phantom(findings: str | Sequence[str], seed: int | Sequence[int], size:
     """
     named = [findings] if isinstance(findings, str) else list(findings)
     _check(named, size)
-    seeds = [seed] if isinstance(seed, int) else list(seed)
-    random = np.random.default_rng([*seeds, *(FINDINGS.index(name) for name in named)])
+    random = np.random.default_rng([*np.atleast_1d(seed), *(FINDINGS.index(name) for name in named)])
     present = [_made(name, random) for name in named]
 
     chest = Chest(
@@ -147,7 +147,7 @@ def write_five_by_200(
     numbered = (
         (
             f"5x200-{seed}-{number:04d}-{name}",
-            draw_phantom(_sided(name.lower(), number), [seed, number, OF_EACH], size),
+            draw_phantom(_sided(name.lower(), number), [seed, number, FIVE_BY_200], size),
             name,
         )
         for number in range(of_each)
