@@ -47,7 +47,7 @@ class LastFinishedStep(TrainerCallback):
         if not torch.isfinite(value):
             lines = ", ".join(map(str, sorted(self.lines)))
             raise NonFiniteError(
-                f"the {what} is {float(value)} in step {state.global_step + 1}; its batch holds the rows on lines "
+                f"the {what} is {value.item()} in step {state.global_step + 1}; its batch holds the rows on lines "
                 f"{lines} of the table: look at their images and reports, and where they are in order lower "
                 "learning_rate or max_grad_norm"
             )
