@@ -1,4 +1,4 @@
-"""Given a directory, nothing asks the network: in a process whose sockets refuse, and that no one told to be offline."""
+"""Given a directory, nothing asks the network: in a process whose sockets refuse and that nobody told to be offline."""
 
 import os
 import subprocess
