@@ -52,7 +52,7 @@ def attention_figure(
     told = telling(words)
     chosen = told[:MOST_WORDS]
     rows = -(-(len(chosen) + 2) // PER_ROW)
-    heading = textwrap.wrap(report, 110)[:4]
+    heading = textwrap.wrap(report, 110, max_lines=4, placeholder=" ...")
     cut = [f"(the first {len(chosen)} of {len(told)} words)"] if len(chosen) < len(told) else []
     heading = [*([title] if title else []), *heading, *cut]
     figure, axes = plt.subplots(

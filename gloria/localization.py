@@ -8,12 +8,12 @@ import numpy as np
 from tqdm import tqdm
 
 from gloria.attention import telling, word_attention
-from gloria.data.table import Row
+from gloria.data.table import Box, Row
 from gloria.images import read_mask, to_rgb
 from gloria.modelling import GloriaModel
 from gloria.processing import GloriaProcessor
 
-Box = tuple[float, float, float, float]
+View = tuple[float, float, float, float]  # left, top, right, bottom
 TOLERANCE = 15.0
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 
@@ -42,7 +42,7 @@ class Localization:
     iou_by_chance: float
 
 
-def localization(attention: np.ndarray, mask: np.ndarray, view: Box, tolerance: float = TOLERANCE) -> Localization:
+def localization(attention: np.ndarray, mask: np.ndarray, view: View, tolerance: float = TOLERANCE) -> Localization:
     """Measures one attention map against one mask.
 
     Args:
@@ -81,7 +81,7 @@ def localization(attention: np.ndarray, mask: np.ndarray, view: Box, tolerance: 
     )
 
 
-def in_image(attention: np.ndarray, view: Box, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def in_image(attention: np.ndarray, view: View, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Attention at the pixels of an image, interpolated bilinearly between the centres of the regions.
 
     Args:
@@ -98,7 +98,7 @@ def in_image(attention: np.ndarray, view: Box, shape: tuple[int, ...]) -> tuple[
     return down @ attention @ across.T, np.outer(rows_seen, columns_seen)
 
 
-def coverage(mask: np.ndarray, view: Box, grid: tuple[int, int]) -> np.ndarray:
+def coverage(mask: np.ndarray, view: View, grid: tuple[int, int]) -> np.ndarray:
     """Share of each region's area that a mask covers, exact to parts of a pixel; padding is covered by nothing.
 
     Args:
@@ -120,20 +120,21 @@ def boxes_mask(boxes: Iterable[Box], width: int, height: int) -> np.ndarray:
     """The union of boxes as a mask (height, width) bool: pixels whose centre lies in one.
 
     Args:
-        boxes: left, top, right, bottom each, in pixels of the image, continuous as in `field_of_view`.
+        boxes: left, top, width, height each, as `gloria.data.Row.boxes`, in pixels of the image, continuous as in
+            `field_of_view`.
         width: of the image.
         height: of the image.
 
     Raises:
-        ValueError: a box whose right is not beyond its left, or bottom not beyond its top.
+        ValueError: a box without width or height.
     """
     mask = np.zeros((height, width), bool)
     x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
     for box in boxes:
-        left, top, right, bottom = box
-        if not (left < right and top < bottom):
-            raise ValueError(f"a box is {box}; expected left, top, right, bottom with left < right and top < bottom")
-        mask |= np.outer((top <= y) & (y < bottom), (left <= x) & (x < right))
+        left, top, across, down = box
+        if not (across > 0 and down > 0):
+            raise ValueError(f"a box is {box}; expected left, top, width, height, the latter two above 0")
+        mask |= np.outer((top <= y) & (y < top + down), (left <= x) & (x < left + across))
     return mask
 
 
@@ -145,7 +146,9 @@ def localize_rows(
     tolerance: float = TOLERANCE,
     progress: bool = False,
 ) -> Iterator[tuple[Row, Localization]]:
-    """Measures the mean attention of a row's words against its mask; rows with no mask, or an empty one, are left out.
+    """Measures the mean attention of a row's words against its mask, or the union of its boxes where it has no mask.
+
+    Rows with neither, or an empty mask, are left out.
 
     Args:
         model: read in evaluation mode; left as it was.
@@ -160,9 +163,10 @@ def localize_rows(
             row without one.
     """
     for row in tqdm(rows, desc="localizing", unit="row", disable=None if progress else True, leave=False):
-        if row.mask is None:
+        if row.mask is None and not row.boxes:
             continue
-        image, mask = to_rgb(row.image), read_mask(row.mask)
+        image = to_rgb(row.image)
+        mask = boxes_mask(row.boxes, image.width, image.height) if row.mask is None else read_mask(row.mask)
         if mask.shape != (image.height, image.width):
             raise ValueError(
                 f"line {row.line}: the mask {row.mask} has {mask.shape[1]} x {mask.shape[0]} pixels and its image "

@@ -52,11 +52,11 @@ def localize(
     out: Annotated[Path | None, typer.Option(help="CSV to write every row's figures to.")] = None,
     cpu: Cpu = False,
 ) -> None:
-    """Measure on a table with masks how well the attention falls on the findings, beside what chance would give."""
+    """Measure on a table with masks or boxes how well attention falls on findings, beside what chance would give."""
     with plain_errors():
         rows = read_table(csv)
-        if not any(row.mask for row in rows):
-            raise ValueError(f"{csv} names no mask; expected a column mask with the path of a picture in some rows")
+        if not any(row.mask or row.boxes for row in rows):
+            raise ValueError(f"{csv} names no mask and no box; expected a column mask or boxes, filled in some rows")
         model, processor = loaded(run, cpu)
         found = list(localize_rows(model, processor, rows, text, tolerance, progress=True))
         if not found:
@@ -64,7 +64,7 @@ def localize(
         if out is not None:
             _write(out, found)
     typer.echo(
-        f"Attention on the findings of {len(found)} rows with a mask that is not empty, of {len(rows)}, in percent\n"
+        f"Attention on the findings of {len(found)} rows with a mask or box, of {len(rows)}, in percent\n"
         f"(pointing game within {tolerance:g} pixels; mean IoU over the thresholds "
         f"{', '.join(map(str, THRESHOLDS))} of the maximum):\n{format_localization(found)}"
     )

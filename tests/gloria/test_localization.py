@@ -172,11 +172,13 @@ def test_drawn_attention_is_zero_where_the_model_does_not_see():
 
 
 def test_boxes_are_masks():
-    assert np.array_equal(boxes_mask([(20, 10, 30, 20)], 40, 40), square())
-    both = boxes_mask([(0, 0, 2, 1), (1.4, 0.6, 3, 3)], 4, 3)
+    assert np.array_equal(boxes_mask([(20, 10, 10, 10)], 40, 40), square())
+    both = boxes_mask([(0, 0, 2, 1), (1.4, 0.6, 1.6, 2.4)], 4, 3)
     assert np.array_equal(both, np.array([[1, 1, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0]], bool))
-    with pytest.raises(ValueError, match=r"a box is \(3, 0, 3, 1\); expected left, top, right, bottom with left <"):
-        boxes_mask([(3, 0, 3, 1)], 4, 4)
+    with pytest.raises(
+        ValueError, match=r"a box is \(3, 0, 0, 1\); expected left, top, width, height, the latter two above 0"
+    ):
+        boxes_mask([(3, 0, 0, 1)], 4, 4)
 
 
 @pytest.mark.parametrize(
