@@ -1,6 +1,7 @@
 """Localization: synthetic attention lands where it was put, and every figure equals one counted by hand."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -231,6 +232,15 @@ def test_rows_are_measured_on_the_mean_of_their_words(table, run):
     assert by_label == localization(maps.mean(0), read_mask(row.mask), view)
 
 
+def test_boxes_stand_where_there_is_no_mask(table, run):
+    model, processor, _ = run
+    boxed = [replace(row, mask=None, boxes=((10, 12, 20, 30),)) for row in read_table(table)[:2]]
+    (_, figures), _ = localize_rows(model, processor, boxed)
+    words, maps = word_attention(model, processor, boxed[0].image, boxed[0].report)
+    view = processor.image_processor.field_of_view(64, 64)
+    assert figures == localization(maps[telling(words)].mean(0), square(64, 12, 10, 20) | square(64, 22, 10, 20), view)
+
+
 def test_figures_in_the_table_are_means_in_percent(table, run):
     model, processor, _ = run
     found = list(localize_rows(model, processor, read_table(table)))
@@ -257,7 +267,7 @@ def test_the_command(table, run, tmp_path):
     arguments = ["localize", str(folder), str(table), "--cpu", "--tolerance", "4", "--out", str(tmp_path / "rows.csv")]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    assert "findings of 9 rows with a mask that is not empty, of 10" in result.output
+    assert "findings of 9 rows with a mask or box, of 10" in result.output
     assert "pointing game within 4 pixels" in result.output
     with (tmp_path / "rows.csv").open() as file:
         written = list(csv.DictReader(file))
@@ -271,7 +281,7 @@ def test_the_command(table, run, tmp_path):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ("", "names no mask; expected a column mask"),
+        ("", "names no mask and no box; expected a column mask or boxes"),
         (",mask", "are empty; expected bright pixels where the finding is"),
     ],
 )
