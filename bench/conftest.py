@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench import chart, record, report
+from bench import chart, record, report, step_chart
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))  # the one table of tolerances is the tests' own
 
@@ -58,7 +58,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     terminalreporter.section("gloria_ops")
     terminalreporter.write_line(report.render(results))
     terminalreporter.write_line(f"\nwritten to {path}")
-    if "roofline" in results:
-        picture = path.with_name(f"{path.stem}-roofline.png")
-        chart.draw(results, picture)
-        terminalreporter.write_line(f"drawn in {picture}")
+    for table, draw in (("roofline", chart.draw), ("step", step_chart.draw)):
+        if table in results:
+            picture = path.with_name(f"{path.stem}-{table}.png")
+            draw(results, picture)
+            terminalreporter.write_line(f"drawn in {picture}")

@@ -56,13 +56,23 @@ def measure(case: Case, contender: str, dtype: str, *, backend: str) -> dict[str
     grad_scores = case_inputs.grad_scores
     del case_inputs
 
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from what is resident now
-    before = _status("VmRSS")
+    before = start_counting()
     scores = problem.scores(*problem.leaves)
     grads = torch.autograd.grad(scores, problem.leaves, grad_scores.to(scores.dtype))
     results = sum(tensor.nbytes for tensor in (scores, *grads))
-    return {"extra_bytes": _status("VmHWM") - before - results, "result_bytes": results}
+    return {"extra_bytes": peak() - before - results, "result_bytes": results}
+
+
+def start_counting() -> int:
+    """Bytes that are resident now; the high-water mark starts again from there."""
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def peak() -> int:
+    """Most bytes that were resident since `start_counting`."""
+    return _status("VmHWM")
 
 
 def _step(case: Case, build: Builder, dtype: str) -> None:

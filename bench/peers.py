@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import psutil
 import torch
@@ -50,11 +51,13 @@ def loop(case: Case, inputs: Inputs) -> Contender:
     regions = inputs.regions.transpose(1, 2).reshape(case.batch, case.width, case.side, case.side)
     words = inputs.words.transpose(1, 2).contiguous()
 
-    def scores(regions: Tensor, words: Tensor) -> Tensor:
-        texts = (words[text, :, :length] for text, length in enumerate(inputs.lengths))
-        return torch.cat([_text_scores(regions, text, case.score) for text in texts], dim=1)
+    return contender("loop", regions, words, partial(loop_scores, lengths=inputs.lengths, score=case.score))
 
-    return contender("loop", regions, words, scores)
+
+def loop_scores(regions: Tensor, words: Tensor, lengths: Sequence[int], score: LocalScore) -> Tensor:
+    """Scores (N, N) of regions (N, D, h, w) with words (N, D, W), text by text."""
+    texts = (words[text, :, :length] for text, length in enumerate(lengths))
+    return torch.cat([_text_scores(regions, text, score) for text in texts], dim=1)
 
 
 def _text_scores(regions: Tensor, text: Tensor, score: LocalScore) -> Tensor:

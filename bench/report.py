@@ -25,6 +25,8 @@ def render(results: dict[str, Any]) -> str:
         "Errors": ("errors", errors),
         "Overhead": ("overhead", overhead),
         "Small": ("small", small),
+        "A training step": ("step", step),
+        "The largest batch": ("largest", largest),
     }
     for heading, (name, table) in tables.items():
         if results.get(name):
@@ -160,6 +162,31 @@ def small(rows: list[Row]) -> list[str]:
         cells += [f"{row['microseconds']:.0f}", f"{row['eager_microseconds']:.0f}", ratio_cell(row["per_fused"])]
         lines.append(cells)
     return markdown(header, lines)
+
+
+def step(rows: list[Row]) -> list[str]:
+    """A training step of the whole model: the share of each part, and what the loss is worth in it."""
+    parts = list(next(row["parts_ms"] for row in rows if "ms" in row))
+    header = ["model", "batch", "words", "contender", "step, ms", *(f"{part}, %" for part in parts)]
+    lines = []
+    for row in rows:
+        cells = [row["model"], str(row["batch"]), str(row["words"]), row["contender"]]
+        if "left_out" in row:
+            lines.append([*cells, row["left_out"], *("-" for _ in parts), "-", "-"])
+            continue
+        shares = [f"{100 * row['parts_ms'][part] / row['ms']:.1f}" for part in parts]
+        ratio = ratio_cell(row["per_loop"]) if "per_loop" in row else "-"
+        lines.append([*cells, f"{row['ms']:.0f}", *shares, ratio, f"{row['peak_bytes'] / 2**30:.2f}"])
+    return markdown([*header, "x loop", "peak GiB"], lines)
+
+
+def largest(rows: list[Row]) -> list[str]:
+    """The largest batch that fits into the machine's memory, and whether it was run or follows from smaller ones."""
+    lines = []
+    for row in rows:
+        how = f"extrapolated from N = {row['largest_run']}" if row["largest"] > row["largest_run"] else "run"
+        lines.append([row["model"], row["contender"], f"{row['memory_bytes'] / 2**30:.1f}", str(row["largest"]), how])
+    return markdown(["model", "contender", "memory, GiB", "largest batch", "how"], lines)
 
 
 def _group(row: Row) -> tuple[Any, ...]:
