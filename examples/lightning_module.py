@@ -9,9 +9,9 @@ import lightning
 import torch
 from torch.utils.data import DataLoader
 
-from gloria.data import read_table
+from gloria.data import TableDataset, read_table
 from gloria.small import small_model
-from gloria.training import PairCollator, PairDataset
+from gloria.training import PairCollator
 
 BATCH, MICRO_BATCH, EPOCHS = 64, 16, 10
 
@@ -42,7 +42,7 @@ class Gloria(lightning.LightningModule):
 rows = read_table(sys.argv[1])
 model, processor = small_model([row.report for row in rows])
 loader = DataLoader(
-    PairDataset(rows, processor, report_ids=None),
+    TableDataset(rows, processor, group_equal_texts=False),
     batch_size=min(BATCH, len(rows)),
     shuffle=True,
     drop_last=True,

@@ -8,9 +8,9 @@ import sys
 import torch
 from torch.utils.data import DataLoader
 
-from gloria.data import read_table
+from gloria.data import TableDataset, read_table
 from gloria.small import small_model
-from gloria.training import PairCollator, PairDataset
+from gloria.training import PairCollator
 from gloria_ops import CachedLocalGlobalLoss
 
 BATCH, MICRO_BATCH, EPOCHS = 64, 16, 10
@@ -21,7 +21,7 @@ model, processor = small_model([row.report for row in rows])
 loss = CachedLocalGlobalLoss(model.get_image_features, model.get_text_features, MICRO_BATCH)
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 loader = DataLoader(
-    PairDataset(rows, processor, report_ids=None),
+    TableDataset(rows, processor, group_equal_texts=False),
     batch_size=min(BATCH, len(rows)),
     shuffle=True,
     drop_last=True,

@@ -7,9 +7,9 @@ import sys
 
 from transformers import Trainer, TrainingArguments
 
-from gloria.data import read_table, split_rows
+from gloria.data import TableDataset, read_table, split_rows
 from gloria.small import small_model
-from gloria.training import PairCollator, PairDataset
+from gloria.training import PairCollator
 
 BATCH, MICRO_BATCH, EPOCHS = 64, 16, 10
 
@@ -33,8 +33,8 @@ trainer = Trainer(
         report_to=[],
     ),
     data_collator=PairCollator(processor),
-    train_dataset=PairDataset(training, processor, report_ids=None),
-    eval_dataset=PairDataset(held_out, processor, report_ids=None),
+    train_dataset=TableDataset(training, processor),
+    eval_dataset=TableDataset(held_out, processor),
 )
 trainer.train()
 trainer.save_model()
