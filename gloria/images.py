@@ -68,7 +68,7 @@ class GloriaImageProcessor(BaseImageProcessor):
         Raises:
             TypeError, ValueError: no image; what `to_rgb` cannot read, and the message says which image of the batch.
         """
-        batch = [images] if _is_one(images) else list(images)
+        batch = [images] if is_one(images) else list(images)
         if not batch:
             raise ValueError("images is empty; expected one image or more")
         pixels = []
@@ -120,7 +120,8 @@ def to_rgb(image: Any) -> Image.Image:
     return _flattened(Image.fromarray(_eight_bit(_channels_last(values))))
 
 
-def _is_one(images: Any) -> bool:
+def is_one(images: Any) -> bool:
+    """Whether this is a single image, not a sequence of them."""
     if isinstance(images, (str, os.PathLike, Image.Image)):
         return True
     shape = getattr(images, "shape", None)

@@ -1,18 +1,18 @@
 """Ranks images for a report and reports for an image: by the global cosine, by the local score, or by both."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torchmetrics.retrieval import RetrievalPrecision
-from tqdm import tqdm
 
-from gloria.data.table import Row
+from gloria.data import Row
+from gloria.encoding import Texts, batches, encode_images, encode_texts, inference
 from gloria.modelling import GloriaModel
 from gloria.processing import GloriaProcessor
-from gloria_ops import local_scores
+from gloria_ops import LocalScore, local_scores
 from gloria_ops.functional import cosines
 
 By = Literal["global", "local", "both"]
@@ -45,7 +45,6 @@ class Similarities:
         return {"global": self.of_global, "local": self.of_local, "both": 0.5 * (self.of_global + self.of_local)}[by]
 
 
-@torch.no_grad()
 def similarities(
     model: GloriaModel,
     processor: GloriaProcessor,
@@ -75,19 +74,26 @@ def similarities(
             f"there are {len(images)} images, {len(reports)} reports and a batch_size of {batch_size}; expected one of "
             "each at least"
         )
-    training = model.training
-    model.eval()
-    try:
-        texts, words, lengths = _encoded_texts(model, processor, reports, batch_size, progress)
-        offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
-        of_global, of_local = [], []
-        for batch in _batches(images, batch_size, "images", progress):
-            pixels = processor(images=batch)["pixel_values"].to(model.device)
-            whole, regions = model.get_image_features(pixels)
-            of_global.append(cosines(whole, texts).cpu())
-            of_local.append(local_scores(regions, words, word_offsets=offsets, score=model.config.score).cpu())
-    finally:
-        model.train(training)
+    with inference(model):
+        texts = encode_texts(model, processor, reports, batch_size, progress)
+        return similarities_to(texts, model, processor, images, model.config.score, batch_size, progress)
+
+
+def similarities_to(
+    texts: Texts,
+    model: GloriaModel,
+    processor: GloriaProcessor,
+    images: Sequence[Any],
+    score: LocalScore,
+    batch_size: int,
+    progress: bool = False,
+) -> Similarities:
+    """Scores every image with texts that are encoded already, by any local score; call it within `inference`."""
+    of_global, of_local = [], []
+    for batch in batches(images, batch_size, "images", progress):
+        whole, regions = encode_images(model, processor, batch)
+        of_global.append(cosines(whole, texts.whole).cpu())
+        of_local.append(local_scores(regions, texts.words, word_offsets=texts.offsets, score=score).cpu())
     return Similarities(torch.cat(of_global).float(), torch.cat(of_local).float())
 
 
@@ -166,24 +172,3 @@ def _relevance(queries: Sequence[str], candidates: Sequence[str]) -> Tensor:
     left = torch.tensor([number[label] for label in queries])
     right = torch.tensor([number[label] for label in candidates])
     return left[:, None] == right[None, :]
-
-
-def _batches(items: Sequence[Any], size: int, what: str, progress: bool) -> Iterator[list[Any]]:
-    starts = range(0, len(items), size)
-    for start in tqdm(starts, desc=f"encoding {what}", unit="batch", disable=None if progress else True, leave=False):
-        yield list(items[start : start + size])
-
-
-def _encoded_texts(
-    model: GloriaModel, processor: GloriaProcessor, reports: Sequence[str], batch_size: int, progress: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Sentence vectors (N_t, D), words packed (sum of W, D), and the numbers of words (N_t,)."""
-    texts, words, lengths = [], [], []
-    for batch in _batches(reports, batch_size, "reports", progress):
-        tokens = processor(text=batch).to(model.device)
-        text, word, length = model.get_text_features(**tokens)
-        real = torch.arange(word.shape[1], device=word.device) < length[:, None]
-        texts.append(text)
-        words.append(word[real])
-        lengths.append(length)
-    return torch.cat(texts), torch.cat(words), torch.cat(lengths)

@@ -5,6 +5,7 @@ import typer
 from gloria.cli.retrieve import retrieve
 from gloria.cli.tables import phantoms, validate_data
 from gloria.cli.train import train
+from gloria.cli.zero_shot import classify
 
 app = typer.Typer(
     help="GLoRIA: global and local representations of chest X-rays and their reports.",
@@ -13,7 +14,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     rich_markup_mode=None,
 )
-for command in (validate_data, phantoms, train, retrieve):
+for command in (validate_data, phantoms, train, retrieve, classify):
     app.command()(command)
 
 
