@@ -1,12 +1,13 @@
 """Ranks images for a report and reports for an image: by the global cosine, by the local score, or by both."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torchmetrics.retrieval import RetrievalPrecision
+from torchmetrics.retrieval import RetrievalHitRate, RetrievalPrecision
 
 from gloria.data import Row
 from gloria.encoding import Texts, batches, encode_images, encode_texts, inference
@@ -116,14 +117,29 @@ def precision_at(scores: Tensor, queries: Sequence[str], candidates: Sequence[st
         )
     if not 1 <= k <= len(candidates):
         raise ValueError(f"k is {k}; expected 1 to the number of candidates, {len(candidates)}")
-    metric = RetrievalPrecision(top_k=k)
-    index = torch.arange(len(queries))[:, None].expand(scores.shape)
-    return float(metric(scores.flatten(), _relevance(queries, candidates).flatten(), indexes=index.flatten()))
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    return precision_of_ranked(_relevance(queries, candidates).gather(1, order), k)
+
+
+def precision_of_ranked(relevant: Tensor, k: int) -> float:
+    """Precision@K of rankings.
+
+    Args:
+        relevant: (queries, K at least) bool, whether the item at each place is relevant, best first.
+        k: 1 or more.
+    """
+    return _ranked(RetrievalPrecision(top_k=k), relevant)
+
+
+def hit_rate_of_ranked(relevant: Tensor, k: int) -> float:
+    """The share of queries with a relevant item among the K best; arguments as in `precision_of_ranked`."""
+    return _ranked(RetrievalHitRate(top_k=k), relevant)
 
 
 def chance(queries: Sequence[str], candidates: Sequence[str]) -> float:
     """Expected Precision@K of candidates in random order, the same for every K."""
-    return _relevance(queries, candidates).float().mean().item()
+    frequency = Counter(candidates)
+    return sum(frequency[label] for label in queries) / (len(queries) * len(candidates))
 
 
 def labels_of(rows: Sequence[Row]) -> list[str]:
@@ -172,3 +188,10 @@ def _relevance(queries: Sequence[str], candidates: Sequence[str]) -> Tensor:
     left = torch.tensor([number[label] for label in queries])
     right = torch.tensor([number[label] for label in candidates])
     return left[:, None] == right[None, :]
+
+
+def _ranked(metric: RetrievalPrecision | RetrievalHitRate, relevant: Tensor) -> float:
+    # Places, not scores: torchmetrics counts nothing as relevant whose score is below 0, as half of all cosines are.
+    descending = torch.arange(relevant.shape[1], 0, -1, dtype=torch.float32).expand(relevant.shape)
+    index = torch.arange(len(relevant))[:, None].expand(relevant.shape)
+    return float(metric(descending.flatten(), relevant.flatten(), indexes=index.flatten()))

@@ -2,6 +2,7 @@
 
 import typer
 
+from gloria.cli.index import app as index
 from gloria.cli.retrieve import retrieve
 from gloria.cli.tables import phantoms, validate_data
 from gloria.cli.train import train
@@ -16,6 +17,7 @@ app = typer.Typer(
 )
 for command in (validate_data, phantoms, train, retrieve, classify):
     app.command()(command)
+app.add_typer(index, name="index")
 
 
 def main() -> None:
