@@ -89,7 +89,7 @@ def evaluate(
     folder: Folder,
     csv: Table,
     k: Annotated[list[int] | None, typer.Option("--k", "-k", min=1, help="Once for each. Default: 5, 10, 100.")] = None,
-    by: Annotated[list[By] | None, typer.Option(help="What to rank by, once for each. Default: all three.")] = None,
+    by: Annotated[By | None, typer.Option(help="What to rank by. Default: each of the three.")] = None,
     candidates: Candidates = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Queries that read the index together.")] = 32,
     verify: Verify = True,
@@ -100,7 +100,7 @@ def evaluate(
         index = EmbeddingIndex(folder, verify)
         retriever = Retriever(*loaded(run, cpu), index, batch_size)
         rows = good_rows(csv, skip=True)
-        found = evaluate_index(retriever, rows, k or KS, by=by or BY, candidates=candidates, progress=True)
+        found = evaluate_index(retriever, rows, k or KS, by=[by] if by else BY, candidates=candidates, progress=True)
     asked = "reports" if index.manifest.of == "images" else "images"
     typer.echo(
         f"{found.queries} {asked} asked of {len(index)} {index.manifest.of}; {found.paired} have their own pair in the "

@@ -11,6 +11,7 @@ from torch import Tensor
 from gloria.data import Problem, Row
 from gloria.encoding import batches, encode_texts, inference
 from gloria.fingerprint import model_fingerprint, preprocessing_fingerprint
+from gloria.images import to_rgb
 from gloria.index.manifest import MANIFEST, Manifest, Of
 from gloria.index.store import SHARD_BYTES, EmbeddingIndex, IndexWriter, Items
 from gloria.modelling import GloriaModel
@@ -135,7 +136,7 @@ def _encoded(
 def _pixels(processor: GloriaProcessor, row: Row) -> Tensor:
     if row.image is None:
         raise ValueError("the image is not named")
-    pixels: Tensor = processor(images=row.image)["pixel_values"]
+    pixels: Tensor = processor(images=to_rgb(row.image))["pixel_values"]
     return pixels
 
 
