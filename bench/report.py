@@ -21,6 +21,7 @@ def render(results: dict[str, Any]) -> str:
         "Roofline": ("roofline", roofline),
         "Stages": ("roofline", stages),
         "Retrieval": ("retrieval", retrieval),
+        "Corpus": ("corpus", corpus),
         "Memory": ("memory", memory),
         "Errors": ("errors", errors),
         "Overhead": ("overhead", overhead),
@@ -124,6 +125,17 @@ def retrieval(rows: list[Row]) -> list[str]:
         share = f"{row['percent_of_batch']:.0f}"
         lines.append([*cells, share if row["percent_of_batch"] >= 100 else f"**{share}**"])
     return markdown([*header, "% of N x N"], lines)
+
+
+def corpus(rows: list[Row]) -> list[str]:
+    """Searches of an index on disk: of all texts, and of those that FAISS finds; and how fast those are re-ranked."""
+    header = ["texts", "words", "D", "MiB", "regions", "search", "queries x texts", "ms", "pairs/s"]
+    lines = []
+    for row in rows:
+        cells = [str(row["texts"]), str(row["words"]), str(row["width"]), _mebibytes(row["bytes"])]
+        cells += [str(row["regions"]), row["search"], f"{row['queries']} x {row['scored']}"]
+        lines.append([*cells, f"{row['ms']:.1f}", f"{row['pairs_per_second']:.0f}"])
+    return markdown(header, lines)
 
 
 def memory(rows: list[Row]) -> list[str]:

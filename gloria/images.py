@@ -71,7 +71,7 @@ class GloriaImageProcessor(BaseImageProcessor):
         Raises:
             TypeError, ValueError: no image; what `to_rgb` cannot read, and the message says which image of the batch.
         """
-        batch = [images] if _is_one(images) else list(images)
+        batch = [images] if is_one(images) else list(images)
         if not batch:
             raise ValueError("images is empty; expected one image or more")
         pixels = []
@@ -169,7 +169,8 @@ def read_mask(mask: Any) -> np.ndarray:
     return values > values.max() / 2
 
 
-def _is_one(images: Any) -> bool:
+def is_one(images: Any) -> bool:
+    """Whether this is a single image, not a sequence of them."""
     if isinstance(images, (str, os.PathLike, io.IOBase, Image.Image)):
         return True
     shape = getattr(images, "shape", None)

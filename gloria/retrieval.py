@@ -1,18 +1,19 @@
 """Ranks images for a report and reports for an image: by the global cosine, by the local score, or by both."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torchmetrics.retrieval import RetrievalHitRate, RetrievalPrecision
-from tqdm import tqdm
 
-from gloria.data.table import Row
+from gloria.data import Row
+from gloria.encoding import Texts, batches, encode_images, encode_texts, inference
 from gloria.modelling import GloriaModel
 from gloria.processing import GloriaProcessor
-from gloria_ops import local_scores
+from gloria_ops import LocalScore, local_scores
 from gloria_ops.functional import cosines
 
 By = Literal["global", "local", "both"]
@@ -45,7 +46,6 @@ class Similarities:
         return {"global": self.of_global, "local": self.of_local, "both": 0.5 * (self.of_global + self.of_local)}[by]
 
 
-@torch.no_grad()
 def similarities(
     model: GloriaModel,
     processor: GloriaProcessor,
@@ -75,19 +75,26 @@ def similarities(
             f"there are {len(images)} images, {len(reports)} reports and a batch_size of {batch_size}; expected one of "
             "each at least"
         )
-    training = model.training
-    model.eval()
-    try:
-        texts, words, lengths = _encoded_texts(model, processor, reports, batch_size, progress)
-        offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
-        of_global, of_local = [], []
-        for batch in _batches(images, batch_size, "images", progress):
-            pixels = processor(images=batch)["pixel_values"].to(model.device)
-            whole, regions = model.get_image_features(pixels)
-            of_global.append(cosines(whole, texts).cpu())
-            of_local.append(local_scores(regions, words, word_offsets=offsets, score=model.config.score).cpu())
-    finally:
-        model.train(training)
+    with inference(model):
+        texts = encode_texts(model, processor, reports, batch_size, progress)
+        return similarities_to(texts, model, processor, images, model.config.score, batch_size, progress)
+
+
+def similarities_to(
+    texts: Texts,
+    model: GloriaModel,
+    processor: GloriaProcessor,
+    images: Sequence[Any],
+    score: LocalScore,
+    batch_size: int,
+    progress: bool = False,
+) -> Similarities:
+    """Scores every image with texts that are encoded already, by any local score; call it within `inference`."""
+    of_global, of_local = [], []
+    for batch in batches(images, batch_size, "images", progress):
+        whole, regions = encode_images(model, processor, batch)
+        of_global.append(cosines(whole, texts.whole).cpu())
+        of_local.append(local_scores(regions, texts.words, word_offsets=texts.offsets, score=score).cpu())
     return Similarities(torch.cat(of_global).float(), torch.cat(of_local).float())
 
 
@@ -103,7 +110,7 @@ def precision_at(scores: Tensor, queries: Sequence[str], candidates: Sequence[st
     Raises:
         ValueError: `k` out of range; labels that are not as many as the scores.
     """
-    return _measured(RetrievalPrecision, scores, queries, candidates, k)
+    return precision_of_ranked(_ranked_relevance(scores, queries, candidates, k), k)
 
 
 def recall_at(scores: Tensor, queries: Sequence[str], candidates: Sequence[str], k: int) -> float:
@@ -112,12 +119,28 @@ def recall_at(scores: Tensor, queries: Sequence[str], candidates: Sequence[str],
     Args, Raises:
         As `precision_at`; labels say here which report it is.
     """
-    return _measured(RetrievalHitRate, scores, queries, candidates, k)
+    return hit_rate_of_ranked(_ranked_relevance(scores, queries, candidates, k), k)
+
+
+def precision_of_ranked(relevant: Tensor, k: int) -> float:
+    """Precision@K of rankings.
+
+    Args:
+        relevant: (queries, K at least) bool, whether the item at each place is relevant, best first.
+        k: 1 or more.
+    """
+    return _ranked(RetrievalPrecision(top_k=k), relevant)
+
+
+def hit_rate_of_ranked(relevant: Tensor, k: int) -> float:
+    """The share of queries with a relevant item among the K best; arguments as in `precision_of_ranked`."""
+    return _ranked(RetrievalHitRate(top_k=k), relevant)
 
 
 def chance(queries: Sequence[str], candidates: Sequence[str]) -> float:
     """Expected Precision@K of candidates in random order, the same for every K."""
-    return _relevance(queries, candidates).float().mean().item()
+    frequency = Counter(candidates)
+    return sum(frequency[label] for label in queries) / (len(queries) * len(candidates))
 
 
 def labels_of(rows: Sequence[Row]) -> list[str]:
@@ -161,7 +184,8 @@ def format_precision(table: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def _measured(measure: Any, scores: Tensor, queries: Sequence[str], candidates: Sequence[str], k: int) -> float:
+def _ranked_relevance(scores: Tensor, queries: Sequence[str], candidates: Sequence[str], k: int) -> Tensor:
+    """(queries, candidates) bool: whether the candidate at each place of a query's ranking is relevant."""
     if scores.shape != (len(queries), len(candidates)):
         raise ValueError(
             f"scores are {tuple(scores.shape)} for {len(queries)} queries and {len(candidates)} candidates; expected "
@@ -169,9 +193,8 @@ def _measured(measure: Any, scores: Tensor, queries: Sequence[str], candidates: 
         )
     if not 1 <= k <= len(candidates):
         raise ValueError(f"k is {k}; expected 1 to the number of candidates, {len(candidates)}")
-    index = torch.arange(len(queries))[:, None].expand(scores.shape)
-    relevant = _relevance(queries, candidates)
-    return float(measure(top_k=k)(scores.flatten(), relevant.flatten(), indexes=index.flatten()))
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    return _relevance(queries, candidates).gather(1, order)
 
 
 def _relevance(queries: Sequence[str], candidates: Sequence[str]) -> Tensor:
@@ -181,22 +204,8 @@ def _relevance(queries: Sequence[str], candidates: Sequence[str]) -> Tensor:
     return left[:, None] == right[None, :]
 
 
-def _batches(items: Sequence[Any], size: int, what: str, progress: bool) -> Iterator[list[Any]]:
-    starts = range(0, len(items), size)
-    for start in tqdm(starts, desc=f"encoding {what}", unit="batch", disable=None if progress else True, leave=False):
-        yield list(items[start : start + size])
-
-
-def _encoded_texts(
-    model: GloriaModel, processor: GloriaProcessor, reports: Sequence[str], batch_size: int, progress: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Sentence vectors (N_t, D), words packed (sum of W, D), and the numbers of words (N_t,)."""
-    texts, words, lengths = [], [], []
-    for batch in _batches(reports, batch_size, "reports", progress):
-        tokens = processor(text=batch).to(model.device)
-        text, word, length = model.get_text_features(**tokens)
-        real = torch.arange(word.shape[1], device=word.device) < length[:, None]
-        texts.append(text)
-        words.append(word[real])
-        lengths.append(length)
-    return torch.cat(texts), torch.cat(words), torch.cat(lengths)
+def _ranked(metric: RetrievalPrecision | RetrievalHitRate, relevant: Tensor) -> float:
+    # Places, not scores: torchmetrics counts nothing as relevant whose score is below 0, as half of all cosines are.
+    descending = torch.arange(relevant.shape[1], 0, -1, dtype=torch.float32).expand(relevant.shape)
+    index = torch.arange(len(relevant))[:, None].expand(relevant.shape)
+    return float(metric(descending.flatten(), relevant.flatten(), indexes=index.flatten()))

@@ -96,7 +96,7 @@ def local_topk(
                 scores = _scores(chunk, asked, score, chosen, search_words).T
             else:
                 scores = _scores(asked, chunk, score, chosen, 0)
-            best = _best(best, scores, first, k)
+            best = merge_best(best, scores, first, k)
     return best
 
 
@@ -129,8 +129,11 @@ def _none_yet(asked: Ragged) -> TopK:
     return TopK(scores, torch.empty_like(scores, dtype=torch.int64))
 
 
-def _best(best: TopK, scores: Tensor, first: int, k: int) -> TopK:
-    """The k best of `best` and of a chunk's scores (Q, n), whose items are `first` and those behind it."""
+def merge_best(best: TopK, scores: Tensor, first: int, k: int) -> TopK:
+    """The k best of `best` and of a chunk's scores (Q, n), whose items are `first` and those behind it.
+
+    For searches that make their scores themselves, chunk after chunk, and want the order of `local_topk`.
+    """
     indices = torch.arange(first, first + scores.shape[1], device=scores.device).expand(scores.shape)
     candidates = TopK(torch.cat([best.scores, scores], dim=1), torch.cat([best.indices, indices], dim=1))
     # topk leaves the order of equals open. A stable sort keeps that of the corpus, and an ascending one has NaN last.

@@ -5,10 +5,12 @@ import typer
 from gloria.cli.attend import attend, localize
 from gloria.cli.convert import card, convert
 from gloria.cli.imports import import_table
+from gloria.cli.index import app as index
 from gloria.cli.retrieve import retrieve
 from gloria.cli.shards import shards
 from gloria.cli.tables import phantoms, validate_data
 from gloria.cli.train import train
+from gloria.cli.zero_shot import classify
 
 app = typer.Typer(
     help="GLoRIA: global and local representations of chest X-rays and their reports.",
@@ -17,9 +19,10 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     rich_markup_mode=None,
 )
-for command in (validate_data, phantoms, shards, train, retrieve, attend, localize, convert, card):
+for command in (validate_data, phantoms, shards, train, retrieve, classify, attend, localize, convert, card):
     app.command()(command)
 app.command("import")(import_table)
+app.add_typer(index, name="index")
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ def retrieve(
         found = similarities(model, processor, images, reports, batch_size, progress=True)
         if query is None and image is None:
             typer.echo(f"Precision@K in percent on {len(rows)} rows:")
-            typer.echo(format_precision(precision_table(found, rows, sorted({1, 5, 10, k}))))
+            typer.echo(format_precision(precision_table(found, rows, sorted({1, 5, 10, 100, k}))))
             return
         best = found.by(by).flatten().topk(min(k, len(rows)))
     for rank, (score, index) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True), 1):

@@ -63,6 +63,13 @@ def test_a_search_slower_than_the_batch_is_bold():
     assert slower[-1] == "**96**"
 
 
+def test_a_search_of_a_corpus_is_a_line():
+    shape = {"texts": 100000, "words": 4_600_000, "width": 128, "bytes": 1100 * 2**20, "regions": 361}
+    found = {"search": "re-rank", "queries": 8, "scored": 1000, "ms": 12.34, "pairs_per_second": 648298.2}
+    line = [cell.strip() for cell in report.corpus([shape | found])[2].strip("|").split("|")]
+    assert line == ["100000", "4600000", "128", "1100", "361", "re-rank", "8 x 1000", "12.3", "648298"]
+
+
 def test_memory_in_mebibytes_and_what_did_not_fit():
     measured = {"batch": 32, "preset": "released", "dtype": "float32", "contender": "loop"}
     lines = report.memory(

@@ -13,6 +13,8 @@ from tokenizers import BertWordPieceTokenizer
 from transformers import BertConfig, BertTokenizerFast, ResNetConfig, ViTConfig
 
 from gloria import GloriaConfig, GloriaImageProcessor, GloriaModel, GloriaProcessor
+from gloria.data import Row
+from gloria.retrieval import similarities
 
 REPORTS = [
     "Small left pleural effusion. Heart size is normal.",
@@ -281,3 +283,24 @@ def rsna_tree(tmp_path, dicom_file):
         "00436515-870c,20.0,3.5,8.0,9.0,1\n"
     )
     return root
+
+
+@pytest.fixture(scope="session")
+def rows(tmp_path_factory):
+    """Eleven rows of two labels, no two images and no two reports equal."""
+    folder = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    words = " ".join(REPORTS).lower().replace(".", "").split()
+    made = []
+    for line in range(2, 13):
+        pixels = random.integers(0, 80, (40, 50), dtype=np.uint8) + 16 * (line - 2)
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{line}.png")
+        report = " ".join(random.choice(words, size=2 + line))
+        made.append(Row(line, folder / f"{line}.png", report, label="ab"[line % 2]))
+    return made
+
+
+@pytest.fixture
+def everything(model, processor, rows):
+    """Similarities of all images of the rows with all their reports."""
+    return similarities(model, processor, [row.image for row in rows], [row.report for row in rows])

@@ -8,8 +8,10 @@ from gloria.retrieval import (
     Similarities,
     chance,
     format_precision,
+    hit_rate_of_ranked,
     labels_of,
     precision_at,
+    precision_of_ranked,
     precision_table,
     similarities,
 )
@@ -100,3 +102,14 @@ def test_table_tells_directions_apart_and_leaves_out_large_k():
     text = format_precision(table)
     assert len(text.splitlines()) == 7
     assert "66.7" in text
+
+
+def test_precision_knows_no_sign():
+    scores = torch.tensor([[-1.0, -2.0, -3.0], [0.0, -1.0, -2.0]])
+    assert precision_at(scores, ["a", "b"], ["a", "b", "c"], 2) == pytest.approx(1 / 2)
+
+
+def test_a_hit_is_one_relevant_item_or_more():
+    relevant = torch.tensor([[False, True, True], [False, False, True], [False, False, False]])
+    assert [hit_rate_of_ranked(relevant, k) for k in (1, 2, 3)] == pytest.approx([0, 1 / 3, 2 / 3])
+    assert [precision_of_ranked(relevant, k) for k in (1, 2, 3)] == pytest.approx([0, 1 / 6, 3 / 9])

@@ -1,0 +1,117 @@
+"""`gloria classify`."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gloria.cli.common import Table, good_rows, loaded, plain_errors
+from gloria.data import Row, read_table
+from gloria.prompts import COMPETITION, PER_CLASS, Prompts, generated_prompts, named_prompts, read_prompts
+from gloria.prompts import sampled_prompts as prompts_of_rows
+from gloria.zero_shot import (
+    Calibration,
+    Ensemble,
+    Form,
+    ZeroShotClassifier,
+    classification_table,
+    format_classification,
+)
+
+
+def classify(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `gloria train`.")],
+    csv_path: Table,
+    out: Annotated[Path, typer.Option(help="CSV to write: image, label, predicted class, score of each class.")],
+    prompts: Annotated[
+        str,
+        typer.Option(
+            help="'name': class names; 'generated': phrases of the package's vocabulary; a YAML file of prompts; or a "
+            "CSV of labelled reports to draw from."
+        ),
+    ] = "generated",
+    classes: Annotated[
+        list[str] | None,
+        typer.Option("--class", help="A class, once for each. Default: those of FILE, else the table's labels."),
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="Prompts drawn for each class.")] = PER_CLASS,
+    seed: Annotated[int, typer.Option(min=0, help="Of that drawing.")] = 0,
+    form: Annotated[Form, typer.Option(help="Local score: maximum (released) or log-sum-exp (paper).")] = "released",
+    ensemble: Annotated[Ensemble, typer.Option(help="Over the prompts of a class.")] = "max",
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            help="Standardise each class by its scores on the images of this CSV, which are then written beside OUT; "
+            "or by those, the .calibration.json of an earlier run."
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    cpu: Annotated[bool, typer.Option(help="Use no accelerator.")] = False,
+) -> None:
+    """Classify the images of a table by classes given in words; with labels, print how well that went."""
+    with plain_errors():
+        rows = good_rows(csv_path, skip=True, reports=False)
+        texts = _prompts(prompts, csv_path, rows, classes, count, seed)
+        labels = _labels(rows, list(texts), csv_path)
+        saved = calibrate is not None and calibrate.suffix == ".json"
+        calibration = Calibration.load(calibrate) if saved and calibrate else None
+        calibrating = good_rows(calibrate, skip=True, reports=False) if calibrate and not saved else []
+        out.parent.mkdir(parents=True, exist_ok=True)
+        classifier = ZeroShotClassifier(
+            *loaded(run, cpu), texts, form=form, ensemble=ensemble, calibration=calibration, batch_size=batch_size
+        )
+        if calibrating:
+            images = [row.image for row in calibrating]
+            made = classifier.calibrate(images, source=str(calibrate), progress=True)
+            made.save(out.with_suffix(".calibration.json"))
+            typer.echo(f"calibrated on {made.images} images; wrote {out.with_suffix('.calibration.json')}")
+        scores = classifier.scores([row.image for row in rows], progress=True)
+        predicted = [classifier.classes[index] for index in scores.argmax(1).tolist()]
+        with out.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["image", "label", "predicted", *(f"score {name}" for name in classifier.classes)])
+            for row, label, answer, line in zip(rows, labels, predicted, scores.tolist(), strict=True):
+                writer.writerow([row.image, label, answer, *line])
+    typer.echo(f"wrote {len(rows)} predictions to {out}")
+    known = [(answer, label) for answer, label in zip(predicted, labels, strict=True) if label]
+    if known:
+        typer.echo(f"in percent, on the {len(known)} images with a label:")
+        answers, truth = zip(*known, strict=True)
+        typer.echo(format_classification(classification_table(answers, truth, classifier.classes)))
+
+
+def _prompts(given: str, table: Path, rows: Sequence[Row], classes: list[str] | None, count: int, seed: int) -> Prompts:
+    of_labels = list(dict.fromkeys(row.label for row in rows if row.label))
+    if given == "generated":
+        return generated_prompts(classes or of_labels or COMPETITION, count, seed)
+    if given == "name":
+        if not (classes or of_labels):
+            raise ValueError(f"--prompts is 'name', but {table} has no labels; name the classes, each with --class")
+        return named_prompts(classes or of_labels)
+    path = Path(given)
+    if path.suffix.lower() in (".yaml", ".yml"):
+        found = read_prompts(path, count, seed)
+    elif path.suffix.lower() == ".csv":
+        if path.is_file() and path.samefile(table):
+            raise ValueError("--prompts is the table itself, whose reports give its labels away; take other rows")
+        found = prompts_of_rows(read_table(path), count, seed)
+    else:
+        raise ValueError(f"--prompts is {given!r}; expected 'name', 'generated', a YAML file or a CSV file")
+    for name in classes or ():
+        if name not in found:
+            raise ValueError(f"--class is {name!r}, but {path} has the classes {', '.join(map(repr, found))}")
+    return {name: found[name] for name in classes or found}
+
+
+def _labels(rows: Sequence[Row], classes: Sequence[str], table: Path) -> list[str]:
+    """The label of each row as the class is spelled, "" = none."""
+    spelled = {name.casefold(): name for name in classes}
+    for row in rows:
+        if row.label and row.label.casefold() not in spelled:
+            raise ValueError(
+                f"{table}, line {row.line}: the label {row.label!r} is none of the classes "
+                f"{', '.join(map(repr, classes))}; give it prompts, or leave such rows out"
+            )
+    return [spelled[row.label.casefold()] if row.label else "" for row in rows]

@@ -1,0 +1,45 @@
+"""Hashes of what makes a vector: the model, and what is done to images and texts before it."""
+
+import hashlib
+import json
+from typing import Any
+
+import torch
+
+from gloria.modelling import GloriaModel
+from gloria.processing import GloriaProcessor
+
+# Bookkeeping of transformers, which changes no vector.
+_VOLATILE = ("transformers_version", "_name_or_path", "dtype", "architectures", "processor_class")
+
+
+def model_fingerprint(model: GloriaModel) -> str:
+    """SHA-256 of the configuration and of every weight with its name, dtype and shape, wherever the model lies."""
+    digest = hashlib.sha256(_canonical(model.config.to_dict()))
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def preprocessing_fingerprint(processor: GloriaProcessor) -> str:
+    """SHA-256 of the settings of the image processor, of the tokenizer, and of the length that reports are cut to."""
+    tokenizer = json.loads(processor.tokenizer.backend_tokenizer.to_str())
+    for state in ("padding", "truncation"):  # of the last call
+        tokenizer.pop(state, None)
+    settings = {
+        "images": processor.image_processor.to_dict(),
+        "tokenizer": tokenizer,
+        "max_length": processor.max_length,
+    }
+    return hashlib.sha256(_canonical(settings)).hexdigest()
+
+
+def _canonical(settings: Any) -> bytes:
+    return json.dumps(_kept(settings), sort_keys=True, default=str).encode()
+
+
+def _kept(settings: Any) -> Any:
+    if isinstance(settings, dict):
+        return {str(name): _kept(value) for name, value in settings.items() if name not in _VOLATILE}
+    return settings

@@ -1,0 +1,27 @@
+"""An index of encoded images or texts on disk, and searches of it that hold a shard at a time."""
+
+from gloria.index.build import build_index
+from gloria.index.evaluate import Evaluation, evaluate, format_evaluation
+from gloria.index.manifest import Manifest, Of
+from gloria.index.nearest import build_nearest
+from gloria.index.retriever import Hit, Retriever
+from gloria.index.search import Encoded, rerank, search
+from gloria.index.store import EmbeddingIndex, IndexWriter, Items
+
+__all__ = [
+    "EmbeddingIndex",
+    "Encoded",
+    "Evaluation",
+    "Hit",
+    "IndexWriter",
+    "Items",
+    "Manifest",
+    "Of",
+    "Retriever",
+    "build_index",
+    "build_nearest",
+    "evaluate",
+    "format_evaluation",
+    "rerank",
+    "search",
+]

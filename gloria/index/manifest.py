@@ -1,0 +1,164 @@
+"""Manifest: what an index holds, what made it, and the size and hash of each of its files."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from gloria.data import Problem
+
+Of = Literal["images", "texts"]
+DTYPES = ("float16", "bfloat16", "float32")
+MANIFEST = "manifest.json"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of the index as it was written.
+
+    Attributes:
+        name: within the folder of the index.
+        items: images or texts in it.
+        size: bytes.
+        sha256: of its bytes.
+    """
+
+    name: str
+    items: int
+    size: int
+    sha256: str
+
+    @classmethod
+    def written(cls, folder: Path, name: str, items: int, write: Callable[[Path], None]) -> "File":
+        """Lets `write` fill a file under another name, which becomes `name` only when all of it is on the disk."""
+        partial = folder / f"{name}.partial"
+        write(partial)
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        described = cls(name, items, partial.stat().st_size, _sha256(partial))
+        partial.replace(folder / name)
+        return described
+
+    def check(self, folder: Path, verify: bool) -> None:
+        """Raises ValueError where the file is not there, or of another size, or (`verify`) has other bytes."""
+        path = folder / self.name
+        if not path.is_file():
+            raise ValueError(f"{path} is missing, which {MANIFEST} lists; restore it, or build the index anew")
+        size = path.stat().st_size
+        if size != self.size:
+            raise ValueError(
+                f"{path} has {size} bytes; expected {self.size}: it was cut off or changed; restore it, or build the "
+                "index anew"
+            )
+        if verify and _sha256(path) != self.sha256:
+            raise ValueError(
+                f"{path} is not what was written: its SHA-256 differs from that in {MANIFEST}; restore it, or build "
+                "the index anew"
+            )
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The one file of an index that says what the others are.
+
+    Attributes:
+        of: what the items are.
+        width: D.
+        dtype: of regions and words, a name in torch.
+        model: `model_fingerprint` of the model that encoded them.
+        preprocessing: `preprocessing_fingerprint` of its processor.
+        rows: of the table, good or bad.
+        done: rows that the shards account for; fewer than `rows` while the index is being built.
+        digest: hash of those `done` rows, by which a build finds out that it continues with the same table.
+        bad: rows among them that are not in the index.
+        shards: in the order of their items.
+        nearest: the FAISS index of the whole vectors, if there is one.
+        factory: what FAISS calls its kind.
+        version: of the format.
+    """
+
+    of: Of
+    width: int
+    dtype: str
+    model: str
+    preprocessing: str
+    rows: int = 0
+    done: int = 0
+    digest: str = ""
+    bad: tuple[Problem, ...] = ()
+    shards: tuple[File, ...] = ()
+    nearest: File | None = None
+    factory: str = ""
+    version: int = VERSION
+
+    def __post_init__(self) -> None:
+        if self.of not in get_args(Of):
+            raise ValueError(f"of is {self.of!r}; expected 'images' or 'texts', what the index holds")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype is {self.dtype!r}; expected one of {', '.join(map(repr, DTYPES))}")
+
+    def write(self, folder: Path) -> None:
+        """Replaces the manifest in `folder`, at once."""
+        partial = folder / f"{MANIFEST}.partial"
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(self), indent=1) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(folder / MANIFEST)
+
+    @classmethod
+    def read(cls, folder: Path) -> "Manifest":
+        """Reads the manifest of an index.
+
+        Raises:
+            ValueError: there is none, or one of another version, or one that is damaged.
+        """
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise ValueError(f"{folder} holds no index (no {MANIFEST}); expected what `gloria index build` wrote")
+        try:
+            saved = json.loads(path.read_text(encoding="utf-8"))
+            version = saved["version"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{path} is damaged ({error}); restore it, or build the index anew") from error
+        if version != VERSION:
+            raise ValueError(
+                f"{path} has the format version {version}, and this program reads {VERSION}; build the index anew, or "
+                "use the program that wrote it"
+            )
+        try:
+            return cls(**saved | _nested(saved))
+        except (TypeError, ValueError, KeyError) as error:
+            raise ValueError(f"{path} is damaged ({error}); restore it, or build the index anew") from error
+
+    def check_maker(self, model: str, preprocessing: str) -> None:
+        """Raises ValueError where another model, or other preprocessing, made the index: its scores would be noise."""
+        for what, mine, given in (("model", self.model, model), ("preprocessing", self.preprocessing, preprocessing)):
+            if mine != given:
+                raise ValueError(
+                    f"the index was made with another {what} (hash {mine[:12]}, not {given[:12]}); take the run that "
+                    "made it, or build an index with this one"
+                )
+
+
+def _nested(saved: dict[str, Any]) -> dict[str, Any]:
+    missing = {field.name for field in fields(Manifest)} - set(saved)
+    if missing:
+        raise ValueError(f"without {', '.join(sorted(missing))}")
+    return {
+        "bad": tuple(Problem(**each) for each in saved["bad"]),
+        "shards": tuple(File(**each) for each in saved["shards"]),
+        "nearest": saved["nearest"] and File(**saved["nearest"]),
+    }
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,109 @@
+"""Retriever: what in an index belongs to a text or to an image, with the model that made it."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from gloria.data import Row
+from gloria.encoding import batches, encode_images, encode_texts, inference
+from gloria.fingerprint import model_fingerprint, preprocessing_fingerprint
+from gloria.images import is_one
+from gloria.index.build import items_of_images
+from gloria.index.search import Encoded, search
+from gloria.index.store import EmbeddingIndex
+from gloria.modelling import GloriaModel
+from gloria.processing import GloriaProcessor
+from gloria.retrieval import By
+from gloria_ops import TopK
+
+
+class Hit(NamedTuple):
+    """One item that was found: its score, its number in the index, and the row that it comes from."""
+
+    score: float
+    item: int
+    row: Row
+
+
+class Retriever:
+    """Finds images of an index for texts, or texts of an index for images.
+
+    Args:
+        model: that made the index; put into evaluation mode while it works.
+        processor: of the same run.
+        index: of images or of texts.
+        batch_size: queries that are encoded, and looked for, at once; an exact search reads the index once for each.
+
+    Raises:
+        ValueError: another model or other preprocessing made the index; `batch_size` below 1.
+    """
+
+    def __init__(
+        self, model: GloriaModel, processor: GloriaProcessor, index: EmbeddingIndex, batch_size: int = 32
+    ) -> None:
+        index.manifest.check_maker(model_fingerprint(model), preprocessing_fingerprint(processor))
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; expected 1 at least")
+        self.model, self.processor, self.index, self.batch_size = model, processor, index, batch_size
+
+    @classmethod
+    def from_pretrained(cls, run: str | Path, index: str | Path, **options: Any) -> "Retriever":
+        """From a run folder, on the CPU, and the folder of an index; `options` are those of the class."""
+        model, processor = GloriaModel.from_pretrained(run), GloriaProcessor.from_pretrained(run)
+        return cls(model, processor, EmbeddingIndex(index), **options)
+
+    def __call__(
+        self, queries: Any, k: int = 10, *, by: By = "both", candidates: int | None = None
+    ) -> list[Hit] | list[list[Hit]]:
+        """Looks for one query or several.
+
+        Args:
+            queries: texts for an index of images; for one of texts images, as `GloriaProcessor` takes them.
+            k: how many to find for each; fewer where the index has fewer.
+            by, candidates: as in `gloria.index.search`.
+
+        Returns:
+            Hits, best first; a list of such lists for several queries.
+
+        Raises:
+            TypeError: a text where an image is expected, or the reverse.
+            ValueError: as `gloria.index.search`; an unreadable image.
+        """
+        one = isinstance(queries, str) if self.index.manifest.of == "images" else is_one(queries)
+        found = self.search([queries] if one else list(queries), min(k, len(self.index)), by=by, candidates=candidates)
+        hits = []
+        for scores, numbers in zip(found.scores.tolist(), found.indices.tolist(), strict=True):
+            real = [number for number in numbers if number >= 0]
+            rows = self.index.rows(real)
+            hits.append([Hit(*each) for each in zip(scores[: len(real)], real, rows, strict=True)])
+        return hits[0] if one else hits
+
+    def search(
+        self,
+        queries: Sequence[Any],
+        k: int,
+        *,
+        by: By = "both",
+        candidates: int | None = None,
+        progress: bool = False,
+    ) -> TopK:
+        """Scores and numbers of the k best items, (Q, k) each on the CPU; see `gloria.index.search`."""
+        score = self.model.config.score
+        found = [
+            search(self.index, encoded, k, by=by, score=score, candidates=candidates)
+            for encoded in self._encoded(queries, progress)
+        ]
+        return TopK(torch.cat([each.scores.cpu() for each in found]), torch.cat([each.indices.cpu() for each in found]))
+
+    def _encoded(self, queries: Sequence[Any], progress: bool) -> Iterator[Encoded]:
+        if not len(queries):
+            raise ValueError("queries is empty; expected one or more")
+        for batch in batches(queries, self.batch_size, "queries", progress):
+            with inference(self.model):
+                if self.index.manifest.of == "images":
+                    texts = encode_texts(self.model, self.processor, batch, self.batch_size)
+                    yield Encoded(texts.whole, texts.words, texts.offsets)
+                else:
+                    yield items_of_images(*encode_images(self.model, self.processor, batch))

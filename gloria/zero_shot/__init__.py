@@ -1,0 +1,14 @@
+"""Zero-shot classification: which class's prompts an image is most like."""
+
+from gloria.zero_shot.calibration import Calibration
+from gloria.zero_shot.classifier import Ensemble, Form, ZeroShotClassifier
+from gloria.zero_shot.metrics import classification_table, format_classification
+
+__all__ = [
+    "Calibration",
+    "Ensemble",
+    "Form",
+    "ZeroShotClassifier",
+    "classification_table",
+    "format_classification",
+]

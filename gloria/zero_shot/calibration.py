@@ -1,0 +1,73 @@
+"""Calibration: mean and standard deviation of each class's scores over named images, to standardise others by."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the scores of each class are standardised by: (score - mean) / std.
+
+    Attributes:
+        source: name of the calibration set.
+        images: how many images it has.
+        made_by: the classifier that scored them, `ZeroShotClassifier.description`; it serves no other.
+        mean: of each class.
+        std: of each class, above 0; over the images, not an estimate for more of them (the released code's).
+    """
+
+    source: str
+    images: int
+    made_by: dict[str, Any]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, scores: Tensor, source: str, made_by: dict[str, Any]) -> "Calibration":
+        """From the scores (N, C) of the images of a set.
+
+        Raises:
+            ValueError: a class whose score is the same for all images, as for a single one.
+        """
+        std, mean = torch.std_mean(scores.double(), dim=0, correction=0)
+        for name, deviation in zip(made_by["prompts"], std.tolist(), strict=True):
+            if not deviation > 0:
+                raise ValueError(
+                    f"the score of class {name!r} is the same for all {len(scores)} images of the calibration set "
+                    f"{source}; expected two different images at least"
+                )
+        return cls(source, len(scores), made_by, tuple(mean.tolist()), tuple(std.tolist()))
+
+    def apply(self, scores: Tensor) -> Tensor:
+        """Standardised scores (N, C)."""
+        return (scores - scores.new_tensor(self.mean)) / scores.new_tensor(self.std)
+
+    def save(self, path: str | Path) -> None:
+        """Writes a JSON file."""
+        Path(path).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Calibration":
+        """Reads what `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: another file, or numbers that nothing can be standardised by.
+        """
+        try:
+            saved = json.loads(Path(path).read_text(encoding="utf-8"))
+            calibration = cls(**saved | {name: tuple(map(float, saved[name])) for name in ("mean", "std")})
+            classes = len(calibration.made_by["prompts"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{path} is no calibration ({error}); expected what Calibration.save wrote") from error
+        if not len(calibration.mean) == len(calibration.std) == classes or not min(calibration.std, default=0) > 0:
+            raise ValueError(
+                f"{path} has {classes} classes, means {calibration.mean} and deviations {calibration.std}; expected "
+                "one of each for each class, deviations above 0"
+            )
+        return calibration

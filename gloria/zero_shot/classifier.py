@@ -1,0 +1,182 @@
+"""ZeroShotClassifier: the class whose prompts an image is most like, by the mean of global and local score."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from gloria.encoding import Texts, encode_texts, inference
+from gloria.fingerprint import model_fingerprint, preprocessing_fingerprint
+from gloria.images import is_one
+from gloria.modelling import GloriaModel
+from gloria.processing import GloriaProcessor
+from gloria.retrieval import similarities_to
+from gloria.zero_shot.calibration import Calibration
+from gloria_ops import LocalScore
+
+Form = Literal["paper", "released"]
+Ensemble = Literal["mean", "max"]
+
+
+class ZeroShotClassifier:
+    """Tells classes apart that it was given in words: argmax over them of ½ (global cosine + local score).
+
+    Called as transformers' pipeline for zero-shot image classification is; its scores are no probabilities.
+
+    Args:
+        model: put into evaluation mode while it works.
+        processor: of the same run.
+        prompts: a text or several for each class, two classes at least; see `gloria.prompts`.
+        form: of the local score. "released": the largest similarity of a word, over the words without [CLS], as the
+            authors' released code classifies. "paper": the local score that the model was trained with, a
+            log-sum-exp over all words unless its configuration says otherwise. Where that is not divided by its scale
+            (LocalScore.released()), it grows with the number of words: give all classes prompts of similar lengths, or
+            calibrate.
+        ensemble: what becomes of the scores of a class's prompts: their largest (released) or their mean.
+        calibration: standardise the scores of each class by those of a calibration set; made by `calibrate` of the
+            same model, prompts, form and ensemble. None, the default: an answer is about its image alone.
+        batch_size: prompts, and images, that are encoded at once.
+
+    Raises:
+        TypeError: prompts that are no texts.
+        ValueError: fewer than two classes; a class without prompts; a prompt without words; a calibration of another
+            classifier; another form or ensemble; `batch_size` below 1.
+    """
+
+    def __init__(
+        self,
+        model: GloriaModel,
+        processor: GloriaProcessor,
+        prompts: Mapping[str, str | Sequence[str]],
+        *,
+        form: Form = "released",
+        ensemble: Ensemble = "max",
+        calibration: Calibration | None = None,
+        batch_size: int = 32,
+    ) -> None:
+        for name, value, choices in (("form", form, Form), ("ensemble", ensemble, Ensemble)):
+            if value not in get_args(choices):
+                raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, get_args(choices)))}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; expected 1 at least")
+        self.model, self.processor = model, processor
+        self.form, self.ensemble, self.batch_size = form, ensemble, batch_size
+        self.prompts = _checked(prompts)
+        self.classes = tuple(self.prompts)
+        self._texts, self._score = self._encoded()
+        if calibration is not None:
+            self._check_calibration(calibration)
+        self.calibration = calibration
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path, prompts: Mapping[str, str | Sequence[str]], **options: Any
+    ) -> "ZeroShotClassifier":
+        """From a run folder, on the CPU; `options` are those of the class."""
+        return cls(GloriaModel.from_pretrained(path), GloriaProcessor.from_pretrained(path), prompts, **options)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """All that its scores depend on but the images, as JSON has it."""
+        return {
+            "model": model_fingerprint(self.model),
+            "preprocessing": preprocessing_fingerprint(self.processor),
+            "prompts": self.prompts,
+            "form": self.form,
+            "ensemble": self.ensemble,
+        }
+
+    def __call__(self, images: Any) -> list[dict[str, Any]] | list[list[dict[str, Any]]]:
+        """Classifies images.
+
+        Args:
+            images: one or several, as `GloriaProcessor` takes them.
+
+        Returns:
+            {"score": float, "label": class} of every class, best first; a list of such lists for several images.
+        """
+        scores = self.scores([images] if is_one(images) else list(images))
+        # Stable: of equal scores the class that was named first wins, here as in an argmax.
+        order = scores.argsort(dim=1, descending=True, stable=True).tolist()
+        found = [
+            [{"score": line[index], "label": self.classes[index]} for index in best]
+            for line, best in zip(scores.tolist(), order, strict=True)
+        ]
+        return found[0] if is_one(images) else found
+
+    def scores(self, images: Sequence[Any], progress: bool = False) -> Tensor:
+        """Scores (N, C) float32 of N images, classes in the order of `classes`; the answer is their argmax.
+
+        Raises:
+            ValueError: no image; one that is unreadable, or whose score is no number.
+        """
+        scores = self._uncalibrated(images, progress)
+        return scores if self.calibration is None else self.calibration.apply(scores)
+
+    def calibrate(self, images: Sequence[Any], source: str, progress: bool = False) -> Calibration:
+        """Standardises from now on by the scores of these images, and returns by what.
+
+        Args:
+            images: the calibration set, two at least.
+            source: its name, which is kept with the figures.
+            progress: show a bar, on a terminal.
+        """
+        self.calibration = Calibration.of(self._uncalibrated(images, progress), source, self.description)
+        return self.calibration
+
+    def _uncalibrated(self, images: Sequence[Any], progress: bool) -> Tensor:
+        if not len(images):
+            raise ValueError("images is empty; expected one image or more")
+        with inference(self.model):
+            found = similarities_to(
+                self._texts, self.model, self.processor, images, self._score, self.batch_size, progress
+            )
+        of_prompts = found.by("both")
+        for position in (~of_prompts.isfinite().all(1)).nonzero()[:1, 0].tolist():
+            raise ValueError(
+                f"images[{position}] has scores that are no finite numbers; the model's weights, or its pixels, are not"
+            )
+        of_classes = of_prompts.split([len(texts) for texts in self.prompts.values()], dim=1)
+        return torch.stack([each.amax(1) if self.ensemble == "max" else each.mean(1) for each in of_classes], dim=1)
+
+    def _encoded(self) -> tuple[Texts, LocalScore]:
+        """All prompts, class after class, and the local score of the form."""
+        flat = [text for texts in self.prompts.values() for text in texts]
+        with inference(self.model):
+            texts = encode_texts(self.model, self.processor, flat, self.batch_size)
+        has_cls = self.processor.tokenizer.cls_token_id is not None
+        for text, length in zip(flat, texts.lengths.tolist(), strict=True):
+            if length <= has_cls:
+                raise ValueError(f"the prompt {text!r} has no words; expected one at least")
+        if self.form == "paper":
+            return texts, self.model.config.score
+        if has_cls:
+            kept = torch.ones(len(texts.words), dtype=torch.bool, device=texts.words.device)
+            kept[texts.offsets[:-1]] = False
+            texts = texts._replace(words=texts.words[kept], lengths=texts.lengths - 1)
+        return texts, replace(self.model.config.score, pool="max")
+
+    def _check_calibration(self, calibration: Calibration) -> None:
+        here = self.description
+        differing = [name for name in here if calibration.made_by.get(name) != here[name]]
+        if differing or list(calibration.made_by["prompts"]) != list(self.classes):
+            raise ValueError(
+                f"the calibration by {calibration.source} was made with another {', '.join(differing) or 'class order'}"
+                "; calibrate this classifier anew"
+            )
+
+
+def _checked(prompts: Mapping[str, str | Sequence[str]]) -> dict[str, list[str]]:
+    listed = {name: [texts] if isinstance(texts, str) else list(texts) for name, texts in prompts.items()}
+    if len(listed) < 2:
+        raise ValueError(f"prompts has the classes {list(listed)}; expected two at least, to tell apart")
+    for name, texts in listed.items():
+        if not texts:
+            raise ValueError(f"prompts of class {name!r} are none; expected one at least")
+        for text in texts:
+            if not isinstance(text, str):
+                raise TypeError(f"a prompt of class {name!r} is {text!r}; expected a text")
+    return listed
