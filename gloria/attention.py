@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from gloria.images import read_mask
 from gloria.modelling import GloriaModel
 from gloria.processing import GloriaProcessor
+from gloria.regions import regions_extent
 from gloria_ops import attention_maps
 
 PER_ROW = 6
@@ -70,6 +71,7 @@ def attention_figure(
             axis.contour(outline, levels=[0.5], colors="cyan", linewidths=1)
         panels[0].set_title("image, finding outlined", fontsize=10)
     height, width = grey.shape
+    (upper, bottom), (left, right) = (regions_extent(model.config, width, each) for each in maps.shape[1:])
     top = scale_top(relative[chosen])
     drawings = [("whole report", relative[told].mean(0)), *((words[index], relative[index]) for index in chosen)]
     for axis, (name, drawn) in zip(panels[1:], drawings, strict=False):
@@ -79,8 +81,9 @@ def attention_figure(
             vmin=1,
             vmax=top,
             interpolation="bilinear",
-            extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+            extent=(left - 0.5, right - 0.5, bottom - 0.5, upper - 0.5),
         )
+        axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
         axis.set_title(name, fontsize=10)
     figure.colorbar(
         shown, ax=panels, label="attention, 1 = even over all regions or less", extend="max", aspect=30, pad=0.01

@@ -14,6 +14,7 @@ from gloria.attention import SEE_THROUGH, scale_top, telling, word_attention
 from gloria.images import read_mask, to_rgb
 from gloria.modelling import GloriaModel
 from gloria.processing import GloriaProcessor
+from gloria.regions import regions_view
 
 LONGEST_SIDE = 1024  # of the picture in the page: what a screen shows, in some 100 kB
 OUTLINE_SIDE = 512  # of the mask that the outline is drawn around, with edges softened to half tones
@@ -67,7 +68,8 @@ def attention_page(
         colours=np.round(SEE_THROUGH(np.arange(256)) * [255, 255, 255, 1], 3).tolist(),
         data={
             "grid": shown.shape[1:],
-            "view": processor.image_processor.field_of_view(width, height),
+            "view": regions_view(model.config, processor.image_processor, width, height, shown.shape[1:]),
+            "seen": processor.image_processor.field_of_view(width, height),
             "top": top,
             "peaks": [round(float(each.max()), 2) for each in shown],
             # A byte for each region: 0 is even attention or less, 255 the top of the scale.

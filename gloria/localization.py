@@ -12,8 +12,8 @@ from gloria.data.table import Box, Row
 from gloria.images import read_mask, to_rgb
 from gloria.modelling import GloriaModel
 from gloria.processing import GloriaProcessor
+from gloria.regions import View, regions_view
 
-View = tuple[float, float, float, float]  # left, top, right, bottom
 TOLERANCE = 15.0
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 
@@ -42,16 +42,19 @@ class Localization:
     iou_by_chance: float
 
 
-def localization(attention: np.ndarray, mask: np.ndarray, view: View, tolerance: float = TOLERANCE) -> Localization:
+def localization(
+    attention: np.ndarray, mask: np.ndarray, view: View, tolerance: float = TOLERANCE, seen: View | None = None
+) -> Localization:
     """Measures one attention map against one mask.
 
     Args:
         attention: (H, W) over the regions, not negative, not all 0.
         mask: (height, width) bool, in pixels of the image; not all False. What of it the model does not see counts in
             the union, and can be hit only from within the tolerance.
-        view: what the regions cover, see `GloriaImageProcessor.field_of_view`.
+        view: what the regions cover, see `gloria.regions.regions_view`.
         tolerance: of the pointing game, in pixels of the image. Default 15, as in its source; radiographs are larger
             than the photographs that it was chosen for.
+        seen: what the model sees, see `GloriaImageProcessor.field_of_view`. Default: `view`.
 
     Raises:
         ValueError: shapes of another number of dimensions; attention that is negative, not finite or 0 everywhere; an
@@ -70,31 +73,36 @@ def localization(attention: np.ndarray, mask: np.ndarray, view: View, tolerance:
     xs, ys = left + (right - left) * _middles(columns), top + (bottom - top) * _middles(rows)
     hits = np.array([[_near(mask, x, y, tolerance) for x in xs] for y in ys])
     covered = coverage(mask, view, (rows, columns))
-    drawn, seen = in_image(attention, view, mask.shape)
+    drawn, in_sight = in_image(attention, view, mask.shape, seen)
     return Localization(
         hit=bool(hits.flat[attention.argmax()]),
         hit_by_chance=float(hits.mean()),
         mass=float((attention * covered).sum() / attention.sum()),
         mass_by_chance=float(covered.mean()),
-        ious=tuple(_iou(seen & (drawn >= share * attention.max()), mask) for share in THRESHOLDS),
-        iou_by_chance=_iou(seen, mask),
+        ious=tuple(_iou(in_sight & (drawn >= share * attention.max()), mask) for share in THRESHOLDS),
+        iou_by_chance=_iou(in_sight, mask),
     )
 
 
-def in_image(attention: np.ndarray, view: View, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def in_image(
+    attention: np.ndarray, view: View, shape: tuple[int, ...], seen: View | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Attention at the pixels of an image, interpolated bilinearly between the centres of the regions.
 
     Args:
         attention: (H, W) over the regions.
-        view: what the regions cover, see `GloriaImageProcessor.field_of_view`.
+        view: what the regions cover, see `gloria.regions.regions_view`.
         shape: (height, width) of the image.
+        seen: what the model sees, see `GloriaImageProcessor.field_of_view`. Default: `view`.
 
     Returns:
         (height, width) floating point, 0 where the model does not see; and (height, width) bool, True where it does.
     """
     left, top, right, bottom = view
-    down, rows_seen = _interpolation(shape[0], top, bottom, attention.shape[0])
-    across, columns_seen = _interpolation(shape[1], left, right, attention.shape[1])
+    first_column, first_row, last_column, last_row = seen or view
+    rows_seen, columns_seen = _between(shape[0], first_row, last_row), _between(shape[1], first_column, last_column)
+    down = _interpolation(shape[0], top, bottom, attention.shape[0]) * rows_seen[:, None]
+    across = _interpolation(shape[1], left, right, attention.shape[1]) * columns_seen[:, None]
     return down @ attention @ across.T, np.outer(rows_seen, columns_seen)
 
 
@@ -103,7 +111,7 @@ def coverage(mask: np.ndarray, view: View, grid: tuple[int, int]) -> np.ndarray:
 
     Args:
         mask: (height, width) bool, in pixels of the image.
-        view: what the regions cover, see `GloriaImageProcessor.field_of_view`.
+        view: what the regions cover, see `gloria.regions.regions_view`.
         grid: rows and columns of regions.
 
     Returns:
@@ -178,8 +186,10 @@ def localize_rows(
         if not read:
             raise ValueError(f"line {row.line}: the {text} is empty; expected words to localize")
         words, maps = word_attention(model, processor, image, read)
-        view = processor.image_processor.field_of_view(image.width, image.height)
-        yield row, localization(maps[telling(words)].mean(0), mask, view, tolerance)
+        size = image.width, image.height
+        view = regions_view(model.config, processor.image_processor, *size, maps.shape[1:])
+        seen = processor.image_processor.field_of_view(*size)
+        yield row, localization(maps[telling(words)].mean(0), mask, view, tolerance, seen)
 
 
 def format_localization(found: Sequence[tuple[Row, Localization]]) -> str:
@@ -227,17 +237,16 @@ def _iou(marked: np.ndarray, mask: np.ndarray) -> float:
     return float((marked & mask).sum() / (marked | mask).sum())
 
 
-def _interpolation(pixels: int, first: float, last: float, regions: int) -> tuple[np.ndarray, np.ndarray]:
-    """Linear interpolation at the pixels' centres, held constant beyond the outermost regions' centres.
-
-    Returns:
-        Weights (pixels, regions), 0 for pixels that do not lie between `first` and `last`; and which do (pixels,).
-    """
+def _between(pixels: int, first: float, last: float) -> np.ndarray:
+    """Which pixels have their centres between two points, (pixels,) bool."""
     centres = np.arange(pixels) + 0.5
-    seen = (first <= centres) & (centres < last)
-    position = np.clip((centres - first) / (last - first) * regions - 0.5, 0, regions - 1)
-    weights = np.maximum(0, 1 - np.abs(position[:, None] - np.arange(regions)))
-    return weights * seen[:, None], seen
+    return (first <= centres) & (centres < last)
+
+
+def _interpolation(pixels: int, first: float, last: float, regions: int) -> np.ndarray:
+    """Weights (pixels, regions) of linear interpolation at pixels' centres, constant beyond the outer regions."""
+    position = np.clip((np.arange(pixels) + 0.5 - first) / (last - first) * regions - 0.5, 0, regions - 1)
+    return np.maximum(0, 1 - np.abs(position[:, None] - np.arange(regions)))
 
 
 def _overlap(pixels: int, edges: np.ndarray) -> np.ndarray:

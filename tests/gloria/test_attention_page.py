@@ -19,6 +19,7 @@ from gloria.attention_page import attention_page, word_spans
 from gloria.cli import app
 from gloria.data import read_table, write_phantoms
 from gloria.localization import in_image
+from gloria.regions import regions_view
 from gloria.small import small_model
 
 WIDTH, HEIGHT = 300, 200
@@ -179,20 +180,21 @@ def overlay(page):
     return np.asarray(Image.open(BytesIO(base64.b64decode(url.split(",")[1]))), float) / 255
 
 
-def expected_overlay(processor, maps, told, which):
+def expected_overlay(model, processor, maps, told, which):
     """The same by the mapping of the localization figures and the colours of the grid; -1 is the mean."""
     relative = maps * maps[0].size
     top = scale_top(relative[told])
     drawn = relative[told].mean(0) if which < 0 else relative[told[which]]
     level = np.clip((drawn - 1) / (top - 1), 0, 1)
-    view = processor.image_processor.field_of_view(WIDTH, HEIGHT)
-    level, seen = in_image(level, view, (HEIGHT, WIDTH))
+    framing = processor.image_processor
+    view = regions_view(model.config, framing, WIDTH, HEIGHT, level.shape)
+    level, seen = in_image(level, view, (HEIGHT, WIDTH), framing.field_of_view(WIDTH, HEIGHT))
     return SEE_THROUGH(level) * seen[..., None]
 
 
-def assert_drawn(page, processor, synthetic, which):
+def assert_drawn(page, small, synthetic, which):
     words, maps, _ = synthetic
-    got, want = overlay(page), expected_overlay(processor, maps, telling(words), which)
+    got, want = overlay(page), expected_overlay(*small, maps, telling(words), which)
     assert got.shape == want.shape
     # Opacity to two steps of 256 levels (each at most 0.025 where it rises fastest); colours only where there is one.
     assert np.abs(got[..., 3] - want[..., 3]).max() < 0.05
@@ -203,16 +205,16 @@ def assert_drawn(page, processor, synthetic, which):
 
 def test_pointing_at_a_word_draws_its_attention(opened, small, synthetic):
     """Where the figures of localization put it, pixel by pixel; and the screen changes."""
-    assert_drawn(opened, small[1], synthetic, -1)
+    assert_drawn(opened, small, synthetic, -1)
     words = opened.locator(".word")
     before, place = opened.locator("figure").screenshot(), words.nth(2).bounding_box()
     words.nth(2).hover()
-    assert_drawn(opened, small[1], synthetic, 2)
+    assert_drawn(opened, small, synthetic, 2)
     assert opened.locator("figure").screenshot() != before
     assert words.nth(2).bounding_box() == place  # or it would run from the pointer
     assert opened.locator("#told b").text_content() == "effusion"
     opened.mouse.move(1, 1)
-    assert_drawn(opened, small[1], synthetic, -1)
+    assert_drawn(opened, small, synthetic, -1)
     assert opened.locator("figure").screenshot() == before
 
 
@@ -221,13 +223,13 @@ def test_a_click_keeps_a_word(opened, small, synthetic):
     words.nth(1).click()
     assert words.nth(1).get_attribute("aria-pressed") == "true"
     words.nth(3).hover()
-    assert_drawn(opened, small[1], synthetic, 3)
+    assert_drawn(opened, small, synthetic, 3)
     opened.mouse.move(1, 1)
     opened.evaluate("document.activeElement.blur()")
-    assert_drawn(opened, small[1], synthetic, 1)
+    assert_drawn(opened, small, synthetic, 1)
     opened.locator("#whole").click()
     opened.mouse.move(1, 1)
-    assert_drawn(opened, small[1], synthetic, -1)
+    assert_drawn(opened, small, synthetic, -1)
     assert words.nth(1).get_attribute("aria-pressed") == "false"
 
 
@@ -235,18 +237,18 @@ def test_keys_do_what_the_pointer_does(opened, small, synthetic):
     opened.keyboard.press("Tab")
     focused = "document.activeElement.textContent"
     assert opened.evaluate(focused) == "Small"
-    assert_drawn(opened, small[1], synthetic, 0)
+    assert_drawn(opened, small, synthetic, 0)
     opened.keyboard.press("ArrowRight")
     opened.keyboard.press("ArrowRight")
     assert opened.evaluate(focused) == "effusion"
     opened.keyboard.press("Enter")
     opened.keyboard.press("ArrowLeft")
-    assert_drawn(opened, small[1], synthetic, 1)
+    assert_drawn(opened, small, synthetic, 1)
     opened.keyboard.press("Tab")  # one stop for all words; the kept one shows when the focus leaves
     assert opened.evaluate("document.activeElement.id") == "whole"
-    assert_drawn(opened, small[1], synthetic, 2)
+    assert_drawn(opened, small, synthetic, 2)
     opened.keyboard.press("Escape")
-    assert_drawn(opened, small[1], synthetic, -1)
+    assert_drawn(opened, small, synthetic, -1)
 
 
 def test_opacity_and_outline(opened):

@@ -30,7 +30,7 @@ def table(rows, tmp_path):
     """The rows, and one without an image."""
     write_table(tmp_path / "reports.csv", rows)
     with (tmp_path / "reports.csv").open("a") as file:
-        file.write("gone.png,Left effusion.,,,a,\n")
+        file.write("gone.png,Left effusion.,,,a,,,\n")
     return tmp_path / "reports.csv"
 
 

@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from transformers import ResNetConfig
 from typer.testing import CliRunner
 
-from gloria import GloriaImageProcessor
+from gloria import GloriaConfig, GloriaImageProcessor, GloriaModel
 from gloria.attention import telling, word_attention
 from gloria.cli import app
 from gloria.data import Row, read_table, write_phantoms
@@ -25,6 +26,7 @@ from gloria.localization import (
     localization,
     localize_rows,
 )
+from gloria.regions import regions_view
 from gloria.small import small_model
 
 WHOLE = (0.0, 0.0, 40.0, 40.0)  # regions of 10 pixels in a 4 x 4 grid
@@ -225,11 +227,12 @@ def test_rows_are_measured_on_the_mean_of_their_words(table, run):
     assert [row.line for row, _ in found] == list(range(3, 12))  # the first phantom has nothing to find
     row, figures = found[3]
     words, maps = word_attention(model, processor, row.image, row.report)
-    view = processor.image_processor.field_of_view(64, 64)
-    assert figures == localization(maps[telling(words)].mean(0), read_mask(row.mask), view)
+    view = regions_view(model.config, processor.image_processor, 64, 64, maps.shape[1:])
+    seen = processor.image_processor.field_of_view(64, 64)
+    assert figures == localization(maps[telling(words)].mean(0), read_mask(row.mask), view, seen=seen)
     by_label = dict(localize_rows(model, processor, rows, text="label"))[row]
     words, maps = word_attention(model, processor, row.image, row.label)
-    assert by_label == localization(maps.mean(0), read_mask(row.mask), view)
+    assert by_label == localization(maps.mean(0), read_mask(row.mask), view, seen=seen)
 
 
 def test_boxes_stand_where_there_is_no_mask(table, run):
@@ -237,8 +240,10 @@ def test_boxes_stand_where_there_is_no_mask(table, run):
     boxed = [replace(row, mask=None, boxes=((10, 12, 20, 30),)) for row in read_table(table)[:2]]
     (_, figures), _ = localize_rows(model, processor, boxed)
     words, maps = word_attention(model, processor, boxed[0].image, boxed[0].report)
-    view = processor.image_processor.field_of_view(64, 64)
-    assert figures == localization(maps[telling(words)].mean(0), square(64, 12, 10, 20) | square(64, 22, 10, 20), view)
+    view = regions_view(model.config, processor.image_processor, 64, 64, maps.shape[1:])
+    seen = processor.image_processor.field_of_view(64, 64)
+    mask = square(64, 12, 10, 20) | square(64, 22, 10, 20)
+    assert figures == localization(maps[telling(words)].mean(0), mask, view, seen=seen)
 
 
 def test_figures_in_the_table_are_means_in_percent(table, run):
@@ -300,3 +305,26 @@ def test_a_label_to_read_must_be_there(run, tmp_path):
     row = Row(5, tmp_path / "image.png", "Words.", mask=tmp_path / "image.png")
     with pytest.raises(ValueError, match="line 5: the label is empty; expected words to localize"):
         list(localize_rows(model, processor, [row], text="label"))
+
+
+def test_a_region_is_where_a_resnet_looks_from():
+    """The gradient of a region of a ResNet whose weights are alike is centred on the region's centre."""
+    layers = {"embedding_size": 4, "hidden_sizes": [4, 4, 4, 4], "depths": [1, 1, 1, 1], "layer_type": "basic"}
+    model = small_model(["Words of a report."])[0]
+    config = GloriaConfig(ResNetConfig(**layers), model.config.text_config, projection_dim=4, last_layers=3)
+    encoder = GloriaModel(config).eval().double()
+    for weight in encoder.image_encoder.parameters():
+        torch.nn.init.constant_(weight, 0.1)
+    for pool in (each for each in encoder.image_encoder.modules() if isinstance(each, torch.nn.MaxPool2d)):
+        pool.forward = torch.nn.AvgPool2d(pool.kernel_size, pool.stride, pool.padding).forward  # smooth
+    pixels = torch.rand(1, 3, 299, 299, dtype=torch.float64, requires_grad=True)
+    regions = encoder.get_image_features(pixels)[1]
+    grid = regions.shape[-2:] if regions.dim() == 4 else (round(regions.shape[1] ** 0.5),) * 2
+    assert grid == (19, 19)
+    region = regions.flatten(2).transpose(1, 2)[0] if regions.dim() == 4 else regions[0]
+    (gradient,) = torch.autograd.grad(region[9 * 19 + 6].sum(), pixels)
+    weight = gradient.abs().sum((0, 1))
+    left, top, right, bottom = regions_view(config, GloriaImageProcessor(342, 299), 342, 342, grid)
+    centres = np.arange(299) + 0.5 + 21  # of the crop, in pixels of the image
+    found = [float((weight.sum(axis).numpy() * centres).sum() / weight.sum()) for axis in (1, 0)]
+    assert found == pytest.approx([top + 9.5 * (bottom - top) / 19, left + 6.5 * (right - left) / 19], abs=0.3)
