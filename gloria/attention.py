@@ -58,7 +58,7 @@ def attention_figure(
     figure, axes = plt.subplots(
         rows, PER_ROW, figsize=(2.0 * PER_ROW, 2.1 * rows + 0.24 * len(heading)), layout="constrained"
     )
-    figure.suptitle("\n".join(heading), fontsize=11)
+    figure.suptitle("\n".join(heading), fontsize=11, parse_math=False)
     panels = list(np.ravel(axes))
     for axis in panels:
         axis.set_axis_off()
@@ -81,7 +81,7 @@ def attention_figure(
             interpolation="bilinear",
             extent=(-0.5, width - 0.5, height - 0.5, -0.5),
         )
-        axis.set_title(name, fontsize=10)
+        axis.set_title(name, fontsize=10, parse_math=False)
     figure.colorbar(
         shown, ax=panels, label="attention, 1 = even over all regions or less", extend="max", aspect=30, pad=0.01
     )

@@ -162,7 +162,10 @@ def localize_rows(
     for row in tqdm(rows, desc="localizing", unit="row", disable=None if progress else True, leave=False):
         if row.mask is None:
             continue
-        image, mask = to_rgb(row.image), read_mask(row.mask)
+        try:
+            image, mask = to_rgb(row.image), read_mask(row.mask)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"line {row.line}: {error}") from error
         if mask.shape != (image.height, image.width):
             raise ValueError(
                 f"line {row.line}: the mask {row.mask} has {mask.shape[1]} x {mask.shape[0]} pixels and its image "
