@@ -59,7 +59,7 @@ def attention_figure(
     figure, axes = plt.subplots(
         rows, PER_ROW, figsize=(2.0 * PER_ROW, 2.1 * rows + 0.24 * len(heading)), layout="constrained"
     )
-    figure.suptitle("\n".join(heading), fontsize=11)
+    figure.suptitle("\n".join(heading), fontsize=11, parse_math=False)
     panels = list(np.ravel(axes))
     for axis in panels:
         axis.set_axis_off()
@@ -84,7 +84,7 @@ def attention_figure(
             extent=(left - 0.5, right - 0.5, bottom - 0.5, upper - 0.5),
         )
         axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
-        axis.set_title(name, fontsize=10)
+        axis.set_title(name, fontsize=10, parse_math=False)
     figure.colorbar(
         shown, ax=panels, label="attention, 1 = even over all regions or less", extend="max", aspect=30, pad=0.01
     )

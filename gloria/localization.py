@@ -173,8 +173,11 @@ def localize_rows(
     for row in tqdm(rows, desc="localizing", unit="row", disable=None if progress else True, leave=False):
         if row.mask is None and not row.boxes:
             continue
-        image = to_rgb(row.image)
-        mask = boxes_mask(row.boxes, image.width, image.height) if row.mask is None else read_mask(row.mask)
+        try:
+            image = to_rgb(row.image)
+            mask = boxes_mask(row.boxes, image.width, image.height) if row.mask is None else read_mask(row.mask)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{row.where}: {error}") from error
         if mask.shape != (image.height, image.width):
             raise ValueError(
                 f"line {row.line}: the mask {row.mask} has {mask.shape[1]} x {mask.shape[0]} pixels and its image "

@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, ResNetConf
 from gloria.configuration import GloriaConfig
 from gloria.convert.checkpoint import read_checkpoint
 from gloria.convert.names import UNUSED, released_names
-from gloria.convert.settings import Settings
+from gloria.convert.settings import SEEN, Settings
 from gloria.images import GloriaImageProcessor
 from gloria.modelling import GloriaModel
 from gloria.processing import GloriaProcessor
@@ -46,7 +46,7 @@ def convert(
             f"the text encoder {name!r} cannot be read, whose tokenizer the checkpoint does not hold; name a local "
             f"directory with its configuration and tokenizer (--text-encoder). {error}"
         ) from error
-    images = GloriaImageProcessor(settings.longer_side, settings.crop_side, settings.image_mean, settings.image_std)
+    images = GloriaImageProcessor(settings.longer_side, SEEN, settings.image_mean, settings.image_std)
     return model_of(weights, settings, text_config), GloriaProcessor(images, tokenizer, settings.max_length)
 
 
@@ -66,8 +66,13 @@ def model_of(
         image_config: of the ResNet that the image encoder is. Default: what the settings name.
 
     Raises:
-        ValueError: names that are missing, unknown, or of another shape, all of them.
+        ValueError: names that are missing, unknown, or of another shape, all of them; another text encoder than BERT.
     """
+    if text_config.model_type != "bert":
+        raise ValueError(
+            f"the text encoder is a {text_config.model_type!r}; expected a BERT, which the released code has. Name one "
+            "of the same size (--text-encoder)"
+        )
     image_config = image_config or settings.image_config()
     config = GloriaConfig(
         image_config,
@@ -77,7 +82,7 @@ def model_of(
         local_score=settings.score(),
         local_weight=settings.local_weight,
         global_weight=settings.global_weight,
-        global_scale=settings.global_scale,
+        global_scale=settings.logit_scale,
     )
     model = GloriaModel(config).eval()
     names = released_names(image_config, text_config.num_hidden_layers)

@@ -34,13 +34,11 @@ class Settings:
         last_layers: hidden layers that are summed.
         attention_scale: temp1.
         word_scale: temp2.
-        logit_scale: temp3, of the local loss.
-        global_scale: temp3 as well, of the global loss.
+        logit_scale: temp3, of both losses.
         local_weight: of the local loss.
         global_weight: of the global loss.
         max_length: word pieces of a report.
-        longer_side: pixels to which the longer side of an image is scaled, at the resolution that the encoder sees.
-        crop_side: pixels of the middle square.
+        longer_side: pixels to which the longer side of an image is scaled, of which the encoder sees the middle `SEEN`.
         image_mean: per channel.
         image_std: per channel.
     """
@@ -51,12 +49,10 @@ class Settings:
     attention_scale: float = 4.0
     word_scale: float = 5.0
     logit_scale: float = 10.0
-    global_scale: float = 10.0
     local_weight: float = 1.0
     global_weight: float = 1.0
     max_length: int = 97
     longer_side: int = round(SEEN * 256 / 224)
-    crop_side: int = SEEN
     image_mean: tuple[float, ...] = NORMS["half"][0]
     image_std: tuple[float, ...] = NORMS["half"][1]
 
@@ -91,7 +87,6 @@ class Settings:
             attention_scale=said.get("model.gloria.temp1", cls.attention_scale),
             word_scale=said.get("model.gloria.temp2", cls.word_scale),
             logit_scale=said.get("model.gloria.temp3", cls.logit_scale),
-            global_scale=said.get("model.gloria.temp3", cls.global_scale),
             local_weight=said.get("model.gloria.local_loss_weight", cls.local_weight),
             global_weight=said.get("model.gloria.global_loss_weight", cls.global_weight),
             max_length=said.get("data.text.word_num", cls.max_length),

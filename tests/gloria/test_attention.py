@@ -57,6 +57,14 @@ def test_an_empty_report_shows_the_one_word_there_is(small):
     plt.close(figure)
 
 
+def test_a_report_is_no_formula(small, tmp_path):
+    model, processor = small
+    report = r"Costs $\nonsense$ and $_$."
+    figure = attention_figure(model, processor, draw_phantom("left nodule", 0).image, report, title="$^$")
+    assert figure.get_suptitle() == f"$^$\n{report}"
+    save(figure, tmp_path / "report.png")
+
+
 def test_punctuation_does_not_tell():
     assert telling(["no", ",", "3", "mm", "."]) == [0, 2, 3]
     assert telling([".", ","]) == [0]

@@ -267,6 +267,15 @@ def test_a_mask_of_another_size_is_refused(run, tmp_path):
         list(localize_rows(model, processor, [row]))
 
 
+def test_what_cannot_be_read_is_named(run, tmp_path):
+    model, processor, _ = run
+    Image.new("L", (20, 20), 255).save(tmp_path / "image.png")
+    for image, mask in (("none.png", "image.png"), ("image.png", "none.png")):
+        row = Row(9, tmp_path / image, "Words.", mask=tmp_path / mask)
+        with pytest.raises(ValueError, match=r"line 9: \S*none\.png cannot be read as an image"):
+            list(localize_rows(model, processor, [row]))
+
+
 def test_the_command(table, run, tmp_path):
     *_, folder = run
     arguments = ["localize", str(folder), str(table), "--cpu", "--tolerance", "4", "--out", str(tmp_path / "rows.csv")]
