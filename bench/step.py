@@ -31,8 +31,9 @@ from gloria_ops import in_micro_batches, local_contrastive_loss
 from gloria_ops.functional import contrastive_losses
 
 Row = dict[str, Any]
+Peaks = dict[str, dict[int, int]]  # bytes, by contender and batch
 
-CONTENDERS = ("loop", "fused", "cached")
+CONTENDERS = ("fused", "loop", "cached")
 PARTS = ("encoders", "local loss", "global loss", "optimiser")
 VOCABULARY = 1000
 # Seconds after which a contender sits out the rounds that are left.
@@ -78,7 +79,7 @@ def _narrow(stem: int, stages: list[int], text_width: int, heads: int, width: in
 MODELS = {
     each.name: each
     for each in (
-        StepModel("full", _full, pixels=299, batches=(8, 16, 48, 96), micro_batch_size=8),
+        StepModel("full", _full, pixels=299, batches=(8, 24, 48), micro_batch_size=8),
         StepModel("small", _small, pixels=160, batches=(16, 32, 64, 256, 1024), micro_batch_size=16),
         StepModel("quick", _tiny, pixels=64, batches=(5,), micro_batch_size=2),
     )
@@ -142,16 +143,16 @@ class Step:
 
 def measure(model: StepModel, *, backend: str, rounds: int) -> list[Row]:
     """Rows of every contender at every batch that fits: peak memory first, then the times of those that ran."""
-    peaks: dict[str, dict[int, int]] = {contender: {} for contender in CONTENDERS}
+    peaks: Peaks = {contender: {} for contender in CONTENDERS}
     rows = []
     for batch in model.batches:
         left_out = {}
-        for contender, measured in peaks.items():
-            why = does_not_fit(contender, measured, batch)
+        for contender in CONTENDERS:
+            why = does_not_fit(contender, peaks, batch)
             if why:
                 left_out[contender] = why
             else:
-                measured[batch] = peak_bytes(model, batch, contender, backend)
+                peaks[contender][batch] = peak_bytes(model, batch, contender, backend)
         times = _times(model, batch, [each for each in CONTENDERS if each not in left_out], backend, rounds)
         for contender in CONTENDERS:
             row = {"model": model.name, "batch": batch, "words": sum(draw_lengths(batch)), "contender": contender}
@@ -164,25 +165,39 @@ def measure(model: StepModel, *, backend: str, rounds: int) -> list[Row]:
 
 def largest(rows: Sequence[Row], memory: int) -> list[Row]:
     """The largest batch of each contender that fits into so many bytes, by its curve; and the largest that was run."""
+    peaks: Peaks = {contender: {} for contender in CONTENDERS}
+    for row in rows:
+        if "peak_bytes" in row:
+            peaks[row["contender"]][row["batch"]] = row["peak_bytes"]
     found = []
-    for contender in CONTENDERS:
-        measured = {row["batch"]: row["peak_bytes"] for row in rows if row["contender"] == contender and "ms" in row}
-        curve = _curve(contender, measured)
+    for contender, measured in peaks.items():
         batch = max(measured)
         for exponent in range(20, -1, -1):
-            batch += 2**exponent * int(curve(batch + 2**exponent) <= memory)
+            batch += 2**exponent * int(curve(contender, peaks, batch + 2**exponent) <= memory)
         figures = {"memory_bytes": memory, "largest": batch, "largest_run": max(measured)}
         found.append({"model": rows[0]["model"], "contender": contender} | figures)
     return found
 
 
-def does_not_fit(contender: str, measured: dict[int, int], batch: int) -> str | None:
-    """Why a contender is left out, by the curve of what it took in smaller batches; None where it fits, or may."""
-    degree = _degree(contender)
-    if len(measured) <= degree:
-        return None
-    needed = _curve(contender, measured)(batch)
+def does_not_fit(contender: str, peaks: Peaks, batch: int) -> str | None:
+    """Why a contender is left out, by what smaller batches took; None where it fits, or nothing is known yet."""
+    needed = curve(contender, peaks, batch)
     return None if needed <= 0.8 * psutil.virtual_memory().available else f"not run: about {needed / 2**30:.0f} GiB"
+
+
+def curve(contender: str, peaks: Peaks, batch: int) -> float:
+    """Peak bytes of a batch, from what was measured: a line, and on it, for the loop, what grows with its square.
+
+    That is the tensors of N x words x regions and N x words x D which the loop keeps, and which nothing else has.
+    """
+    if contender == "loop":
+        both = [(peaks["loop"][each] - peaks["fused"][each]) / each**2 for each in peaks["loop"]]
+        return curve("fused", peaks, batch) + (both[-1] * batch**2 if both else 0)
+    measured = peaks[contender]
+    if len(measured) < 2:
+        return 0
+    slope, start = np.polyfit(list(measured), list(measured.values()), 1)
+    return start + slope * batch
 
 
 def peak_bytes(model: StepModel, batch: int, contender: str, backend: str) -> int:
@@ -213,15 +228,6 @@ def _times(model: StepModel, batch: int, contenders: Sequence[str], backend: str
             figures["per_loop"] = ratio(samples["loop"]["step"], modes["step"])
         times[contender] = figures
     return times
-
-
-def _degree(contender: str) -> int:
-    """Of the memory over the batch: the loop keeps tensors of N x words x regions, the others N rows of activations."""
-    return 2 if contender == "loop" else 1
-
-
-def _curve(contender: str, measured: dict[int, int]) -> np.poly1d:
-    return np.poly1d(np.polyfit(list(measured), list(measured.values()), _degree(contender)))
 
 
 def _texts(lengths: Sequence[int]) -> dict[str, Tensor]:

@@ -11,11 +11,11 @@ import torch
 from bench.step import CONTENDERS, MODELS, PARTS, Step, largest, measure
 
 
-@pytest.mark.parametrize("model", ["small", "full"])
-def test_full_size(model, timed, backend, rows):
+@pytest.mark.parametrize(("model", "rounds"), [("small", 3), ("full", 2)])
+def test_full_size(model, rounds, timed, backend, rows):
     if not timed:
         pytest.skip("full sizes run with --benchmark")
-    measured = measure(MODELS[model], backend=backend, rounds=3)
+    measured = measure(MODELS[model], backend=backend, rounds=rounds)
     rows.setdefault("step", []).extend(measured)
     rows.setdefault("largest", []).extend(largest(measured, psutil.virtual_memory().total))
 

@@ -21,10 +21,10 @@ def row(contender, batch, peak, **more):
 
 
 def curves():
-    """The loop's memory with the square of the batch, the others' with the batch."""
+    """The memory of the loop grows with the square of the batch, that of the others with the batch."""
     rows = []
     for batch in (10, 20, 40):
-        rows.append(row("loop", batch, 1e6 + 1e4 * batch + 1e3 * batch**2, per_loop=1.0))
+        rows.append(row("loop", batch, 1e6 + 1e5 * batch + 1e3 * batch**2, per_loop=1.0))
         rows.append(row("fused", batch, 1e6 + 1e5 * batch, per_loop=2.5))
         rows.append(row("cached", batch, 1e6 + 1e3 * batch, per_loop=0.9))
     return rows
@@ -34,18 +34,19 @@ def test_the_largest_batch_is_where_the_curve_meets_the_memory():
     found = {each["contender"]: each for each in largest(curves(), 100_000_500)}
     assert found["fused"]["largest"] == 990
     assert found["cached"]["largest"] == 99_000
-    # 1e3 n^2 + 1e4 n = 99e6
-    assert found["loop"]["largest"] == 309
+    assert found["loop"]["largest"] == 268  # 1e3 n^2 + 1e5 n = 99e6
     assert {each["largest_run"] for each in found.values()} == {40}
 
 
 def test_what_does_not_fit_is_foreseen_from_smaller_batches(monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=GIBIBYTE))
     measured = {8: GIBIBYTE // 10, 16: GIBIBYTE // 5}
-    assert does_not_fit("fused", measured, 32) is None
-    assert does_not_fit("fused", measured, 160) == "not run: about 2 GiB"
-    assert does_not_fit("loop", measured, 160) is None  # two points tell nothing of a square
-    assert does_not_fit("loop", measured | {32: GIBIBYTE // 2}, 160).startswith("not run: about ")
+    assert does_not_fit("fused", {"fused": measured}, 32) is None
+    assert does_not_fit("fused", {"fused": measured}, 160) == "not run: about 2 GiB"
+    assert does_not_fit("fused", {"fused": {8: GIBIBYTE}}, 160) is None  # one point is no line
+    more = {batch: peak + batch**2 * GIBIBYTE // 1024 for batch, peak in measured.items()}
+    assert does_not_fit("loop", {"fused": measured, "loop": {}}, 32) is None
+    assert does_not_fit("loop", {"fused": measured, "loop": more}, 64) == "not run: about 5 GiB"
 
 
 @pytest.mark.parametrize("name", list(MODELS))
@@ -63,8 +64,8 @@ def test_tables_show_shares_the_whole_steps_ratio_and_what_was_not_run():
     assert loop[:8] == ["small", "40", "1840", "loop", "100", "60.0", "30.0", "5.0"]
     assert (fused[9], cached[9]) == ("2.50", "**0.90**")
     assert left_out[4] == "not run: about 9 GiB"
-    lines = [cells(line) for line in report.largest(largest(curves(), 3_999_000))[2:]]
-    assert lines[0][1:] == ["loop", "0.0", "49", "extrapolated from N = 40"]
+    lines = [cells(line) for line in report.largest(largest(curves(), 10_000_000))[2:]]
+    assert lines[1][1:] == ["loop", "0.0", "57", "extrapolated from N = 40"]
 
 
 def test_a_batch_beyond_memory_is_not_called_the_largest():
