@@ -320,9 +320,9 @@ def test_a_region_is_where_a_resnet_looks_from():
     """The gradient of a region of a ResNet whose weights are alike is centred on the region's centre."""
     layers = {"embedding_size": 4, "hidden_sizes": [4, 4, 4, 4], "depths": [1, 1, 1, 1], "layer_type": "basic"}
     model = small_model(["Words of a report."])[0]
-    config = GloriaConfig(ResNetConfig(**layers), model.config.text_config, projection_dim=4, last_layers=3)
+    config = GloriaConfig(ResNetConfig(**layers), model.config.text_config, projection_dim=8, last_layers=3)
     encoder = GloriaModel(config).eval().double()
-    for weight in encoder.image_encoder.parameters():
+    for weight in (*encoder.image_encoder.parameters(), *encoder.region_projection.parameters()):
         torch.nn.init.constant_(weight, 0.1)
     for pool in (each for each in encoder.image_encoder.modules() if isinstance(each, torch.nn.MaxPool2d)):
         pool.forward = torch.nn.AvgPool2d(pool.kernel_size, pool.stride, pool.padding).forward  # smooth
