@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,9 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(scope="session")
 def in_process():
-    """Runs one of the `checks_*.py` here in a fresh process; its failures are the caller's."""
+    """Runs one of the `checks_*.py` here, shared by some fresh processes; their failures are the caller's."""
 
-    def run(file: str, interpreted: bool) -> None:
+    def run(file: str, interpreted: bool, shards: int = 1) -> None:
         environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
         if interpreted:
             environment["TRITON_INTERPRET"] = "1"
@@ -29,8 +30,15 @@ def in_process():
             "no:cacheprovider",
             str(HERE / file),
         ]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=HERE.parents[1])
-        assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+
+        def of(shard: int) -> "subprocess.CompletedProcess[str]":
+            # One thread each: neither the interpreter nor the compiler has use for more.
+            own = environment | {"GLORIA_OPS_SHARD": f"{shard}/{shards}", "OMP_NUM_THREADS": "1"}
+            return subprocess.run(command, capture_output=True, text=True, env=own, cwd=HERE.parents[1])
+
+        with ThreadPoolExecutor(shards) as pool:
+            for done in pool.map(of, range(shards)):
+                assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
 
     return run
 

@@ -6,7 +6,7 @@ pytest.importorskip("triton")
 
 
 def test_interpreted_kernels(in_process):
-    in_process("checks_interpreted.py", interpreted=True)
+    in_process("checks_interpreted.py", interpreted=True, shards=2)
 
 
 def test_the_peer_of_the_gpu_benchmark(in_process):
@@ -14,7 +14,7 @@ def test_the_peer_of_the_gpu_benchmark(in_process):
 
 
 def test_compiled_kernels(in_process):
-    in_process("checks_compiled.py", interpreted=False)
+    in_process("checks_compiled.py", interpreted=False, shards=2)
 
 
 def test_without_a_gpu_says_what_to_do(in_process):
