@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/learning"), help="default: runs/learning")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds, 1 to 10; default: 3")
     parser.add_argument("--count", type=int, default=1600, help="phantoms to train on; default: 1600")
-    parser.add_argument("--epochs", type=int, default=10, help="default: 10")
+    parser.add_argument("--epochs", type=int, default=16, help="default: 16")
     parser.add_argument("--of-each", type=int, default=OF_EACH, help="test images of each class; default: 200")
     given = parser.parse_args(arguments)
     if not 1 <= given.seeds <= len(T_95) + 1:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from tokenizers import BertWordPieceTokenizer
@@ -13,11 +14,16 @@ from gloria.configuration import GloriaConfig
 from gloria.images import GloriaImageProcessor
 from gloria.modelling import GloriaModel
 from gloria.processing import GloriaProcessor
+from gloria_ops import LocalScore
 
 TEXT_WIDTH = 128
 # Not the text's own width: the projections that then stand between start small, and with them the affinities. Without
 # them the softmax over words is one-hot from the start, and few words ever learn where to look.
 SHARED_WIDTH = 96
+# The released score without its softmax over words. Trained from scratch, affinities grow until one word of a text,
+# any one, takes each region; the words that name a finding then attend evenly to the whole image, whatever they have
+# learnt.
+SCORE = replace(LocalScore.released(), word_norm="none", attention_scale=1.0)
 PIXELS = 160  # 10 x 10 regions in stage 3
 LONGEST = 97  # word pieces of a report, as in the released code
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -51,6 +57,7 @@ def small_model(reports: Sequence[str], seed: int = 0) -> tuple[GloriaModel, Glo
         ),
         projection_dim=SHARED_WIDTH,
         last_layers=3,  # the embeddings included: words mean something from the first step
+        local_score=SCORE,
     )
     torch.manual_seed(seed)
     return GloriaModel(config), processor
