@@ -30,7 +30,8 @@ class ZeroShotClassifier:
         model: put into evaluation mode while it works.
         processor: of the same run.
         prompts: a text or several for each class, two classes at least; see `gloria.prompts`.
-        form: of the local score. "released": the largest similarity of a word, over the words without [CLS], as the
+        form: of the local score. "released": the largest similarity of a word, over the words without [CLS], in the
+            place of the log-sum-exp and on its scale: log max exp(5 u) = 5 max u of LocalScore.released(), as the
             authors' released code classifies. "paper": the local score that the model was trained with, a
             log-sum-exp over all words unless its configuration says otherwise. Where that is not divided by its scale
             (LocalScore.released()), it grows with the number of words: give all classes prompts of similar lengths, or
@@ -66,7 +67,7 @@ class ZeroShotClassifier:
         self.form, self.ensemble, self.batch_size = form, ensemble, batch_size
         self.prompts = _checked(prompts)
         self.classes = tuple(self.prompts)
-        self._texts, self._score = self._encoded()
+        self._texts, self._score, self._scale = self._encoded()
         if calibration is not None:
             self._check_calibration(calibration)
         self.calibration = calibration
@@ -134,7 +135,7 @@ class ZeroShotClassifier:
             found = similarities_to(
                 self._texts, self.model, self.processor, images, self._score, self.batch_size, progress
             )
-        of_prompts = found.by("both")
+        of_prompts = replace(found, of_local=self._scale * found.of_local).by("both")
         for position in (~of_prompts.isfinite().all(1)).nonzero()[:1, 0].tolist():
             raise ValueError(
                 f"images[{position}] has scores that are no finite numbers; the model's weights, or its pixels, are not"
@@ -142,8 +143,8 @@ class ZeroShotClassifier:
         of_classes = of_prompts.split([len(texts) for texts in self.prompts.values()], dim=1)
         return torch.stack([each.amax(1) if self.ensemble == "max" else each.mean(1) for each in of_classes], dim=1)
 
-    def _encoded(self) -> tuple[Texts, LocalScore]:
-        """All prompts, class after class, and the local score of the form."""
+    def _encoded(self) -> tuple[Texts, LocalScore, float]:
+        """All prompts, class after class, the local score of the form, and what that is multiplied by."""
         flat = [text for texts in self.prompts.values() for text in texts]
         with inference(self.model):
             texts = encode_texts(self.model, self.processor, flat, self.batch_size)
@@ -151,13 +152,15 @@ class ZeroShotClassifier:
         for text, length in zip(flat, texts.lengths.tolist(), strict=True):
             if length <= has_cls:
                 raise ValueError(f"the prompt {text!r} has no words; expected one at least")
+        trained = self.model.config.score
         if self.form == "paper":
-            return texts, self.model.config.score
+            return texts, trained, 1.0
         if has_cls:
             kept = torch.ones(len(texts.words), dtype=torch.bool, device=texts.words.device)
             kept[texts.offsets[:-1]] = False
             texts = texts._replace(words=texts.words[kept], lengths=texts.lengths - 1)
-        return texts, replace(self.model.config.score, pool="max")
+        scaled = trained.pool == "logsumexp" and not trained.pool_divide
+        return texts, replace(trained, pool="max"), trained.word_scale if scaled else 1.0
 
     def _check_calibration(self, calibration: Calibration) -> None:
         here = self.description

@@ -1,7 +1,6 @@
 """Zero-shot classification: scores by the formulas, one image's answer its own, metrics that count what they say."""
 
 import json
-from dataclasses import replace
 
 import pytest
 import torch
@@ -18,6 +17,13 @@ PROMPTS = {
 FLAT = [text for texts in PROMPTS.values() for text in ([texts] if isinstance(texts, str) else texts)]
 
 
+def released_score(words, regions):
+    """log max exp(5 u): the released code takes the maximum between the exponential and the logarithm."""
+    attention = torch.softmax(4 * torch.softmax(words @ regions.T, dim=0), dim=1)
+    similarity = torch.cosine_similarity(attention @ regions, words)
+    return (5 * similarity).exp().max().log()
+
+
 def by_formula(model, processor, pictures, form, ensemble):
     """½ (cosine + local score) of each image with each prompt, one pair at a time in float64, and its ensemble."""
     model = model.double()
@@ -27,12 +33,16 @@ def by_formula(model, processor, pictures, form, ensemble):
         for text in FLAT:
             vector, words, lengths = model.get_text_features(**processor(text=text))
             words = words[0, 1 if form == "released" else 0 : int(lengths)]
-            score = replace(model.config.score, pool="max") if form == "released" else model.config.score
+            score = model.config.score
             one, ends = torch.zeros(1, dtype=torch.int64), torch.tensor([len(words)])
             spots = regions.flatten(2).transpose(1, 2)
-            local = [
-                reference_scores(each, one, torch.tensor([len(each)]), words, one, ends, score)[0, 0] for each in spots
-            ]
+            if form == "released":
+                local = [released_score(words, each) for each in spots]
+            else:
+                local = [
+                    reference_scores(each, one, torch.tensor([len(each)]), words, one, ends, score)[0, 0]
+                    for each in spots
+                ]
             columns.append(0.5 * (cosines(whole, vector)[:, 0] + torch.stack(local)))
     model.float()
     pooled = {"mean": lambda some: sum(some) / len(some), "max": lambda some: torch.stack(some).amax(0)}[ensemble]
@@ -46,6 +56,18 @@ def test_scores_are_those_of_the_formulas(model, processor, pictures, form, ense
     expected = by_formula(model, processor, pictures, form, ensemble)
     torch.testing.assert_close(classifier.scores(pictures).double(), expected, atol=2e-6, rtol=2e-6)
     assert classifier.classes == tuple(PROMPTS)
+
+
+def test_the_maximum_is_divided_where_the_log_sum_exp_is(model, processor, pictures):
+    prompts = {"a": FLAT[0], "b": FLAT[3]}
+    whole = ZeroShotClassifier(model, processor, prompts).scores(pictures)
+    model.config.local_score["pool_divide"] = True
+    divided = ZeroShotClassifier(model, processor, prompts).scores(pictures)
+    with torch.no_grad():
+        vectors, _, _ = model.get_text_features(**processor(text=list(prompts.values())))
+        images, _ = model.get_image_features(processor(images=pictures)["pixel_values"])
+    half = cosines(images, vectors) / 2
+    torch.testing.assert_close(whole - half, 5 * (divided - half), atol=1e-5, rtol=1e-5)
 
 
 def test_a_call_answers_as_the_pipeline_of_transformers(model, processor, pictures):
