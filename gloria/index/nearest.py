@@ -22,8 +22,7 @@ def build_nearest(index: EmbeddingIndex, factory: str = "Flat") -> EmbeddingInde
     Args:
         index: complete.
         factory: what FAISS's index_factory takes. "Flat", the default, looks at all vectors, in float32, and loses
-            none:
-            at 100,000 items of 768 a query costs 0.15 GFLOP. "IVF1024,Flat" or "HNSW32" for millions of items; a
+            none: at 100,000 items of 768 a query costs 0.15 GFLOP. "IVF1024,Flat" or "HNSW32" for millions of items; a
             quantiser such as "IVF4096,PQ64" where the vectors do not fit the memory.
 
     Returns:
