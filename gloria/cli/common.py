@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 from transformers.utils import logging as transformers_logging
 
 from gloria.data import Problem, Row, find_problems, read_table
+from gloria.data.table import REQUIRED
 from gloria.modelling import GloriaModel
 from gloria.processing import GloriaProcessor
 
@@ -34,11 +34,10 @@ def plain_errors() -> Iterator[None]:
 def good_rows(csv: Path, skip: bool, reports: bool = True) -> list[Row]:
     """Rows without problems; problems are printed, and are an error unless they are to be skipped.
 
-    Without `reports`, rows need no report: a stand-in is checked in the place of a missing one.
+    Without `reports`, neither the rows need a report nor the table a column of them.
     """
-    rows = read_table(csv)
-    checked = rows if reports else [replace(row, report=row.report or "-") for row in rows]
-    problems: Sequence[Problem] = find_problems(checked, progress=True)
+    rows = read_table(csv, REQUIRED if reports else ["image"])
+    problems: Sequence[Problem] = find_problems(rows, progress=True, need_reports=reports)
     for problem in problems:
         typer.echo(f"{csv}, {problem}", err=True)
     bad = {problem.line for problem in problems}

@@ -20,6 +20,7 @@ Candidates = Annotated[
 ]
 Verify = Annotated[bool, typer.Option(help="Compare the hash of every file, which reads all of the index once.")]
 Cpu = Annotated[bool, typer.Option(help="Use no accelerator.")]
+COLUMN: dict[Of, str] = {"images": "image", "texts": "report"}
 Dtype = Literal["float16", "bfloat16", "float32"]
 
 app = typer.Typer(help="Index encoded images or reports on disk, and search them.", no_args_is_help=True)
@@ -28,7 +29,7 @@ app = typer.Typer(help="Index encoded images or reports on disk, and search them
 @app.command()
 def build(
     run: Run,
-    csv: Table,
+    csv: Annotated[Path, typer.Argument(metavar="TABLE", help="Table with the column image or report.")],
     out: Annotated[Path, typer.Option(help="Folder of the index; one that was interrupted, or has grown, continues.")],
     of: Annotated[Of, typer.Option(help="What to index: images, to be found by texts, or texts (the reports).")],
     dtype: Annotated[Dtype, typer.Option(help="In which regions and words are kept.")] = "float16",
@@ -44,7 +45,7 @@ def build(
     """Encode the images or the reports of a table; bad rows are named and left out."""
     with plain_errors():
         index = build_index(
-            out, *loaded(run, cpu), read_table(csv), of, dtype=dtype, batch_size=batch_size, progress=True
+            out, *loaded(run, cpu), read_table(csv, [COLUMN[of]]), of, dtype=dtype, batch_size=batch_size, progress=True
         )
         for problem in index.manifest.bad:
             typer.echo(f"{csv}, {problem}", err=True)

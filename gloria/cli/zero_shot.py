@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from gloria.cli.common import Table, good_rows, loaded, plain_errors
+from gloria.cli.common import good_rows, loaded, plain_errors
 from gloria.data import Row, read_table
+from gloria.data.formats import FORMATS
 from gloria.prompts import COMPETITION, PER_CLASS, Prompts, generated_prompts, named_prompts, read_prompts
 from gloria.prompts import sampled_prompts as prompts_of_rows
 from gloria.zero_shot import (
@@ -23,13 +24,13 @@ from gloria.zero_shot import (
 
 def classify(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `gloria train`.")],
-    csv_path: Table,
+    csv_path: Annotated[Path, typer.Argument(metavar="TABLE", help="Table with the column image, and label if any.")],
     out: Annotated[Path, typer.Option(help="CSV to write: image, label, predicted class, score of each class.")],
     prompts: Annotated[
         str,
         typer.Option(
             help="'name': class names; 'generated': phrases of the package's vocabulary; a YAML file of prompts; or a "
-            "CSV of labelled reports to draw from."
+            "table of labelled reports, of other images, to draw from."
         ),
     ] = "generated",
     classes: Annotated[
@@ -93,12 +94,17 @@ def _prompts(given: str, table: Path, rows: Sequence[Row], classes: list[str] | 
     path = Path(given)
     if path.suffix.lower() in (".yaml", ".yml"):
         found = read_prompts(path, count, seed)
-    elif path.suffix.lower() == ".csv":
-        if path.is_file() and path.samefile(table):
-            raise ValueError("--prompts is the table itself, whose reports give its labels away; take other rows")
-        found = prompts_of_rows(read_table(path), count, seed)
+    elif path.name.endswith(FORMATS):
+        others, own = read_table(path, ["report"]), {row.image.resolve() for row in rows if row.image}
+        shared = [row for row in others if row.image and row.image.resolve() in own]
+        if shared:
+            raise ValueError(
+                f"{path}, {shared[0].where}: the image is one of those to classify ({len(shared)} are), whose reports "
+                "give their labels away; take other rows"
+            )
+        found = prompts_of_rows(others, count, seed)
     else:
-        raise ValueError(f"--prompts is {given!r}; expected 'name', 'generated', a YAML file or a CSV file")
+        raise ValueError(f"--prompts is {given!r}; expected 'name', 'generated', a YAML file or a table")
     for name in classes or ():
         if name not in found:
             raise ValueError(f"--class is {name!r}, but {path} has the classes {', '.join(map(repr, found))}")
@@ -106,12 +112,16 @@ def _prompts(given: str, table: Path, rows: Sequence[Row], classes: list[str] | 
 
 
 def _labels(rows: Sequence[Row], classes: Sequence[str], table: Path) -> list[str]:
-    """The label of each row as the class is spelled, "" = none."""
+    """The label of each row as the class is spelled, or the one class that is present by its `labels`; "" = none."""
     spelled = {name.casefold(): name for name in classes}
+    found = []
     for row in rows:
         if row.label and row.label.casefold() not in spelled:
             raise ValueError(
-                f"{table}, line {row.line}: the label {row.label!r} is none of the classes "
+                f"{table}, {row.where}: the label {row.label!r} is none of the classes "
                 f"{', '.join(map(repr, classes))}; give it prompts, or leave such rows out"
             )
-    return [spelled[row.label.casefold()] if row.label else "" for row in rows]
+        present = [name for name, value in row.labels.items() if value == 1 and name.casefold() in spelled]
+        label = row.label or (present[0] if len(present) == 1 else "")
+        found.append(spelled[label.casefold()] if label else "")
+    return found

@@ -1,6 +1,6 @@
 """A table of images and reports: what a row is, and how rows are read and written."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,12 +50,13 @@ class Row:
         return f"{self.unit} {self.line}"
 
 
-def read_table(path: str | Path) -> list[Row]:
+def read_table(path: str | Path, required: Sequence[str] = REQUIRED) -> list[Row]:
     """Reads a table: CSV, JSON lines or Parquet, by what its name ends in; see `gloria.data.formats.read_records`.
 
     Args:
         path: the file. Columns: image (relative to the folder of the file, or absolute) and report; optional patient,
             split, label or finding, labels, boxes, and mask. Others are ignored.
+        required: which of image and report there must be; where the other is not there, it is empty.
 
     Returns:
         All rows, bad ones included; see `gloria.data.find_problems`.
@@ -66,9 +67,9 @@ def read_table(path: str | Path) -> list[Row]:
         ImportError: Parquet, and pyarrow is not installed.
     """
     path = Path(path)
-    rows = [_row(path, record) for record in read_records(path, REQUIRED)]
+    rows = [_row(path, record) for record in read_records(path, required)]
     if not rows:
-        raise ValueError(f"{path} has no row; expected a header with image and report, and a line for each image")
+        raise ValueError(f"{path} has no row; expected a header with {' and '.join(required)}, and a line for each")
     return rows
 
 
@@ -96,8 +97,8 @@ def _row(path: Path, record: Record) -> Row:
         return Row(record.line, None, "", fault=str(error), unit=unit_of(path))
     return Row(
         line=record.line,
-        image=path.parent / cells["image"] if cells["image"] else None,
-        report=cells["report"],
+        image=path.parent / cells["image"] if cells.get("image") else None,
+        report=cells.get("report", ""),
         patient=cells.get("patient", ""),
         split=cells.get("split", ""),
         label=cells.get("label", cells.get("finding", "")),

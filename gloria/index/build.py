@@ -121,7 +121,7 @@ def _encoded(
             except (ValueError, OSError) as error:
                 fault = str(error)
         if fault:
-            bad.append(Problem(row.line, fault))
+            bad.append(Problem(row.line, fault, row.unit))
         else:
             good.append(row)
     if not good:

@@ -68,7 +68,7 @@ class IndexWriter:
         bad = [*item[~parts.isfinite().all(1)].tolist(), *(~whole.isfinite().all(1)).nonzero()[:, 0].tolist()]
         if bad:
             raise ValueError(
-                f"line {rows[min(bad)].line}: its vectors are no finite numbers in {self.manifest.dtype}; take float32 "
+                f"{rows[min(bad)].where}: its vectors are no finite numbers in {self.manifest.dtype}; take float32 "
                 "or bfloat16, which have a wider range, or mend the model"
             )
         self._held.append(Items(whole, parts, offsets))

@@ -51,6 +51,17 @@ def test_images_are_found_for_a_text(run, table, rows, tmp_path):
     assert [line.split()[2] for line in two.stdout.splitlines()] == [line[2] for line in ranked]
 
 
+def test_an_index_of_reports_needs_no_images(run, tmp_path):
+    (tmp_path / "plain.csv").write_text('report\nLeft effusion.\n""\nNo effusion.\n')
+    built = index("build", run, tmp_path / "plain.csv", "--out", tmp_path / "plain", "--of", "texts", "--cpu")
+    assert built.exit_code == 0, built.output
+    assert "line 3: the report is empty" in built.output
+    assert len(EmbeddingIndex(tmp_path / "plain")) == 2
+    refused = index("build", run, tmp_path / "plain.csv", "--out", tmp_path / "other", "--of", "images", "--cpu")
+    assert refused.exit_code == 2
+    assert "has the columns ['report']; expected one named 'image'" in refused.output
+
+
 def test_reports_are_found_for_an_image_and_the_index_is_measured(run, table, rows, tmp_path):
     out = tmp_path / "texts"
     built = index("build", run, table, "--out", out, "--of", "texts", "--dtype", "float32", "--cpu")

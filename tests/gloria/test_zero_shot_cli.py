@@ -22,13 +22,13 @@ def classify(*arguments):
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """Eight phantoms, labelled as pneumonia or not; one row has no report, one no image."""
+    """Eight phantoms, labelled as pneumonia and not by turns; one row has no report, one no image."""
     folder = tmp_path_factory.mktemp("table")
     assert CliRunner().invoke(app, ["phantoms", str(folder), "-n", "8", "--size", "64"]).exit_code == 0
     rows = read_table(folder / "phantoms.csv")
     lines = ["image,report,label"]
     for row in rows:
-        label = CHEST["consolidation" not in row.label]
+        label = CHEST[(row.line + 1) % 2]
         lines.append(f'{row.image.relative_to(folder)},"{row.report if row.line > 2 else ""}",{label}')
     (folder / "chest.csv").write_text("\n".join([*lines, "gone.png,Words.,Pneumonia"]))
     return folder / "chest.csv"
@@ -99,6 +99,23 @@ def test_prompts_from_files(run, table, tmp_path):
     assert list(predictions(tmp_path / "out.csv")[0])[3:] == ["score No Finding", "score Pneumonia"]
 
 
+def test_tables_need_no_column_that_is_not_read(run, table, tmp_path):
+    images = [row.image for row in read_table(table)[:3]]
+    given = ["Edema=1; Pneumonia=0", "Edema=1; Pneumonia=1", "Edema=-1; Hernia=1; pneumonia=1"]
+    lines = [f"{image},{labels}" for image, labels in zip(images, given, strict=True)]
+    (tmp_path / "images.csv").write_text("\n".join(["image,labels", *lines]))
+    (tmp_path / "prompts.jsonl").write_text(
+        '{"report": "Fluid.", "label": "Edema"}\n{"report": "Opacity.", "label": "Pneumonia"}\n'
+    )
+    result = classify(
+        run, tmp_path / "images.csv", "--out", tmp_path / "out.csv", "--prompts", tmp_path / "prompts.jsonl"
+    )
+    assert result.exit_code == 0, result.output
+    # The one class that is present, of those that are told apart; the second row has two.
+    assert [line["label"] for line in predictions(tmp_path / "out.csv")] == ["Edema", "", "Pneumonia"]
+    assert "on the 2 images with a label" in result.output
+
+
 def test_a_calibration_is_saved_and_serves_again(run, table, tmp_path):
     result = classify(run, table, "--out", tmp_path / "first.csv", "--calibrate", table)
     assert result.exit_code == 0, result.output
@@ -116,8 +133,8 @@ def test_a_calibration_is_saved_and_serves_again(run, table, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--prompts", "words"], "--prompts is 'words'; expected 'name', 'generated', a YAML file or a CSV file"),
-        (["--prompts", "TABLE"], "--prompts is the table itself, whose reports give its labels away"),
+        (["--prompts", "words"], "--prompts is 'words'; expected 'name', 'generated', a YAML file or a table"),
+        (["--prompts", "TABLE"], "chest.csv, line 2: the image is one of those to classify (8 are), whose reports"),
         (["--prompts", "none.yaml"], "none.yaml does not exist"),
         (["--class", "Pneumonia"], "line 2: the label 'No Finding' is none of the classes 'Pneumonia'"),
         (["--class", "Fracture"], "the vocabulary of the package has no class 'Fracture'"),
