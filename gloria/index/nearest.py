@@ -84,7 +84,9 @@ def _sample(index: EmbeddingIndex) -> Tensor:
     """Evenly spaced items, so that every part of a sorted table is among them."""
     count = min(len(index), MOST_TO_TRAIN_ON)
     numbers = torch.arange(count) * len(index) // count
-    return _unit(torch.cat([shard.whole for shard in index.shards])[numbers])
+    bounds = torch.searchsorted(numbers, torch.tensor([*index.firsts, len(index)])).tolist()
+    chosen = [numbers[begin:end] - first for first, begin, end in zip(index.firsts, bounds, bounds[1:], strict=False)]
+    return _unit(torch.cat([shard.whole[some] for shard, some in zip(index.shards, chosen, strict=True)]))
 
 
 def _faiss() -> Any:

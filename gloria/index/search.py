@@ -38,11 +38,17 @@ def search(
         which kinds that do not look at all items do, the rest are -inf and -1.
 
     Raises:
-        ValueError: an argument out of range; queries of another width; `candidates` without a FAISS index.
+        ValueError: an argument out of range; queries of another width, or not finite in the dtype of the index;
+        `candidates` without a FAISS index.
     """
     _check(index, queries, k, by, candidates)
     dtype = index.shards[0].parts.dtype
     queries = queries._replace(whole=queries.whole.float(), parts=queries.parts.to(dtype))
+    if not (queries.whole.isfinite().all() and queries.parts.isfinite().all()):
+        raise ValueError(
+            f"the queries have vectors that are no finite numbers in {dtype}, the dtype of the index, and would find "
+            "anything; build one in float32 or bfloat16, which have a wider range, or mend the model"
+        )
     if candidates is not None:
         found = nearest(index, queries.whole, min(candidates, len(index)))
         return rerank(index, queries, found, k, by=by, score=score)

@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+import gloria.index.nearest
 from gloria.data import Row
 from gloria.index import (
     EmbeddingIndex,
@@ -56,6 +57,23 @@ def test_all_candidates_of_one_query_give_the_bits_of_the_exact_search(model, pr
         in_two = retriever.search([row.report], 5, candidates=len(rows))
         assert torch.equal(exact.indices, in_two.indices)
         torch.testing.assert_close(exact.scores, in_two.scores, atol=1e-6, rtol=1e-6)
+
+
+def test_queries_beyond_the_dtype_of_the_index_are_refused(model, processor, rows, tmp_path):
+    index = build_index(tmp_path / "half", model, processor, rows, "images")
+    for whole, parts in ((1.0, 1e5), (float("nan"), 1.0)):
+        queries = Items(torch.full((1, 24), whole), torch.full((2, 24), parts), torch.tensor([0, 2]))
+        with pytest.raises(ValueError, match=r"no finite numbers in torch\.float16, the dtype of the index"):
+            search(index, queries, 1, by="both", score=RELEASED)
+
+
+def test_training_takes_evenly_spaced_vectors_of_all_shards(built, monkeypatch):
+    whole = torch.nn.functional.normalize(torch.cat([shard.whole for shard in built.shards]))
+    for most in (1, 4, 7, 100):
+        monkeypatch.setattr(gloria.index.nearest, "MOST_TO_TRAIN_ON", most)
+        count = min(most, len(built))
+        expected = whole[[number * len(built) // count for number in range(count)]]
+        torch.testing.assert_close(gloria.index.nearest._sample(built), expected)
 
 
 def test_fewer_candidates_than_asked_for(built):
