@@ -69,23 +69,26 @@ def zero_shot(model: GloriaModel, processor: GloriaProcessor, rows: Sequence[Row
 def attention_to_masks(model: GloriaModel, processor: GloriaProcessor, rows: Sequence[Row]) -> dict[str, float]:
     """How much of the attention of the words that name a finding falls inside its mask, beside the mask's share.
 
+    The other words of the report are measured too: an encoder that mixes its words may make them all look there.
     Regions that a mask covers in part count in part. "Pointing" asks whether the region that gets most attention is
     touched by the mask; its chance is the share of such regions.
     """
-    inside, area, hits, touched = [], [], [], []
+    inside, others, area, hits, touched = [], [], [], [], []
     for row in rows:
         words, maps = word_attention(model, processor, row.image, row.report)
-        named = [index for index, word in enumerate(words) if word in NAMES[row.label.lower()]]
-        if not named:
+        named = torch.tensor([word in NAMES[row.label.lower()] for word in words])
+        if not named.any():
             continue  # the only word that names it is mistyped
-        mask = _covered(processor, row.mask, maps.shape[1:])
-        attention = torch.from_numpy(maps[named]).flatten(1)
-        inside.append(float((attention @ mask.flatten()).mean()))
+        mask = _covered(processor, row.mask, maps.shape[1:]).flatten()
+        attention = torch.from_numpy(maps).flatten(1)
+        inside.append(float((attention[named] @ mask).mean()))
+        others.append(float((attention[~named] @ mask).mean()))
         area.append(float(mask.mean()))
-        hits.append(float((mask.flatten()[attention.argmax(1)] > 0).float().mean()))
+        hits.append(float((mask[attention[named].argmax(1)] > 0).float().mean()))
         touched.append(float((mask > 0).float().mean()))
     return {
         "attention inside the mask": statistics.mean(inside),
+        "attention inside the mask, other words": statistics.mean(others),
         "attention inside the mask, by chance": statistics.mean(area),
         "pointing at the mask": statistics.mean(hits),
         "pointing at the mask, by chance": statistics.mean(touched),

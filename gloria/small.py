@@ -17,12 +17,12 @@ from gloria.processing import GloriaProcessor
 from gloria_ops import LocalScore
 
 TEXT_WIDTH = 128
-# Not the text's own width: the projections that then stand between start small, and with them the affinities. Without
-# them the softmax over words is one-hot from the start, and few words ever learn where to look.
+# Not the text's own width: the projections that then stand between start small, and with them the affinities, so that
+# every word attends evenly at first.
 SHARED_WIDTH = 96
-# The released score without its softmax over words. Trained from scratch, affinities grow until one word of a text,
-# any one, takes each region; the words that name a finding then attend evenly to the whole image, whatever they have
-# learnt.
+# The released score without its softmax over words, and a scale of 1. Trained from scratch, affinities grow until that
+# softmax gives each region to one word, any one: words that name a finding are then left to attend to all regions
+# evenly, though their affinities have learnt where it is. `python -m bench.learning` measures it.
 SCORE = replace(LocalScore.released(), word_norm="none", attention_scale=1.0)
 PIXELS = 160  # 10 x 10 regions in stage 3
 LONGEST = 97  # word pieces of a report, as in the released code

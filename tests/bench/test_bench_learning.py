@@ -40,6 +40,7 @@ def test_attention_is_measured_against_the_mask(row, monkeypatch, looks_at, insi
     processor = type("P", (), {"__call__": lambda _, images: process(images), **vars(PROCESSOR)})()
     measured = learning.attention_to_masks(None, processor, [row])
     assert measured["attention inside the mask"] == pytest.approx(inside)
+    assert measured["attention inside the mask, other words"] == pytest.approx(0.25)
     assert measured["attention inside the mask, by chance"] == pytest.approx(0.25)
     assert measured["pointing at the mask, by chance"] == pytest.approx(0.25)
     if hits is not None:
