@@ -101,9 +101,11 @@ class Retriever:
         if not len(queries):
             raise ValueError("queries is empty; expected one or more")
         for batch in batches(queries, self.batch_size, "queries", progress):
+            # Nothing is yielded within: a search that raises would leave gradients switched off.
             with inference(self.model):
                 if self.index.manifest.of == "images":
                     texts = encode_texts(self.model, self.processor, batch, self.batch_size)
-                    yield Encoded(texts.whole, texts.words, texts.offsets)
+                    encoded = Encoded(texts.whole, texts.words, texts.offsets)
                 else:
-                    yield items_of_images(*encode_images(self.model, self.processor, batch))
+                    encoded = items_of_images(*encode_images(self.model, self.processor, batch))
+            yield encoded

@@ -314,6 +314,9 @@ def test_queries_that_do_not_fit(model, processor, rows, built):
     with pytest.raises(ValueError, match=r"queries are 25 wide and the index 24 \(D\)"):
         search(index, wide, 1, by="both", score=LocalScore.released())
     retriever = Retriever(model, processor, index)
+    with pytest.raises(ValueError, match="expected 1 to 11, the number of items") as held:
+        retriever.search(queries_of("images", rows), 12)
+    assert torch.is_grad_enabled(), held  # whose traceback keeps the search alive
     with pytest.raises(ValueError, match="queries is empty"):
         retriever([])
     with pytest.raises(ValueError, match="left effusion cannot be read as an image"):
