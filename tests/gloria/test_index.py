@@ -315,7 +315,7 @@ def test_queries_that_do_not_fit(model, processor, rows, built):
         search(index, wide, 1, by="both", score=LocalScore.released())
     retriever = Retriever(model, processor, index)
     with pytest.raises(ValueError, match="expected 1 to 11, the number of items") as held:
-        retriever.search(queries_of("images", rows), 12)
+        retriever.search(queries_of(index.manifest.of, rows), len(rows) + 1)
     assert torch.is_grad_enabled(), held  # whose traceback keeps the search alive
     with pytest.raises(ValueError, match="queries is empty"):
         retriever([])
