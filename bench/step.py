@@ -37,7 +37,7 @@ CONTENDERS = ("fused", "loop", "cached")
 PARTS = ("encoders", "local loss", "global loss", "optimiser")
 VOCABULARY = 1000
 # Seconds after which a contender sits out the rounds that are left.
-ALLOWANCE = 60.0
+ALLOWANCE = 20.0
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ MODELS = {
     each.name: each
     for each in (
         StepModel("full", _full, pixels=299, batches=(8, 24, 48), micro_batch_size=8),
-        StepModel("small", _small, pixels=160, batches=(16, 32, 64, 256, 1024), micro_batch_size=16),
+        StepModel("small", _small, pixels=160, batches=(16, 64, 256, 1024), micro_batch_size=16),
         StepModel("quick", _tiny, pixels=64, batches=(5,), micro_batch_size=2),
     )
 }

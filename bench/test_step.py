@@ -11,6 +11,7 @@ import torch
 from bench.step import CONTENDERS, MODELS, PARTS, Step, largest, measure
 
 
+@pytest.mark.timeout(7200)  # minutes on quiet cores; more on busy ones
 @pytest.mark.parametrize(("model", "rounds"), [("small", 3), ("full", 2)])
 def test_full_size(model, rounds, timed, backend, rows):
     if not timed:

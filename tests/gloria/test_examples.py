@@ -16,7 +16,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    return write_phantoms(tmp_path_factory.mktemp("phantoms"), 24, size=64)
+    return write_phantoms(tmp_path_factory.mktemp("phantoms"), 12, size=64)
 
 
 def test_every_example_is_run():
