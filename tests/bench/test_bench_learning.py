@@ -4,6 +4,7 @@ import json
 import math
 from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -67,6 +68,7 @@ def test_intervals_are_those_of_students_t():
 
 def test_runs_from_training_to_table(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(learning, "HELD_OUT", 2)
+    monkeypatch.setattr(learning, "attention_figure", lambda *_, **__: plt.figure())  # its own tests draw it
     learning.main(["--out", str(tmp_path), "--seeds", "1", "--count", "4", "--epochs", "1", "--of-each", "1"])
     runs = json.loads((tmp_path / "learning.json").read_text())
     assert len(runs) == 1
