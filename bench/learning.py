@@ -21,11 +21,15 @@ from gloria.data import Row, read_table, write_five_by_200, write_phantoms
 from gloria.data.layouts.chexpert import FIVE
 from gloria.data.phantoms import OF_EACH
 from gloria.data.phantoms_reports import NAMES
+from gloria.images import read_mask
+from gloria.localization import coverage
 from gloria.modelling import GloriaModel
 from gloria.processing import GloriaProcessor
+from gloria.regions import regions_view
 from gloria.retrieval import BY, precision_at, similarities
 from gloria.small import small_model
 from gloria.training import TrainingOptions, train
+from gloria.zero_shot import ZeroShotClassifier
 
 # What a class is called, in words and never as whole reports of it: the classes are scored by the mean over them.
 PROMPTS = {
@@ -57,13 +61,10 @@ def measure(model: GloriaModel, processor: GloriaProcessor, rows: Sequence[Row])
 
 
 def zero_shot(model: GloriaModel, processor: GloriaProcessor, rows: Sequence[Row]) -> float:
-    """Share of the images whose own class has the highest mean similarity to its prompts."""
-    # The one place that scores prompts; a classifier with its own prompts goes here.
-    names = list(PROMPTS)
-    prompts = [prompt for name in names for prompt in PROMPTS[name]]
-    scores = similarities(model, processor, [row.image for row in rows], prompts).by("both")
-    chosen = scores.unflatten(1, (len(names), -1)).mean(2).argmax(1).tolist()
-    return statistics.mean(names[index] == row.label for index, row in zip(chosen, rows, strict=True))
+    """Share of the images whose own class has the highest mean similarity to its prompts, by the score trained with."""
+    classifier = ZeroShotClassifier(model, processor, PROMPTS, form="paper", ensemble="mean")
+    chosen = classifier.scores([row.image for row in rows]).argmax(1).tolist()
+    return statistics.mean(classifier.classes[index] == row.label for index, row in zip(chosen, rows, strict=True))
 
 
 def attention_to_masks(model: GloriaModel, processor: GloriaProcessor, rows: Sequence[Row]) -> dict[str, float]:
@@ -79,7 +80,9 @@ def attention_to_masks(model: GloriaModel, processor: GloriaProcessor, rows: Seq
         named = torch.tensor([word in NAMES[row.label.lower()] for word in words])
         if not named.any():
             continue  # the only word that names it is mistyped
-        mask = _covered(processor, row.mask, maps.shape[1:]).flatten()
+        marked = read_mask(row.mask)
+        view = regions_view(model.config, processor.image_processor, *reversed(marked.shape), maps.shape[1:])
+        mask = torch.from_numpy(coverage(marked, view, maps.shape[1:])).float().flatten()
         attention = torch.from_numpy(maps).flatten(1)
         inside.append(float((attention[named] @ mask).mean()))
         others.append(float((attention[~named] @ mask).mean()))
@@ -116,13 +119,6 @@ def one_seed(out: Path, seed: int, count: int, epochs: int, of_each: int) -> dic
         figure = attention_figure(model, processor, row.image, row.report, row.mask, title=f"Never seen: {row.label}")
         save(figure, out / f"{row.label.lower().replace(' ', '-')}.png")
     return {**measure(model, processor, test), "minutes of training": seconds / 60}
-
-
-def _covered(processor: GloriaProcessor, mask: Path | None, grid: tuple[int, ...]) -> torch.Tensor:
-    """The share of each region that the mask covers, as the model's image is framed."""
-    pixels = processor(images=mask)["pixel_values"][0, 0]
-    shown = pixels * processor.image_processor.image_std[0] + processor.image_processor.image_mean[0]
-    return torch.nn.functional.adaptive_avg_pool2d(shown[None, None], grid)[0, 0]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

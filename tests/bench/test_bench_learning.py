@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
@@ -12,8 +13,11 @@ from PIL import Image
 
 from bench import learning
 from gloria.data import Row
+from gloria.encoding import Texts
 from gloria.images import GloriaImageProcessor
 from gloria.retrieval import Similarities
+from gloria.zero_shot import classifier
+from gloria_ops import LocalScore
 
 PROCESSOR = SimpleNamespace(image_processor=GloriaImageProcessor(size=64, crop_size=64))
 
@@ -39,7 +43,8 @@ def test_attention_is_measured_against_the_mask(row, monkeypatch, looks_at, insi
         maps[1][looks_at] = 1
     monkeypatch.setattr(learning, "word_attention", lambda *_: (["small", "effusion", "."], maps))
     processor = type("P", (), {"__call__": lambda _, images: process(images), **vars(PROCESSOR)})()
-    measured = learning.attention_to_masks(None, processor, [row])
+    model = SimpleNamespace(config=SimpleNamespace(region_stage=None, image_config=SimpleNamespace()))
+    measured = learning.attention_to_masks(model, processor, [row])
     assert measured["attention inside the mask"] == pytest.approx(inside)
     assert measured["attention inside the mask, other words"] == pytest.approx(0.25)
     assert measured["attention inside the mask, by chance"] == pytest.approx(0.25)
@@ -56,8 +61,12 @@ def test_zero_shot_takes_the_class_with_the_best_prompts(monkeypatch):
         scores[image, 3 * image : 3 * image + 3] = torch.tensor([2.0, 0.1, 0.1])
         scores[image, (3 * image + 4) % 15] = 2.1  # the best single prompt, of another class
     scores[5, 3:6] = 1
-    monkeypatch.setattr(learning, "similarities", lambda *_: Similarities(scores, scores))
-    assert learning.zero_shot(None, None, rows) == pytest.approx(5 / 6)
+    monkeypatch.setattr(classifier, "encode_texts", lambda *_: Texts(None, torch.zeros(30, 1), torch.full((15,), 2)))
+    monkeypatch.setattr(classifier, "similarities_to", lambda *_: Similarities(scores, scores))
+    monkeypatch.setattr(classifier, "inference", lambda _: nullcontext())
+    model = SimpleNamespace(config=SimpleNamespace(score=LocalScore.released()))
+    processor = SimpleNamespace(tokenizer=SimpleNamespace(cls_token_id=2))
+    assert learning.zero_shot(model, processor, rows) == pytest.approx(5 / 6)
 
 
 def test_intervals_are_those_of_students_t():
