@@ -1,4 +1,4 @@
-"""local_topk: queries against a corpus that is read chunk by chunk, of whose scores only the best are ever kept."""
+"""Queries against a corpus that is read chunk by chunk: local_topk keeps the best scores, scored_chunks gives all."""
 
 from collections.abc import Iterator
 from typing import Literal, NamedTuple, get_args
@@ -81,23 +81,44 @@ def local_topk(
         corpus_lengths=corpus_lengths,
         corpus_offsets=corpus_offsets,
     )
+    _check_k(k, items.starts.shape[0])
+    best = _none_yet(asked)
+    for first, scores in scored_chunks(asked, items, of=of, score=score, backend=backend):
+        best = merge_best(best, scores, first, k)
+    return best
+
+
+def scored_chunks(
+    asked: Ragged, items: Ragged, *, of: Of, score: LocalScore = RELEASED, backend: str | None = None
+) -> Iterator[tuple[int, Tensor]]:
+    """Every query with every item of a corpus, without gradients, some items at a time.
+
+    Args:
+        asked: the queries, in canonical form.
+        items: the corpus, in canonical form, of the same dtype, width and device.
+        of, score, backend: as in `local_topk`.
+
+    Returns:
+        Of each chunk, the first first: the number of its first item, and scores (Q, n) float32 (float64 for float64).
+
+    Raises:
+        TypeError, ValueError, RuntimeError, NotImplementedError: as `local_topk`, before the first chunk.
+    """
     check_score(score)
     if of not in get_args(Of):
         raise ValueError(f"of is {of!r}; expected 'images' or 'texts', what the corpus holds")
-    _check_k(k, items.starts.shape[0])
     chosen = backends.choose(backend, score, asked.rows.dtype, asked.rows.device)
     corpus_is_attended = (of == "images") == (score.direction == "t2i")
     _check_attended(items if corpus_is_attended else asked, chosen)
     search_words = int(asked.lengths.sum())  # of all queries, so that no score depends on where the corpus is cut
-    with torch.no_grad():
-        best = _none_yet(asked)
-        for first, chunk in _chunks(items, CHUNK_SCORES // asked.starts.shape[0]):
-            if corpus_is_attended:
-                scores = _scores(chunk, asked, score, chosen, search_words).T
-            else:
-                scores = _scores(asked, chunk, score, chosen, 0)
-            best = merge_best(best, scores, first, k)
-    return best
+
+    @torch.no_grad()
+    def scores_of(chunk: Ragged) -> Tensor:
+        if corpus_is_attended:
+            return _scores(chunk, asked, score, chosen, search_words).T
+        return _scores(asked, chunk, score, chosen, 0)
+
+    return ((first, scores_of(chunk)) for first, chunk in _chunks(items, CHUNK_SCORES // asked.starts.shape[0]))
 
 
 def _scores(attended: Ragged, attending: Ragged, score: LocalScore, backend: str, search_words: int) -> Tensor:

@@ -8,9 +8,10 @@ from torch import Tensor
 from gloria.index.nearest import nearest
 from gloria.index.store import EmbeddingIndex, Items
 from gloria.retrieval import BY, By
-from gloria_ops import LocalScore, TopK, local_topk
+from gloria_ops import LocalScore, TopK
 from gloria_ops.functional import cosines
-from gloria_ops.retrieval import merge_best
+from gloria_ops.retrieval import merge_best, scored_chunks
+from gloria_ops.tokens import queries_and_corpus
 
 Encoded = Items  # queries have the layout of what they look for
 
@@ -88,17 +89,12 @@ def _scores(queries: Encoded, items: Items, index: EmbeddingIndex, by: By, score
     items = Items(*(each.to(queries.whole.device) for each in items))
     if by == "global":
         return cosines(queries.whole, items.whole)
-    # All of a chunk's scores, in its order: the search has a cheaper way for few queries than the scores of a batch.
-    found = local_topk(
-        queries.parts,
-        items.parts,
-        len(items.whole),
-        of=index.manifest.of,
-        query_offsets=queries.offsets,
-        corpus_offsets=items.offsets,
-        score=score,
+    # Not by `local_scores`: a search has a cheaper way for few queries than the scores of a batch.
+    asked, corpus = queries_and_corpus(
+        queries.parts, items.parts, query_offsets=queries.offsets, corpus_offsets=items.offsets
     )
-    local = torch.empty_like(found.scores).scatter_(1, found.indices, found.scores)
+    scored = scored_chunks(asked, corpus, of=index.manifest.of, score=score)
+    local = torch.cat([scores for _, scores in scored], dim=1)
     return local if by == "local" else 0.5 * (cosines(queries.whole, items.whole) + local)
 
 
