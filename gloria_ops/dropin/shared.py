@@ -51,10 +51,14 @@ def channels_last(words_emb: Tensor) -> Tensor:
 
 
 def plain_lengths(cap_lens: Lengths) -> Lengths:
-    """Lengths as `gloria_ops.local_scores` takes them, from a list that may hold tensors of one element, too."""
-    if isinstance(cap_lens, Sequence):
-        return [length.item() if isinstance(length, Tensor) else length for length in cap_lens]
-    return cap_lens
+    """Lengths as `gloria_ops.local_scores` takes them, from a list that may hold tensors of one element, too.
+
+    The tensors are not read on the host, where each would wait for its device.
+    """
+    tensors = [length for length in cap_lens if isinstance(length, Tensor)] if isinstance(cap_lens, Sequence) else []
+    if not tensors:
+        return cap_lens
+    return torch.stack([torch.as_tensor(length, device=tensors[0].device).reshape(()) for length in cap_lens])
 
 
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = EPS) -> Tensor:
