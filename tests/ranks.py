@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -58,7 +59,7 @@ def _rank(rank: int, world: int, folder: str, cases: dict[str, Case], timeout: f
         said[name] = ""
         try:
             case()
-        except Exception:
+        except (Exception, pytest.fail.Exception):  # what pytest.raises raises where nothing was
             said[name] = traceback.format_exc()
         Path(folder, f"{rank}.json").write_text(json.dumps(said))
     dist.destroy_process_group()
