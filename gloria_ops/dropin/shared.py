@@ -55,10 +55,12 @@ def plain_lengths(cap_lens: Lengths) -> Lengths:
 
     The tensors are not read on the host, where each would wait for its device.
     """
-    tensors = [length for length in cap_lens if isinstance(length, Tensor)] if isinstance(cap_lens, Sequence) else []
-    if not tensors:
+    if not isinstance(cap_lens, Sequence):
         return cap_lens
-    return torch.stack([torch.as_tensor(length, device=tensors[0].device).reshape(()) for length in cap_lens])
+    devices = [length.device for length in cap_lens if isinstance(length, Tensor)]
+    if not devices:
+        return cap_lens
+    return torch.stack([torch.as_tensor(length, device=devices[0]).reshape(()) for length in cap_lens])
 
 
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = EPS) -> Tensor:
