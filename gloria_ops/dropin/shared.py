@@ -1,7 +1,7 @@
 """What the replaced projects have in common: attention maps made when looked at, layouts, lengths, a cosine."""
 
 from collections.abc import Sequence
-from typing import overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -55,12 +55,11 @@ def plain_lengths(cap_lens: Lengths) -> Lengths:
 
     The tensors are not read on the host, where each would wait for its device.
     """
-    if not isinstance(cap_lens, Sequence):
-        return cap_lens
-    devices = [length.device for length in cap_lens if isinstance(length, Tensor)]
+    lengths: Sequence[Any] = cap_lens if isinstance(cap_lens, Sequence) else ()
+    devices = [length.device for length in lengths if isinstance(length, Tensor)]
     if not devices:
         return cap_lens
-    return torch.stack([torch.as_tensor(length, device=devices[0]).reshape(()) for length in cap_lens])
+    return torch.stack([torch.as_tensor(length, device=devices[0]).reshape(()) for length in lengths])
 
 
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = EPS) -> Tensor:
