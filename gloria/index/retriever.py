@@ -104,6 +104,7 @@ class Retriever:
             with inference(self.model):
                 if self.index.manifest.of == "images":
                     texts = encode_texts(self.model, self.processor, batch, self.batch_size)
-                    yield Encoded(texts.whole, texts.words, texts.offsets)
+                    encoded = Encoded(texts.whole, texts.words, texts.offsets)
                 else:
-                    yield items_of_images(*encode_images(self.model, self.processor, batch))
+                    encoded = items_of_images(*encode_images(self.model, self.processor, batch))
+            yield encoded  # outside, so that the model has its mode again whatever happens to the batch
