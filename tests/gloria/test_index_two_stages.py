@@ -3,6 +3,7 @@
 import math
 import sys
 
+import faiss
 import pytest
 import torch
 
@@ -88,6 +89,9 @@ def test_what_looks_at_some_finds_most_and_is_read_again(tmp_path, factory):
     kept = (exact.indices[:, :, None] == found.indices[:, None, :]).any(2).float().mean()
     assert 0.8 < kept <= 1
     assert (found.indices[:, 0] == torch.arange(50)).float().mean() > 0.8
+    cells = faiss.try_extract_index_ivf(index.nearest)
+    assert (cells is None) == (factory == "HNSW16")
+    assert cells is None or cells.nprobe == 2  # a sixteenth, also where the cells lie within another index
 
 
 @pytest.mark.parametrize(
