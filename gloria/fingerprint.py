@@ -14,7 +14,10 @@ _VOLATILE = ("transformers_version", "_name_or_path", "dtype", "architectures", 
 
 
 def model_fingerprint(model: GloriaModel) -> str:
-    """SHA-256 of the configuration and of every weight with its name, dtype and shape, wherever the model lies."""
+    """SHA-256 of the configuration and of every weight with its name, dtype and shape, wherever the model lies.
+
+    A release of transformers that gives an encoder a new setting changes it, since nothing tells whether that matters.
+    """
     digest = hashlib.sha256(_canonical(model.config.to_dict()))
     for name, weight in sorted(model.state_dict().items()):
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())

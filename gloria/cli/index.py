@@ -8,10 +8,11 @@ import typer
 
 from gloria.cli.common import Table, good_rows, loaded, plain_errors
 from gloria.data import read_table
-from gloria.index import EmbeddingIndex, Of, Retriever, build_index, build_nearest
+from gloria.index import EmbeddingIndex, Retriever, build_index, build_nearest
 from gloria.index.evaluate import KS, format_evaluation
 from gloria.index.evaluate import evaluate as evaluate_index
 from gloria.retrieval import BY, By
+from gloria_ops.retrieval import Of
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `gloria train`.")]
 Folder = Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of the index.")]

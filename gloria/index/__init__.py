@@ -2,7 +2,7 @@
 
 from gloria.index.build import build_index
 from gloria.index.evaluate import Evaluation, evaluate, format_evaluation
-from gloria.index.manifest import Manifest, Of
+from gloria.index.manifest import Manifest
 from gloria.index.nearest import build_nearest
 from gloria.index.retriever import Hit, Retriever
 from gloria.index.search import Encoded, rerank, search
@@ -16,7 +16,6 @@ __all__ = [
     "IndexWriter",
     "Items",
     "Manifest",
-    "Of",
     "Retriever",
     "build_index",
     "build_nearest",

@@ -12,10 +12,11 @@ from gloria.data import Problem, Row
 from gloria.encoding import batches, encode_texts, inference
 from gloria.fingerprint import model_fingerprint, preprocessing_fingerprint
 from gloria.images import to_rgb
-from gloria.index.manifest import MANIFEST, Manifest, Of
+from gloria.index.manifest import MANIFEST, Manifest
 from gloria.index.store import SHARD_BYTES, EmbeddingIndex, IndexWriter, Items
 from gloria.modelling import GloriaModel
 from gloria.processing import GloriaProcessor
+from gloria_ops.retrieval import Of
 
 
 def build_index(

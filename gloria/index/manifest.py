@@ -6,11 +6,11 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from gloria.data import Problem
+from gloria_ops.retrieval import Of
 
-Of = Literal["images", "texts"]
 DTYPES = ("float16", "bfloat16", "float32")
 MANIFEST = "manifest.json"
 VERSION = 1

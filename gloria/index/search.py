@@ -36,7 +36,7 @@ def search(
 
     Returns:
         Scores and numbers of items, best first; equal scores in the order of the index. Where FAISS found fewer than k,
-        which kinds that do not look at all items do, the rest are -inf and -1.
+        as inverted files may, the rest are -inf and -1.
 
     Raises:
         ValueError: an argument out of range; queries of another width, or not finite in the dtype of the index;
@@ -86,9 +86,10 @@ def rerank(index: EmbeddingIndex, queries: Encoded, candidates: Tensor, k: int, 
 
 def _scores(queries: Encoded, items: Items, index: EmbeddingIndex, by: By, score: LocalScore) -> Tensor:
     """(Q, n) float32: every query with every item of a chunk."""
-    items = Items(*(each.to(queries.whole.device) for each in items))
+    device = queries.whole.device
     if by == "global":
-        return cosines(queries.whole, items.whole)
+        return cosines(queries.whole, items.whole.to(device))
+    items = Items(*(each.to(device) for each in items))
     # Not by `local_scores`: a search has a cheaper way for few queries than the scores of a batch.
     asked, corpus = queries_and_corpus(
         queries.parts, items.parts, query_offsets=queries.offsets, corpus_offsets=items.offsets

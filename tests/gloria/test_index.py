@@ -82,7 +82,11 @@ def test_hits_say_where_they_come_from(model, processor, rows, built, tmp_path, 
 def test_the_model_keeps_its_mode(model, processor, rows, tmp_path):
     model.train()
     index = build_index(tmp_path / "index", model, processor, rows, "texts")
-    Retriever(model, processor, index)(rows[0].image)
+    retriever = Retriever(model, processor, index)
+    retriever(rows[0].image)
+    assert model.training
+    with pytest.raises(ValueError, match="by is 'best'"):
+        retriever(rows[0].image, by="best")
     assert model.training
 
 

@@ -3,6 +3,7 @@
 import math
 import sys
 
+import faiss
 import pytest
 import torch
 
@@ -85,7 +86,8 @@ def test_fewer_candidates_than_asked_for(built):
     assert found.scores.flatten()[1:].tolist() == [-math.inf] * 3
 
 
-def test_inverted_files_find_most_and_are_read_again(tmp_path):
+@pytest.mark.parametrize("factory", ["IVF32,Flat", "RR16,IVF32,Flat", "HNSW16"])
+def test_what_looks_at_some_finds_most_and_is_read_again(tmp_path, factory):
     generator = torch.Generator().manual_seed(0)
     centres = torch.randn(40, 16, generator=generator)
     whole = centres[torch.arange(2000) % 40] + 0.1 * torch.randn(2000, 16, generator=generator)
@@ -96,15 +98,18 @@ def test_inverted_files_find_most_and_are_read_again(tmp_path):
             Items(some, some.half(), torch.arange(len(some) + 1)), [Row(2, None, "Words.") for _ in range(len(some))]
         )
         writer.write(0, "")
-    build_nearest(EmbeddingIndex(tmp_path), "IVF32,Flat")
+    build_nearest(EmbeddingIndex(tmp_path), factory)
     index = EmbeddingIndex(tmp_path)
-    assert index.manifest.factory == "IVF32,Flat"
+    assert index.manifest.factory == factory
     queries = Items(whole[:50], whole[:50], torch.arange(51))
     exact = search(index, queries, 10, by="global", score=RELEASED)
     found = search(index, queries, 10, by="global", score=RELEASED, candidates=30)
     kept = (exact.indices[:, :, None] == found.indices[:, None, :]).any(2).float().mean()
     assert 0.8 < kept <= 1
     assert (found.indices[:, 0] == torch.arange(50)).float().mean() > 0.8
+    cells = faiss.try_extract_index_ivf(index.nearest)
+    assert (cells is None) == (factory == "HNSW16")
+    assert cells is None or cells.nprobe == 2  # a sixteenth, also where the cells lie within another index
 
 
 @pytest.mark.parametrize(
