@@ -90,6 +90,11 @@ class Inputs:
     lengths: list[int]
     grad_scores: Tensor
 
+    @property
+    def packed_words(self) -> Tensor:
+        """(sum of W, D): the words without padding."""
+        return torch.cat([text[:length] for text, length in zip(self.words, self.lengths, strict=True)])
+
     def to(self, dtype: torch.dtype) -> Inputs:
         """The same numbers in another dtype; the scores' gradient stays float32 unless all is float64."""
         grad_scores = self.grad_scores.to(torch.promote_types(dtype, torch.float32))

@@ -206,8 +206,7 @@ def similarities(batch: Batch, first: int) -> tuple[Tensor, ...]:
 
 def pooled(u: Tensor, batch: Batch) -> Tensor:
     """Log-sum-exp over the words of each text, (images, N_t)."""
-    scaled = (batch.score.word_scale * u[:, batch.rows]).masked_fill(~batch.real, float("-inf"))
-    scores = scaled.logsumexp(2)
+    scores = _log_sum_exp(u, batch)
     return scores / batch.score.word_scale if batch.score.pool_divide else scores
 
 
@@ -236,10 +235,14 @@ def _grad_similarities(u: Tensor, batch: Batch, grad_scores: Tensor) -> Tensor:
     owners = torch.repeat_interleave(
         torch.arange(batch.lengths.numel(), device=u.device), batch.lengths, output_size=u.shape[1]
     )
-    scaled = (batch.score.word_scale * u[:, batch.rows]).masked_fill(~batch.real, float("-inf"))
-    share = (batch.score.word_scale * u - scaled.logsumexp(2)[:, owners]).exp()
+    share = (batch.score.word_scale * u - _log_sum_exp(u, batch)[:, owners]).exp()
     gu = grad_scores[:, owners] * share
     return gu if batch.score.pool_divide else batch.score.word_scale * gu
+
+
+def _log_sum_exp(u: Tensor, batch: Batch) -> Tensor:
+    scaled = batch.score.word_scale * u[:, batch.rows]
+    return scaled.masked_fill(~batch.real, float("-inf")).logsumexp(2)
 
 
 def _launch(kernel: Any, batch: Batch, images: int, *tensors: Tensor) -> None:

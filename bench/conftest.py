@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench import chart, record, report, step_chart
-
-sys.path.append(str(Path(__file__).parents[1] / "tests"))  # the one table of tolerances is the tests' own
 
 Rows = dict[str, list[dict[str, Any]]]
 ROWS = pytest.StashKey[Rows]()

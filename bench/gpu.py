@@ -26,6 +26,7 @@ from bench import peers
 from bench.cases import PRESETS, Case, Inputs, make_inputs
 from bench.chunked import ChunkedScores
 from bench.peers import Contender
+from bench.record import file_name
 from bench.report import markdown, ratio_cell
 from gloria_ops import local_scores
 from gloria_ops.backends.triton import settings, tiles
@@ -69,7 +70,7 @@ def main() -> None:
     results: dict[str, Any] = {"machine": machine(), "commit": commit(), "rates": rates(), "rows": []}
     results["date"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
     given.out.mkdir(parents=True, exist_ok=True)
-    path = given.out / f"{file_name(results['machine'])}.json"
+    path = given.out / f"{file_name(results['machine']['gpu'])}.json"
     for case in CASES:
         if given.cases and case.name not in given.cases:
             continue
@@ -98,7 +99,7 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit, or "unknown" outside a checkout."""
+    """The commit, or "unknown" outside a checkout; asked of git, for a GPU machine may have no pytest-benchmark."""
     done = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12"],
         capture_output=True,
@@ -106,11 +107,6 @@ def commit() -> str:
         cwd=Path(__file__).parent,
     )
     return done.stdout.strip() or "unknown"
-
-
-def file_name(described: dict[str, Any]) -> str:
-    """A file name for the card."""
-    return "-".join(described["gpu"].lower().split())
 
 
 def rates() -> dict[str, float]:
@@ -180,11 +176,6 @@ def _in_dtype(build: Callable[[Case, Inputs], Contender], dtype: torch.dtype, ca
     return build(case, inputs.to(dtype))
 
 
-def packed(inputs: Inputs) -> Tensor:
-    """(sum of W, D): the words without padding."""
-    return torch.cat([text[:length] for text, length in zip(inputs.words, inputs.lengths, strict=True)])
-
-
 def fused(case: Case, inputs: Inputs) -> Contender:
     """gloria_ops by its Triton kernels, as a training step calls it: offsets on the device."""
     offsets = torch.tensor([0, *inputs.lengths]).cumsum(0).cuda()
@@ -192,7 +183,7 @@ def fused(case: Case, inputs: Inputs) -> Contender:
     def scores(regions: Tensor, words: Tensor) -> Tensor:
         return local_scores(regions, words, word_offsets=offsets, score=case.score, backend="triton")
 
-    return peers.contender(FUSED, inputs.regions, packed(inputs), scores)
+    return peers.contender(FUSED, inputs.regions, inputs.packed_words, scores)
 
 
 def chunked(case: Case, inputs: Inputs) -> Contender:
@@ -202,12 +193,12 @@ def chunked(case: Case, inputs: Inputs) -> Contender:
     def scores(regions: Tensor, words: Tensor) -> Tensor:
         return ChunkedScores.apply(regions, words, lengths, max(inputs.lengths), case.score)
 
-    return peers.contender(CHUNKED, inputs.regions, packed(inputs), scores)
+    return peers.contender(CHUNKED, inputs.regions, inputs.packed_words, scores)
 
 
 def bare(case: Case, inputs: Inputs) -> Contender:
     """S = V Tᵀ by cuBLAS into memory that is there, some images at a time where all would be too much; no scores."""
-    words = packed(inputs).detach()
+    words = inputs.packed_words.detach()
     at_once = max(1, min(case.batch, (1 << 33) // (2 * case.regions * len(words))))
     out = words.new_empty(at_once * case.regions, len(words))
 

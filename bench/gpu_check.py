@@ -19,7 +19,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 # Seconds that a step may take; with the start of processes their sum stays below nine minutes.
-TESTS, SANITIZER, BENCH = 200, 45, 240
+DOCTOR, TESTS, SANITIZER, BENCH = 25, 200, 45, 240
 SHARDS = 12
 
 
@@ -60,9 +60,9 @@ def run(name: str, command: list[str], out: Path, seconds: float, **environment:
 
 def gpu_found(out: Path) -> bool:
     """Whether torch sees a CUDA device; the doctor's report is the first log."""
-    run("doctor", [sys.executable, "-m", "gloria_ops.doctor"], out, 60)
+    run("doctor", [sys.executable, "-m", "gloria_ops.doctor"], out, DOCTOR)
     code = "import torch; raise SystemExit(not torch.cuda.is_available())"
-    return run("gpu", [sys.executable, "-c", code], out, 60)["status"] == 0
+    return run("gpu", [sys.executable, "-c", code], out, DOCTOR)["status"] == 0
 
 
 def tests(out: Path) -> list[dict[str, Any]]:

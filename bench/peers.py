@@ -124,8 +124,7 @@ def compiled(case: Case, inputs: Inputs) -> Contender:
 
 def bare_products(inputs: Inputs) -> dict[str, Callable[[], Tensor]]:
     """T Vᵀ and V Tᵀ over all real words and regions, into memory that is already there; the faster one is the limit."""
-    words = torch.cat([text[:length] for text, length in zip(inputs.words, inputs.lengths, strict=True)])
-    regions = inputs.regions.flatten(0, 1)
+    words, regions = inputs.packed_words, inputs.regions.flatten(0, 1)
     by_word, by_region = words.new_empty(len(words), len(regions)), words.new_empty(len(regions), len(words))
     return {
         "T Vᵀ": lambda: torch.matmul(words, regions.T, out=by_word),

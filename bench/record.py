@@ -34,7 +34,12 @@ def describe_machine(machine_info: dict[str, Any]) -> dict[str, Any]:
 
 def machine_name(machine: dict[str, Any]) -> str:
     """A file name for the machine: its processor, its widest instruction set and its cores."""
-    return re.sub(r"[^a-z0-9]+", "-", f"{machine['cpu']} {machine['isa']} {machine['cores']} cores".lower()).strip("-")
+    return file_name(f"{machine['cpu']} {machine['isa']} {machine['cores']} cores")
+
+
+def file_name(text: str) -> str:
+    """Lower-case letters, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def write(

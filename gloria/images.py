@@ -109,7 +109,8 @@ class GloriaImageProcessor(BaseImageProcessor):
 
         Returns:
             left, top, right, bottom in pixels of the image, continuous: 0 is the outer edge of the first pixel, 1 its
-            inner one. Padding lies below 0 or beyond the size. The regions divide this rectangle evenly.
+            inner one. Padding lies below 0 or beyond the size. Where in it the
+            regions lie is for `gloria.regions` to say.
         """
         left, top, (scaled_width, scaled_height) = self._placed(width, height)
         x, y = width / scaled_width, height / scaled_height

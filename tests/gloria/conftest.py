@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from public_texts import MIMIC_REPORT
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 from tokenizers import BertWordPieceTokenizer
@@ -140,27 +141,6 @@ def dicom_file():
     return write
 
 
-MIMIC_REPORT = """                                 FINAL REPORT
- EXAMINATION:  CHEST (PA AND LAT)
-
- INDICATION:  ___F with new onset ascites  // eval for infection
-
- TECHNIQUE:  Chest PA and lateral
-
- COMPARISON:  None.
-
- FINDINGS:
-
- There is no focal consolidation, pleural effusion or pneumothorax.  A 2.5 cm
- opacity is seen.
-
- IMPRESSION:
-
- 1. No acute cardiopulmonary process.
- 2. Clear lungs.
-"""
-
-
 @pytest.fixture
 def mimic_tree(tmp_path):
     """MIMIC-CXR-JPG 2.0.0 with the reports unpacked beside it: two patients, a lateral view, a study without report."""
@@ -230,16 +210,6 @@ def chexpert_tree(tmp_path):
     for part, rows in lines.items():
         (root / f"{part}.csv").write_text(CHEXPERT_HEADER + "".join(rows))
     return root
-
-
-CHEXPERT_PLUS = (
-    "path_to_image,path_to_dcm,frontal_lateral,ap_pa,deid_patient_id,patient_report_date_order,report,"
-    "section_findings,section_impression,split\n"
-    "train/patient00001/study1/view1_frontal.jpg,x.dcm,Frontal,AP,patient00001,1,"
-    '"FINDINGS: Low volumes.\nIMPRESSION: Atelectasis.","Low\nvolumes.",Atelectasis.,train\n'
-    "valid/patient00030/study1/view1_frontal.jpg,y.dcm,Frontal,AP,patient00030,1,Edema.,,,valid\n"
-    "train/patient00001/study1/view1_lateral.jpg,z.dcm,Lateral,,patient00001,1,Same.,,Same.,train\n"
-)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import csv
 
 import pytest
-from conftest import CHEXPERT_PLUS, MIMIC_REPORT
+from public_texts import CHEXPERT_PLUS, MIMIC_REPORT
 
 from gloria.data import find_problems, split_rows
 from gloria.data.layouts import five_by, read_chexpert, read_mimic, read_openi, read_rsna

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from conftest import MIMIC_REPORT
 from hypothesis import given
 from hypothesis import strategies as st
+from public_texts import MIMIC_REPORT
 
 from gloria.data.reports import choose_section, sections_of, sentences_of, text_id, text_to_read
 
