@@ -105,7 +105,7 @@ def evaluate(
         found = evaluate_index(retriever, rows, k or KS, by=[by] if by else BY, candidates=candidates, progress=True)
     asked = "reports" if index.manifest.of == "images" else "images"
     typer.echo(
-        f"{found.queries} {asked} asked of {len(index)} {index.manifest.of}; {found.paired} have their own pair in the "
+        f"{found.queries} {asked} asked of {len(index)} {index.manifest.of}; {found.paired} have a partner in the "
         "index; in percent:"
     )
     typer.echo(format_evaluation(found))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gloria.data import Row
+from gloria.data.reports import text_id
 from gloria.index.retriever import Retriever
 from gloria.retrieval import BY, By, chance, hit_rate_of_ranked, labels_of, precision_of_ranked
 from gloria_ops import TopK
@@ -18,11 +19,12 @@ class Evaluation(NamedTuple):
     """Figures of a table's queries.
 
     table: for every way of ranking, and for each again in two stages where there are candidates: "P@<k>", the share of
-        the k best with the query's label; "R@<k>", the share of queries whose own pair is among the k best; in two
-        stages "kept@<k>" too, the share of the k best of the exact search that are among its k best.
+        the k best with the query's label; "R@<k>", the share of queries whose own partner, or one of an equal report,
+        is among the k best, as while training; in two stages "kept@<k>" too, the share of the k best of the exact
+        search that are among its k best.
     chance: Precision@K of items in random order.
     queries: how many there are.
-    paired: how many have their own pair in the index; "R@<k>" is about them, and left out where there is none.
+    paired: how many have such a partner in the index; "R@<k>" is about them, and left out where there is none.
     """
 
     table: dict[str, dict[str, float]]
@@ -42,8 +44,8 @@ def evaluate(
 ) -> Evaluation:
     """Asks an index for the rows of a table: their reports where it holds images, their images where it holds texts.
 
-    Items are relevant by `labels_of`: the label where all rows of both have one, else an equal report. A pair is an
-    equal image and report. A row's own pair counts among the relevant, as in the released evaluation.
+    Items are relevant by `labels_of`: the label where all rows of both have one, else an equal report. A row's own
+    partner counts among the relevant, as in the released evaluation.
 
     Args:
         retriever: of the index.
@@ -63,14 +65,14 @@ def evaluate(
     items = index.rows(range(len(index)))
     labels = labels_of([*rows, *items])
     of_queries, of_items = labels[: len(rows)], labels[len(rows) :]
-    pairs = [(str(row.image and row.image.absolute()), row.report) for row in (*rows, *items)]
-    present = set(pairs[len(rows) :])
-    paired = torch.tensor([pair in present for pair in pairs[: len(rows)]])
+    reports = [text_id(row.report) for row in (*rows, *items)]
+    present = set(reports[len(rows) :])
+    paired = torch.tensor([report in present for report in reports[: len(rows)]])
     queries = [row.report if index.manifest.of == "images" else row.image for row in rows]
 
     def figures(found: TopK) -> dict[str, float]:
         relevant = _equal(of_queries, of_items, found.indices)
-        own = _equal(pairs[: len(rows)], pairs[len(rows) :], found.indices)[paired]
+        own = _equal(reports[: len(rows)], reports[len(rows) :], found.indices)[paired]
         line = {f"P@{k}": precision_of_ranked(relevant, k) for k in ks}
         return line | ({f"R@{k}": hit_rate_of_ranked(own, k) for k in ks} if len(own) else {})
 

@@ -72,7 +72,7 @@ def test_reports_are_found_for_an_image_and_the_index_is_measured(run, table, ro
     assert len(found.stdout.splitlines()) == 12
     measured = index("evaluate", run, out, table, "-k", 1, "-k", 5, "--by", "both", "--cpu")
     assert measured.exit_code == 0, measured.output
-    assert "11 images asked of 12 texts; 11 have their own pair in the index" in measured.output
+    assert "11 images asked of 12 texts; 11 have a partner in the index" in measured.output
     header, line, chance = measured.output.splitlines()[-3:]
     assert header.split()[2:] == ["P@1", "P@5", "R@1", "R@5"]
     assert line.split()[0] == "both"

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import replace
 
 import faiss
 import pytest
@@ -188,5 +189,7 @@ def test_queries_without_their_own_pair(model, processor, rows, tmp_path):
     assert (found.queries, found.paired) == (5, 2)
     alone = evaluate(Retriever(model, processor, index), rows[8:], (2,), by=["local"])
     assert (alone.paired, set(alone.table["local"])) == (0, {"P@2"})
+    equal = replace(rows[9], report=f" {rows[0].report.upper()}")  # a second image of the same report is a hit
+    assert evaluate(Retriever(model, processor, index), [equal], (8,), by=["local"]).table["local"]["R@8"] == 1
     with pytest.raises(ValueError, match="ks has none of 1 to 8"):
         evaluate(Retriever(model, processor, index), rows, (9,))
