@@ -21,8 +21,8 @@ TEXT_WIDTH = 128
 # every word attends evenly at first.
 SHARED_WIDTH = 96
 # The released score without its softmax over words, and a scale of 1. Trained from scratch, affinities grow until that
-# softmax gives each region to one word, any one: words that name a finding are then left to attend to all regions
-# evenly, though their affinities have learnt where it is. `python -m bench.learning` measures it.
+# softmax gives each region to one word, any one: words that name a finding were then left to attend to all regions
+# evenly, in the few runs that compared the two. `python -m bench.learning` measures this score alone.
 SCORE = replace(LocalScore.released(), word_norm="none", attention_scale=1.0)
 PIXELS = 160  # 10 x 10 regions in stage 3
 LONGEST = 97  # word pieces of a report, as in the released code
