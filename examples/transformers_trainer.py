@@ -39,3 +39,4 @@ trainer = Trainer(
 trainer.train()
 trainer.save_model()
 processor.save_pretrained("trainer-run")
+trainer.accelerator.end_training()

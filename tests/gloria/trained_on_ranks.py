@@ -70,6 +70,7 @@ def train(out: Path, rows_a_rank: int) -> None:
     if trainer.is_world_process_zero():
         trainer.save_model(str(out))
         (out / "log.json").write_text(json.dumps(trainer.state.log_history))
+    trainer.accelerator.end_training()  # ends the process group, whose threads may else crash the interpreter's exit
 
 
 if __name__ == "__main__":
