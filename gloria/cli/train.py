@@ -6,6 +6,7 @@ from typing import Annotated, Literal, NoReturn
 
 import torch
 import typer
+from accelerate import PartialState
 from transformers import AutoTokenizer
 
 from gloria.cli.common import good_rows, plain_errors
@@ -110,7 +111,10 @@ def train(
     report_to: Annotated[list[str] | None, typer.Option(help="tensorboard, wandb; may be given twice.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT from its last checkpoint.")] = False,
 ) -> None:
-    """Train on a table, evaluating on held-out patients; the run folder gets model, metrics and pictures."""
+    """Train on a table, evaluating on held-out patients; the run folder gets model, metrics and pictures.
+
+    Under torchrun every process trains on a batch of its own, and contrasts it with the batches of all.
+    """
     # A termination becomes an exception, so that it leaves a checkpoint, as Ctrl-C does.
     signal.signal(signal.SIGTERM, _terminated)
     with plain_errors():
@@ -148,6 +152,7 @@ def train(
             cpu=cpu,
             report_to=tuple(report_to or ()),
         )
+        process = PartialState(cpu=cpu)  # one of those that torchrun has started, or the only one
         rows, held = _rows(csv, held_out, seed, skip=bad_rows == "skip")
         if resume and (checkpoint := last_checkpoint(out)):
             model, processor = GloriaModel.from_pretrained(checkpoint), GloriaProcessor.from_pretrained(out)
@@ -157,13 +162,23 @@ def train(
             model, processor = small_model([row.report for row in rows], seed)
         else:
             model, processor = _pretrained(str(image_encoder), str(text_encoder), image_size, seed)
-        training = (
-            ShardDataset(csv, processor, text, group_equal_reports, bad_files, seed=seed) if rows is None else rows
+        training = rows or ShardDataset(
+            csv,
+            processor,
+            text,
+            group_equal_reports,
+            bad_files,
+            seed=seed,
+            rank=process.process_index,
+            ranks=process.num_processes,
         )
-        typer.echo(f"{len(training)} rows to train on, {len(held)} held out")
+        echo = typer.echo if process.is_main_process else lambda _: None
+        count = training.rows if isinstance(training, ShardDataset) else len(training)
+        echo(f"{count} rows to train on, {len(held)} held out")
         metrics = run_training(model, processor, training, held, out, options, resume)
-    typer.echo(f"Precision@K in percent on {len(held)} held-out rows:\n{format_precision(metrics['precision'])}")
-    typer.echo(f"wrote the model, {METRICS}, loss.png and attention.png to {out}")
+        PartialState().destroy_process_group()
+    echo(f"Precision@K in percent on {len(held)} held-out rows:\n{format_precision(metrics['precision'])}")
+    echo(f"wrote the model, {METRICS}, loss.png and attention.png to {out}")
 
 
 def _rows(csv: Path, held_out: float, seed: int, skip: bool) -> tuple[list[Row] | None, list[Row]]:

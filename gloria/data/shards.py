@@ -92,8 +92,12 @@ class ShardDataset(IterableDataset):
             on, "refuse" raises.
         buffer: pairs held in memory, as files, to be drawn from at random; 1 keeps the order of the shards.
         seed: of the order.
-        rank: of this process. Leave 0 of 1 where something else shares out the stream, as accelerate does by itself.
+        rank: of this process. Leave 0 of 1 where something else shares out the stream, as a DataLoader that accelerate
+            has prepared does; every process then reads all of it, or the first one for all.
         ranks: number of processes that share the shards.
+
+    Attributes:
+        rows: pairs in all the shards.
 
     Raises:
         FileNotFoundError: no finished shards in the folder.
@@ -115,6 +119,7 @@ class ShardDataset(IterableDataset):
         check_choices(text, bad_files)
         self.folder = Path(folder)
         self.counts = _counts(self.folder)
+        self.rows = sum(self.counts.values())
         self.image_processor = processor.image_processor
         self.text, self.group_equal_texts, self.bad_files = text, group_equal_texts, bad_files
         self.buffer, self.seed, self.rank, self.ranks, self.epoch = buffer, seed, rank, ranks, 0
@@ -161,7 +166,7 @@ class ShardDataset(IterableDataset):
     def _without_end(self, worker: int, workers: int) -> Iterator[dict[str, Any]]:
         """The worker's pairs, over and over: they are cut to its number of items, which bad files may leave short."""
         names = self._shards_of(self.rank, worker, workers)
-        for again in range(sum(self.counts.values()) + 1):
+        for again in range(self.rows + 1):
             order = random.Random(f"{self.seed} {self.epoch} {self.rank} {worker} {again}")
             given = 0
             for item in self._decoded(_shuffled(self._samples(order.sample(names, len(names))), self.buffer, order)):

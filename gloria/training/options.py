@@ -19,7 +19,8 @@ class TrainingOptions:
 
     Attributes:
         epochs: passes over the training rows.
-        batch_size: pairs in a batch, each a negative of the others. Default 48, released. Fewer rows make one batch.
+        batch_size: pairs in a batch of one process, each a negative of the others, and of those of the other processes.
+            Default 48, released. Fewer rows make one batch.
         micro_batch_size: pairs that are encoded at once, for batches beyond memory (`gloria_ops.in_micro_batches`).
             None: the whole batch.
         learning_rate: the highest. Default 5e-5, released.

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import SaveStrategy
 
 from gloria.attention import attention_figure, loss_figure, save
 from gloria.data import Row, ShardDataset, read_table, write_table
@@ -15,6 +16,7 @@ from gloria.modelling import GloriaModel
 from gloria.processing import GloriaProcessor
 from gloria.retrieval import precision_table, similarities
 from gloria.training.options import DEFAULTS, TrainingOptions
+from gloria.training.processes import on_first_process
 from gloria.training.steps import NonFiniteError
 from gloria.training.trainer import GloriaTrainer
 
@@ -38,13 +40,17 @@ def train(
     finished step, from which it resumes to the same bits, and every epoch leaves one too. Only an interrupt while the
     optimiser changes the weights leaves none of its own.
 
+    Under torchrun the processes train together: every image is contrasted with the reports of all. The first one alone
+    writes, and where another ends early leaves the checkpoint, once the process group tells it.
+
     The run folder holds: the model and its processor; held_out.csv, the rows that were not trained on; metrics.json;
     loss.png; attention.png, a held-out row; checkpoints/, the last two, or the last and the best.
 
     Args:
         model: trained in place. With `resume`, its values are replaced by those of the checkpoint.
         processor: of that model.
-        training: rows without bad ones, two at least; or shards of them, read as their own settings say.
+        training: rows without bad ones, two at least; or shards of them, read as their own settings say, shared out
+            among the processes that train.
         held_out: rows to evaluate on, two at least, of other patients.
         out: run folder; made where it does not exist.
         options: how to train.
@@ -65,9 +71,11 @@ def train(
             raise ValueError(f"{name} has {len(rows)} rows; expected two at least, to contrast one with another")
     checkpoint = _checkpoint(out, held_out, resume)
     trainer = GloriaTrainer(model, processor, training, held_out, out / CHECKPOINTS, options)
-    out.mkdir(parents=True, exist_ok=True)
-    write_table(out / HELD_OUT, held_out)
-    processor.save_pretrained(out)
+    trainer.accelerator.wait_for_everyone()  # all have looked at the folder before anything is written
+    if trainer.is_world_process_zero():
+        out.mkdir(parents=True, exist_ok=True)
+        write_table(out / HELD_OUT, held_out)
+        processor.save_pretrained(out)
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except BaseException as error:
@@ -79,7 +87,8 @@ def train(
         raise
     model.eval()
     trainer.save_model(str(out))
-    return _finish(model, processor, training, held_out, out, options, trainer.state.log_history)
+    history = trainer.state.log_history
+    return on_first_process(lambda: _finish(model, processor, training, held_out, out, options, history))
 
 
 def last_checkpoint(out: str | Path) -> str | None:
@@ -95,8 +104,10 @@ def _save_last_finished_step(trainer: GloriaTrainer, out: Path) -> None:
     if step and not guard.updating and not _complete(out / CHECKPOINTS / f"checkpoint-{step}"):
         guard.return_to(trainer.gloria, trainer.args.device)
         # The one place that writes weights, optimiser, schedule, random state and position together; Trainer calls it
-        # on its own at the end of an epoch only.
-        trainer._save_checkpoint(trainer.gloria, trial=None)
+        # on its own at the end of an epoch only. By strategy it would wait for the other processes before it looks for
+        # the best checkpoint, and without a trial ask them for their flops: they may never answer.
+        trainer.args.save_strategy = SaveStrategy.NO
+        trainer._save_checkpoint(trainer.gloria, trial={})
 
 
 def _complete(checkpoint: Path) -> bool:
@@ -135,7 +146,7 @@ def _finish(
     found = similarities(model, processor, images, reports, options.encoded_at_once, options.progress)
     metrics = {
         "options": asdict(options),
-        "training_rows": len(training),
+        "training_rows": training.rows if isinstance(training, ShardDataset) else len(training),
         "held_out_rows": len(held_out),
         "precision": precision_table(found, held_out, options.ks),
         "log": history,

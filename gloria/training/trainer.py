@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from torch import Tensor
+from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -17,24 +19,26 @@ from gloria.processing import GloriaProcessor
 from gloria.training.collator import PairCollator
 from gloria.training.evaluation import evenly_spaced, measure_names, retrieval_measures
 from gloria.training.options import TrainingOptions
+from gloria.training.processes import on_first_process
 from gloria.training.steps import LastFinishedStep
 
 PLATEAU = {"factor": 0.5, "patience": 5}  # released
 
 
 class GloriaTrainer(Trainer):
-    """Trains a `GloriaModel` on rows of a table.
+    """Trains a `GloriaModel` on rows of a table; under torchrun, on as many batches at once as there are processes.
 
     Args:
         model: trained in place; encoders to be frozen get no gradients, now and after.
         processor: of that model.
-        training: rows to train on, or shards of them.
+        training: rows to train on, or shards of them, this process's among those that train.
         held_out: rows to evaluate on.
         checkpoints: folder for checkpoints and reports.
         options: how to train.
 
     Raises:
-        ValueError: `best_by` is nothing that an evaluation of these rows measures.
+        ValueError: fewer rows than processes; shards shared out among other processes than these; `best_by` is nothing
+            that an evaluation of these rows measures.
     """
 
     def __init__(
@@ -64,7 +68,7 @@ class GloriaTrainer(Trainer):
         for encoder in self.frozen:
             encoder.requires_grad_(False)
         set_seed(options.seed)
-        arguments = _arguments(options, len(training), len(held_out), checkpoints)
+        arguments = _arguments(options, training, held_out, checkpoints)
         optimizer = None
         if options.optimizer == "adam":
             optimizer = (torch.optim.Adam, {"lr": options.learning_rate, "betas": (options.beta1, 0.999)})
@@ -84,6 +88,23 @@ class GloriaTrainer(Trainer):
         given = self.options
         return TableDataset(rows, self.processor, text, given.group_equal_reports, given.bad_files, given.cache)
 
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches of this process: of rows as Trainer shares them out; shards have been shared out already."""
+        if not isinstance(self.train_dataset, ShardDataset):
+            return super().get_train_dataloader()
+        batches: DataLoader = DataLoader(
+            self.train_dataset,
+            batch_size=self.args.per_device_train_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            drop_last=self.args.dataloader_drop_last,
+        )
+        # As if alone: what is left to do is to tell the shards the epoch, and to skip what a resumed run has seen.
+        return prepare_data_loader(
+            batches, self.args.device, num_processes=1, process_index=0, put_on_device=True, dispatch_batches=False
+        )
+
     def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The loss, checked while training."""
         lines = inputs.pop("lines")
@@ -100,23 +121,25 @@ class GloriaTrainer(Trainer):
         output = super().evaluation_loop(*args, **kwargs)
         if not self.ranked:
             return output
-        measures = retrieval_measures(
-            self.gloria, self.processor, self.ranked, self.options.ks, self.options.encoded_at_once
+        # The same for all: what stops a run early or slows it down must do so on every process.
+        measures = on_first_process(
+            lambda: retrieval_measures(
+                self.gloria, self.processor, self.ranked, self.options.ks, self.options.encoded_at_once
+            )
         )
         named = {f"eval_{name}": value for name, value in measures.items()}
         return output._replace(metrics={**(output.metrics or {}), **named})
 
 
-def _arguments(options: TrainingOptions, training: int, held_out: int, checkpoints: Path) -> TrainingArguments:
-    steps = max(1, training // options.batch_size) * options.epochs
+def _arguments(
+    options: TrainingOptions, training: Sequence[Row] | ShardDataset, held_out: Sequence[Row], checkpoints: Path
+) -> TrainingArguments:
     linear = options.schedule == "linear"
     measured = "loss" if options.early_stopping or not linear else None
     plateau = PLATEAU | {"mode": "min" if options.best_by in (None, "loss") else "max"}
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(checkpoints),
         num_train_epochs=options.epochs,
-        per_device_train_batch_size=min(options.batch_size, training),
-        per_device_eval_batch_size=min(options.batch_size, held_out),
         dataloader_drop_last=True,  # the loss depends on the number of negatives: every batch has the same
         dataloader_num_workers=options.workers,
         learning_rate=options.learning_rate,
@@ -125,7 +148,7 @@ def _arguments(options: TrainingOptions, training: int, held_out: int, checkpoin
         max_grad_norm=options.max_grad_norm,
         lr_scheduler_type="linear" if linear else "reduce_lr_on_plateau",
         lr_scheduler_kwargs=None if linear else plateau,
-        warmup_steps=-(-steps // 10) if linear else 0,
+        warmup_steps=0.1 if linear else 0,  # a share of all steps
         logging_strategy="epoch",
         eval_strategy="epoch",
         save_strategy="epoch",
@@ -143,3 +166,16 @@ def _arguments(options: TrainingOptions, training: int, held_out: int, checkpoin
         disable_tqdm=not (options.progress and sys.stderr.isatty()),
         seed=options.seed,
     )
+    world, per_process = arguments.world_size, len(training) // arguments.world_size
+    if isinstance(training, ShardDataset):
+        if training.ranks != world:
+            raise ValueError(
+                f"training is shared out among {training.ranks} processes; expected the {world} that train"
+            )
+        per_process = len(training)
+    for name, rows, share in (("training", training, per_process), ("held_out", held_out, len(held_out) // world)):
+        if not share:
+            raise ValueError(f"{name} has {len(rows)} rows for {world} processes; expected one at least for each")
+    arguments.per_device_train_batch_size = min(options.batch_size, per_process)
+    arguments.per_device_eval_batch_size = min(options.batch_size, len(held_out) // world)
+    return arguments

@@ -11,7 +11,7 @@ from public_texts import MIMIC_REPORT
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 from tokenizers import BertWordPieceTokenizer
-from transformers import BertConfig, BertTokenizerFast, ResNetConfig, ViTConfig
+from transformers import AutoModel, BertConfig, BertTokenizerFast, ResNetConfig, ViTConfig
 
 from gloria import GloriaConfig, GloriaImageProcessor, GloriaModel, GloriaProcessor
 from gloria.data import Row
@@ -274,3 +274,13 @@ def rows(tmp_path_factory):
 def everything(model, processor, rows):
     """Similarities of all images of the rows with all their reports."""
     return similarities(model, processor, [row.image for row in rows], [row.report for row in rows])
+
+
+@pytest.fixture
+def encoders(tmp_path, image_configs, text_config, tokenizer, no_network):
+    """Arguments of `gloria train` that start from two tiny encoders."""
+    AutoModel.from_config(image_configs["resnet"]).save_pretrained(tmp_path / "image")
+    AutoModel.from_config(text_config).save_pretrained(tmp_path / "text")
+    tokenizer.save_pretrained(tmp_path / "text")
+    named = ["--image-encoder", tmp_path / "image", "--text-encoder", tmp_path / "text", "--image-size", 64]
+    return [*named, "--epochs", 1, "--batch-size", 4, "--cpu"]

@@ -8,7 +8,6 @@ import time
 
 import pytest
 from PIL import Image
-from transformers import AutoModel
 from typer.testing import CliRunner
 
 from gloria.cli import app
@@ -82,15 +81,6 @@ def test_train_refuses_bad_rows_unless_told_to_skip_them(broken, tmp_path):
     assert skipped.exit_code == 0, skipped.output
     assert "skipping 2 bad rows of 14" in skipped.output
     assert "6 rows to train on, 6 held out" in skipped.output
-
-
-@pytest.fixture
-def encoders(tmp_path, image_configs, text_config, tokenizer, no_network):
-    AutoModel.from_config(image_configs["resnet"]).save_pretrained(tmp_path / "image")
-    AutoModel.from_config(text_config).save_pretrained(tmp_path / "text")
-    tokenizer.save_pretrained(tmp_path / "text")
-    named = ["--image-encoder", tmp_path / "image", "--text-encoder", tmp_path / "text", "--image-size", 64]
-    return [*named, "--epochs", 1, "--batch-size", 4, "--cpu"]
 
 
 def test_train_on_encoders_from_local_directories(table, encoders, tmp_path):

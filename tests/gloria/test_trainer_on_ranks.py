@@ -1,9 +1,10 @@
-"""Two ranks under transformers.Trainer and torchrun train, step by step, what one process trains on both batches."""
+"""Under torchrun, transformers.Trainer and `gloria train` train on two ranks as one process does on both batches."""
 
 import json
 import os
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -12,16 +13,34 @@ import trained_on_ranks
 from safetensors.torch import load_file
 from tolerances import FLOAT32
 
+from gloria.data import read_table, split_rows, write_phantoms
+from gloria.data.shards import write_shards
+from gloria.data.table import write_table
+from gloria.training import last_checkpoint
+
+COMMAND = Path(__file__).parent / "command_on_ranks.py"
+
+
+def torchrun(script, *arguments):
+    """The script on two ranks, when both have ended."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]
+    return subprocess.run(
+        [*command, *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        timeout=500,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    return write_phantoms(tmp_path_factory.mktemp("phantoms"), 16, size=64)
+
 
 def test_two_ranks_train_as_one_process_does(tmp_path):
     trained_on_ranks.train(tmp_path / "alone", rows_a_rank=trained_on_ranks.ROWS)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    subprocess.run(
-        [*torchrun, trained_on_ranks.__file__, tmp_path / "ranks", str(trained_on_ranks.ROWS // 2)],
-        check=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
-        timeout=500,
-    )
+    assert torchrun(trained_on_ranks.__file__, tmp_path / "ranks", trained_on_ranks.ROWS // 2).returncode == 0
     alone, ranks = (json.loads((tmp_path / name / "log.json").read_text()) for name in ("alone", "ranks"))
     for key in ("loss", "grad_norm", "eval_loss"):
         ours, theirs = ([entry[key] for entry in log if key in entry] for log in (ranks, alone))
@@ -31,3 +50,36 @@ def test_two_ranks_train_as_one_process_does(tmp_path):
     trained = load_file(tmp_path / "ranks" / "model.safetensors")
     for name, values in weights.items():
         torch.testing.assert_close(trained[name], values, **FLOAT32, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_the_command_trains_on_two_ranks_and_a_crash_of_one_leaves_a_checkpoint_for_both(table, tmp_path):
+    def arguments(out):
+        given = {"--epochs": 2, "--batch-size": 3, "--held-out": 0.25, "--schedule": "plateau", "--preset": "small"}
+        return ["train", table, "--out", tmp_path / out, *chain(*given.items()), "--cpu"]
+
+    whole = torchrun(COMMAND, *arguments("whole"))
+    assert whole.returncode == 0
+    assert whole.stdout.count("12 rows to train on, 4 held out") == whole.stdout.count("wrote the model") == 1
+    metrics = json.loads((tmp_path / "whole" / "metrics.json").read_text())
+    assert (metrics["training_rows"], metrics["held_out_rows"]) == (12, 4)
+    evaluations = [entry for entry in metrics["log"] if "eval_loss" in entry]
+    assert [entry["step"] for entry in evaluations] == [2, 4]  # six of the twelve rows in a step
+    assert all("eval_image_to_text_P@1" in entry for entry in evaluations)
+
+    assert torchrun(COMMAND, "--crash", 4, *arguments("crashed")).returncode != 0
+    assert Path(last_checkpoint(tmp_path / "crashed")).name == "checkpoint-3"
+    assert torchrun(COMMAND, *arguments("crashed"), "--resume").returncode == 0
+    weights, resumed = (load_file(tmp_path / run / "model.safetensors") for run in ("whole", "crashed"))
+    for name, values in weights.items():
+        assert torch.equal(values, resumed[name]), name
+
+
+def test_the_command_shares_out_shards_among_the_ranks(table, encoders, tmp_path):
+    training, held_out = split_rows(read_table(table), held_out=0.25)
+    write_shards(training, tmp_path / "shards", shards=2)
+    write_table(tmp_path / "shards" / "held_out.csv", held_out)
+    run = torchrun(COMMAND, "train", tmp_path / "shards", "--out", tmp_path / "run", *encoders)
+    assert run.returncode == 0
+    assert "12 rows to train on, 4 held out" in run.stdout
+    log = json.loads((tmp_path / "run" / "metrics.json").read_text())["log"]
+    assert [entry["step"] for entry in log if "eval_loss" in entry] == [1]  # each rank reads four of its shard's six
