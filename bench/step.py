@@ -1,6 +1,7 @@
 """A training step of the whole model, encoders and optimiser included: where its time goes, and which batch fits.
 
-`python -m bench.step '{"model": ..., "batch": ..., "contender": ...}'` prints the peak memory of one step.
+`python -m bench.step '{"model": ..., "batch": ..., "contender": ...}'` prints the peak memory of one step, and with
+"contenders" their times: in processes of their own, for torch's allocator keeps some of what a large step has used.
 """
 
 from __future__ import annotations
@@ -147,13 +148,15 @@ def measure(model: StepModel, *, backend: str, rounds: int) -> list[Row]:
     rows = []
     for batch in model.batches:
         left_out = {}
+        problem = {"model": model.name, "batch": batch, "backend": backend}
         for contender in CONTENDERS:
             why = does_not_fit(contender, peaks, batch)
             if why:
                 left_out[contender] = why
             else:
-                peaks[contender][batch] = peak_bytes(model, batch, contender, backend)
-        times = _times(model, batch, [each for each in CONTENDERS if each not in left_out], backend, rounds)
+                peaks[contender][batch] = _in_a_child(problem | {"contender": contender})
+        fitting = [each for each in CONTENDERS if each not in left_out]
+        times = _in_a_child(problem | {"contenders": fitting, "rounds": rounds})
         for contender in CONTENDERS:
             row = {"model": model.name, "batch": batch, "words": sum(draw_lengths(batch)), "contender": contender}
             if contender in left_out:
@@ -200,25 +203,34 @@ def curve(contender: str, peaks: Peaks, batch: int) -> float:
     return start + slope * batch
 
 
-def peak_bytes(model: StepModel, batch: int, contender: str, backend: str) -> int:
-    """Peak memory of the step in a process of its own: weights, optimiser, inputs and all that a step adds."""
-    problem = {"model": model.name, "batch": batch, "contender": contender, "backend": backend}
+def _in_a_child(problem: dict[str, Any]) -> Any:
+    """What a process of its own prints of the problem, as the head of this module says."""
     command = [sys.executable, "-m", "bench.step", json.dumps(problem)]
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     child = subprocess.run(command, cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True)
     if child.returncode:
-        raise RuntimeError(f"memory of {problem}: status {child.returncode}\n{child.stderr}")
-    return int(child.stdout.splitlines()[-1])
+        raise RuntimeError(f"{problem}: status {child.returncode}\n{child.stderr}")
+    return json.loads(child.stdout.splitlines()[-1])
 
 
-def _times(model: StepModel, batch: int, contenders: Sequence[str], backend: str, rounds: int) -> dict[str, Row]:
+def _peak(model: StepModel, batch: int, backend: str, contender: str) -> int:
+    """Bytes of the step at its peak: weights, optimiser, inputs and all that a step adds."""
+    before = start_counting()
+    Step(model, batch, backend)(contender)
+    return peak() - before
+
+
+def _times(model: StepModel, batch: int, backend: str, contenders: Sequence[str], rounds: int) -> dict[str, Row]:
     """Milliseconds of the step and its parts, medians that add up, and the speed-up of each over the loop."""
+    warm_up = Step(model, model.batches[0], backend)
+    for contender in contenders:
+        warm_up(contender)
     step = Step(model, batch, backend)
     samples = interleave(
         {each: (lambda each=each: step(each)) for each in contenders},
         rounds=rounds,
         allowance=lambda _: ALLOWANCE,
-        warm_up=lambda _: batch == model.batches[0],
+        warm_up=lambda _: False,  # the smallest batch was
     )
     times: dict[str, Row] = {}
     for contender, modes in samples.items():
@@ -243,6 +255,5 @@ def _texts(lengths: Sequence[int]) -> dict[str, Tensor]:
 
 if __name__ == "__main__":
     asked = json.loads(sys.argv[1])
-    before = start_counting()
-    Step(MODELS[asked["model"]], asked["batch"], asked["backend"])(asked["contender"])
-    print(peak() - before)
+    asked["model"] = MODELS[asked["model"]]
+    print(json.dumps(_peak(**asked) if "contender" in asked else _times(**asked)))
