@@ -28,6 +28,7 @@ from bench.memory import peak, start_counting
 from bench.peers import loop_scores
 from bench.timing import interleave, ratio
 from gloria import GloriaConfig, GloriaModel
+from gloria.small import small_config
 from gloria_ops import in_micro_batches, local_contrastive_loss
 from gloria_ops.functional import contrastive_losses
 
@@ -57,24 +58,15 @@ def _full() -> GloriaConfig:
 
 
 def _small() -> GloriaConfig:
-    """`gloria train --preset small` but for the size of its vocabulary."""
-    return _narrow(32, [32, 64, 128, 128], 128, 2, 96)
+    return small_config(VOCABULARY)  # gloria train --preset small
 
 
 def _tiny() -> GloriaConfig:
-    return _narrow(8, [8, 8, 8, 8], 16, 2, 24)
-
-
-def _narrow(stem: int, stages: list[int], text_width: int, heads: int, width: int) -> GloriaConfig:
-    images = ResNetConfig(embedding_size=stem, hidden_sizes=stages, depths=[1, 1, 1, 1], layer_type="basic")
+    images = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1], layer_type="basic")
     texts = BertConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=text_width,
-        num_hidden_layers=2,
-        num_attention_heads=heads,
-        intermediate_size=2 * text_width,
+        vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
     )
-    return GloriaConfig(image_config=images, text_config=texts, projection_dim=width, last_layers=3)
+    return GloriaConfig(image_config=images, text_config=texts, projection_dim=24, last_layers=3)
 
 
 MODELS = {

@@ -21,6 +21,8 @@ class GloriaConfig(PretrainedConfig):
             stages (ResNet-50: 1024 channels, 19 x 19 regions at 299 px), and the patch tokens of a plain vision
             transformer.
         last_layers: number of last hidden layers of the text encoder that are summed.
+        normalize_local: bring regions and words to unit length, so that affinities are cosines, as the scores of SCAN,
+            FILIP and ColBERT expect. Released: neither is.
         local_score: fields of `gloria_ops.LocalScore` that differ from `LocalScore.released()`, or a `LocalScore`.
             Its `logit_scale` (released: 10) is the scale of the local loss.
         local_weight: weight of the local loss, both directions, in the total. 0 leaves it out of the computation.
@@ -52,6 +54,7 @@ class GloriaConfig(PretrainedConfig):
         projection_dim: int = 768,
         region_stage: str | None = None,
         last_layers: int = 4,
+        normalize_local: bool = False,
         local_score: LocalScore | dict[str, Any] | None = None,
         local_weight: float = 1.0,
         global_weight: float = 1.0,
@@ -64,6 +67,7 @@ class GloriaConfig(PretrainedConfig):
         self.projection_dim = projection_dim
         self.region_stage = _choose_regions(self.image_config, region_stage)
         self.last_layers = last_layers
+        self.normalize_local = normalize_local
         self.local_score = asdict(_released_but(local_score))
         self.local_weight = local_weight
         self.global_weight = global_weight

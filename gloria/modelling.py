@@ -26,9 +26,9 @@ class GloriaOutput(ModelOutput):
             is 0.
         local_loss: image-to-text plus text-to-image loss over the local scores; None where its weight is 0.
         image_embeds: (B, D), not normalised.
-        region_embeds: (B, D, H, W).
+        region_embeds: (B, D, H, W), of unit length if the configuration has `normalize_local`.
         text_embeds: (B, D), not normalised.
-        word_embeds: (B, L, D); word 0 is [CLS], and words from `word_lengths` on are padding.
+        word_embeds: (B, L, D), as the regions; word 0 is [CLS], and words from `word_lengths` on are padding.
         word_lengths: (B,) int64.
     """
 
@@ -135,7 +135,8 @@ class GloriaModel(PreTrainedModel):
             pixel_values: (B, 3, height, width), as `GloriaProcessor` gives them.
 
         Returns:
-            image_embeds (B, D) and region_embeds (B, D, H, W), neither normalised.
+            image_embeds (B, D), not normalised, and region_embeds (B, D, H, W), of unit length if the configuration
+            has `normalize_local`.
         """
         if self.config.region_stage is not None:
             maps = self.image_encoder(pixel_values).feature_maps
@@ -143,7 +144,7 @@ class GloriaModel(PreTrainedModel):
         else:
             encoded = self.image_encoder(pixel_values)
             regions, whole = _patches(encoded, pixel_values, self.config.image_config)
-        return self.image_projection(whole), self.region_projection(regions)
+        return self.image_projection(whole), self._of_local(self.region_projection(regions), dim=1)
 
     def get_text_features(
         self,
@@ -161,7 +162,8 @@ class GloriaModel(PreTrainedModel):
             token_type_ids: (B, L) int64, for encoders that take them.
 
         Returns:
-            text_embeds (B, D), word_embeds (B, L, D) and word_lengths (B,) int64, neither normalised.
+            text_embeds (B, D), not normalised, word_embeds (B, L, D), of unit length if the configuration has
+            `normalize_local`, and word_lengths (B,) int64.
         """
         segments = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         encoded = self.text_encoder(
@@ -169,7 +171,8 @@ class GloriaModel(PreTrainedModel):
         )
         pieces = sum_last_layers(encoded.hidden_states, self.config.last_layers)
         words, word_lengths = sum_pieces(pieces, word_ids)
-        return self.text_projection(mean_pieces(pieces, attention_mask)), self.word_projection(words), word_lengths
+        text_embeds = self.text_projection(mean_pieces(pieces, attention_mask))
+        return text_embeds, self._of_local(self.word_projection(words), dim=-1), word_lengths
 
     def forward(
         self,
@@ -226,6 +229,9 @@ class GloriaModel(PreTrainedModel):
             word_embeds=word_embeds,
             word_lengths=word_lengths,
         )
+
+    def _of_local(self, projected: Tensor, dim: int) -> Tensor:
+        return nn.functional.normalize(projected, dim=dim) if self.config.normalize_local else projected
 
     def _image_widths(self) -> tuple[int, int]:
         """Channels of the feature map that holds the regions, and of the one that is pooled."""

@@ -74,6 +74,20 @@ def test_text_of_the_shared_width_is_not_projected(image_configs, text_config):
     assert not list(model.text_projection.parameters())
 
 
+def test_regions_and_words_have_unit_length_where_the_configuration_says_so(model, batch):
+    config = GloriaConfig.from_dict({**model.config.to_dict(), "normalize_local": True})
+    unit = GloriaModel(config).eval()
+    unit.load_state_dict(model.state_dict())
+    given, scaled = model(**batch), unit(**batch)
+    for embeds, dim in (("region_embeds", 1), ("word_embeds", 2)):
+        before, after = getattr(given, embeds), getattr(scaled, embeds)
+        torch.testing.assert_close(after * before.norm(dim=dim, keepdim=True), before)
+    assert torch.equal(given.image_embeds, scaled.image_embeds)
+    assert torch.equal(given.text_embeds, scaled.text_embeds)
+    scaled.loss.backward()  # through padding too, which stays of no length
+    assert all(each.grad.isfinite().all() for each in unit.parameters() if each.grad is not None)
+
+
 def test_losses_are_those_of_the_scores(model, batch):
     output = model(**batch)
     target = torch.arange(4)
