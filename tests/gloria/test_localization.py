@@ -320,7 +320,7 @@ def test_a_region_is_where_a_resnet_looks_from():
     """The gradient of a region of a ResNet whose weights are alike is centred on the region's centre."""
     layers = {"embedding_size": 4, "hidden_sizes": [4, 4, 4, 4], "depths": [1, 1, 1, 1], "layer_type": "basic"}
     model = small_model(["Words of a report."])[0]
-    config = GloriaConfig(ResNetConfig(**layers), model.config.text_config, projection_dim=8, last_layers=3)
+    config = GloriaConfig(ResNetConfig(**layers), model.config.text_config, projection_dim=8, last_layers=2)
     encoder = GloriaModel(config).eval().double()
     for weight in (*encoder.image_encoder.parameters(), *encoder.region_projection.parameters()):
         torch.nn.init.constant_(weight, 0.1)
