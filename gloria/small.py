@@ -22,8 +22,8 @@ TEXT_WIDTH = 128
 SHARED_WIDTH = 96
 # From scratch, unit vectors and a pooled score of the size of a cosine let the local loss learn as fast as the global
 # one does: the released score, ten times the logarithm of a sum over words of exp(5 u), starts so steep that it hardly
-# did. One layer of BERT mixes the words less, which then look at their own places. What was compared, in one run of
-# each, stands in bench/README.md.
+# did. And one layer of BERT mixes the words less than two. What was compared, in one run of each, stands in
+# bench/README.md.
 SCORE = replace(LocalScore.released(), word_norm="none", attention_scale=10.0, pool_divide=True, logit_scale=20.0)
 PIXELS = 160  # 10 x 10 regions in stage 3
 LONGEST = 97  # word pieces of a report, as in the released code
