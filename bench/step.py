@@ -58,7 +58,10 @@ def _full() -> GloriaConfig:
 
 
 def _small() -> GloriaConfig:
-    return small_config(VOCABULARY)  # gloria train --preset small
+    """`gloria train --preset small`."""
+    config = small_config(VOCABULARY)
+    config.text_config.max_position_embeddings += 1  # for the [SEP] behind the longest of the reports that are drawn
+    return config
 
 
 def _tiny() -> GloriaConfig:
