@@ -172,7 +172,7 @@ def _arguments(
             raise ValueError(
                 f"training is shared out among {training.ranks} processes; expected the {world} that train"
             )
-        per_process = len(training)
+        per_process = len(training) // max(1, options.workers)  # each worker makes batches of its own share
     for name, rows, share in (("training", training, per_process), ("held_out", held_out, len(held_out) // world)):
         if not share:
             raise ValueError(f"{name} has {len(rows)} rows for {world} processes; expected one at least for each")

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers.trainer_utils import EvalLoopOutput
 
 from gloria import GloriaModel
-from gloria.data import read_table, split_rows, write_phantoms
+from gloria.data import ShardDataset, read_table, split_rows, write_phantoms, write_shards
 from gloria.retrieval import Similarities, recall_at
 from gloria.small import small_model
 from gloria.training import TrainingOptions, evaluation, train
@@ -167,3 +167,11 @@ def test_tensorboard_holds_the_log(small, parts, tmp_path):
 def test_impossible_training_options(option, message):
     with pytest.raises(ValueError, match=message):
         TrainingOptions(**option)
+
+
+def test_workers_that_read_few_rows_each_still_make_batches(parts, tmp_path):
+    model, processor = small_model([row.report for row in parts[0]])  # workers hand over tensors by a socket
+    write_shards(parts[0], tmp_path / "shards", shards=2)
+    shards = ShardDataset(tmp_path / "shards", processor)
+    metrics = train(model, processor, shards, parts[1], tmp_path / "run", replace(OPTIONS, workers=2, batch_size=48))
+    assert [entry["step"] for entry in metrics["log"] if "eval_loss" in entry] == [2]
