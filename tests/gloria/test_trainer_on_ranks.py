@@ -1,4 +1,4 @@
-"""Under torchrun, transformers.Trainer and `gloria train` train on two ranks as one process does on both batches."""
+"""Two ranks under torchrun: transformers.Trainer trains as one process on both batches, `gloria train` as one run."""
 
 import json
 import os

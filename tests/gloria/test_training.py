@@ -1,12 +1,12 @@
 """Training: it resumes to the same weights, leaves a checkpoint when it crashes, writes what it promises."""
 
-import functools
 import json
 import math
 
 import numpy as np
 import pytest
 import torch
+from crashing import crashing_forward
 from PIL import Image
 
 from gloria import GloriaModel, GloriaProcessor
@@ -45,16 +45,7 @@ class Crash(Exception):
 
 def crash_at(monkeypatch, call, error=Crash):
     """The given forward pass in training mode raises."""
-    calls, original = [], GloriaModel.forward
-
-    @functools.wraps(original)  # Trainer reads the signature
-    def forward(self, *args, **kwargs):
-        calls.append(self.training)
-        if sum(calls) == call:
-            raise error
-        return original(self, *args, **kwargs)
-
-    monkeypatch.setattr(GloriaModel, "forward", forward)
+    monkeypatch.setattr(GloriaModel, "forward", crashing_forward(call, error))
 
 
 def test_run_folder_holds_what_it_promises(small, parts, tmp_path):
