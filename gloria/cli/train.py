@@ -20,7 +20,7 @@ from gloria.processing import GloriaProcessor
 from gloria.recipes import available_recipes, load_recipe
 from gloria.retrieval import format_precision
 from gloria.small import small_model
-from gloria.training import DEFAULTS, HELD_OUT, METRICS, TrainingOptions, last_checkpoint
+from gloria.training import DEFAULTS, HELD_OUT, METRICS, TrainingOptions, count_rows, last_checkpoint
 from gloria.training import train as run_training
 from gloria.training.options import Optimizer, Schedule
 
@@ -162,19 +162,14 @@ def train(
             model, processor = small_model([row.report for row in rows], seed)
         else:
             model, processor = _pretrained(str(image_encoder), str(text_encoder), image_size, seed)
-        training = rows or ShardDataset(
-            csv,
-            processor,
-            text,
-            group_equal_reports,
-            bad_files,
-            seed=seed,
-            rank=process.process_index,
-            ranks=process.num_processes,
+        place = {"rank": process.process_index, "ranks": process.num_processes}
+        training = (
+            ShardDataset(csv, processor, text, group_equal_reports, bad_files, seed=seed, **place)
+            if rows is None
+            else rows
         )
         echo = typer.echo if process.is_main_process else lambda _: None
-        count = training.rows if isinstance(training, ShardDataset) else len(training)
-        echo(f"{count} rows to train on, {len(held)} held out")
+        echo(f"{count_rows(training)} rows to train on, {len(held)} held out")
         metrics = run_training(model, processor, training, held, out, options, resume)
         PartialState().destroy_process_group()
     echo(f"Precision@K in percent on {len(held)} held-out rows:\n{format_precision(metrics['precision'])}")

@@ -2,7 +2,7 @@
 
 from gloria.training.collator import PairCollator
 from gloria.training.options import DEFAULTS, TrainingOptions
-from gloria.training.run import CHECKPOINTS, HELD_OUT, METRICS, last_checkpoint, train
+from gloria.training.run import CHECKPOINTS, HELD_OUT, METRICS, count_rows, last_checkpoint, train
 
 __all__ = [
     "CHECKPOINTS",
@@ -11,6 +11,7 @@ __all__ = [
     "METRICS",
     "PairCollator",
     "TrainingOptions",
+    "count_rows",
     "last_checkpoint",
     "train",
 ]

@@ -66,9 +66,9 @@ def train(
         checkpoint, and is a ValueError.
     """
     out = Path(out)
-    for name, rows in (("training", training), ("held_out", held_out)):
-        if len(rows) < 2:
-            raise ValueError(f"{name} has {len(rows)} rows; expected two at least, to contrast one with another")
+    for name, count in (("training", count_rows(training)), ("held_out", len(held_out))):
+        if count < 2:
+            raise ValueError(f"{name} has {count} rows; expected two at least, to contrast one with another")
     checkpoint = _checkpoint(out, held_out, resume)
     trainer = GloriaTrainer(model, processor, training, held_out, out / CHECKPOINTS, options)
     trainer.accelerator.wait_for_everyone()  # all have looked at the folder before anything is written
@@ -89,6 +89,11 @@ def train(
     trainer.save_model(str(out))
     history = trainer.state.log_history
     return on_first_process(lambda: _finish(model, processor, training, held_out, out, options, history))
+
+
+def count_rows(training: Sequence[Row] | ShardDataset) -> int:
+    """Rows that are trained on, by all processes together."""
+    return training.rows if isinstance(training, ShardDataset) else len(training)
 
 
 def last_checkpoint(out: str | Path) -> str | None:
@@ -146,7 +151,7 @@ def _finish(
     found = similarities(model, processor, images, reports, options.encoded_at_once, options.progress)
     metrics = {
         "options": asdict(options),
-        "training_rows": training.rows if isinstance(training, ShardDataset) else len(training),
+        "training_rows": count_rows(training),
         "held_out_rows": len(held_out),
         "precision": precision_table(found, held_out, options.ks),
         "log": history,
