@@ -1,7 +1,7 @@
 """A training step of the whole model, encoders and optimiser included: where its time goes, and which batch fits.
 
 `python -m bench.step '{"model": ..., "batch": ..., "contender": ...}'` prints the peak memory of one step, and with
-"contenders" their times: in processes of their own, for torch's allocator keeps some of what a large step has used.
+"contenders" their times: in processes of their own, which start without the memory that earlier steps still hold.
 """
 
 from __future__ import annotations

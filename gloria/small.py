@@ -17,13 +17,10 @@ from gloria.processing import GloriaProcessor
 from gloria_ops import LocalScore
 
 TEXT_WIDTH = 128
-# Not the text's own width: the projections that then stand between start small, and with them the affinities, so that
-# every word attends evenly at first.
+# Not the text's own width: words of the shared width are not projected.
 SHARED_WIDTH = 96
-# From scratch, unit vectors and a pooled score of the size of a cosine let the local loss learn as fast as the global
-# one does: the released score, ten times the logarithm of a sum over words of exp(5 u), starts so steep that it hardly
-# did. And one layer of BERT mixes the words less than two. What was compared, in one run of each, stands in
-# bench/README.md.
+# Chosen by single runs from scratch, which stand in bench/README.md: with a pool of the size of a cosine the local loss
+# learned nearly as fast as the global one, with the released pool hardly. One layer of BERT is to mix the words less.
 SCORE = replace(LocalScore.released(), word_norm="none", attention_scale=10.0, pool_divide=True, logit_scale=20.0)
 PIXELS = 160  # 10 x 10 regions in stage 3
 LONGEST = 97  # word pieces of a report, as in the released code
