@@ -78,7 +78,8 @@ inline Vec exp(Vec x) {
 }
 
 // In double, like all that is computed once a word: the gradient of a cosine near 1 is a small difference of large terms.
-inline double lane_sum(const float* p) {
+template <class Value>
+inline double lane_sum(const Value* p) {
   double sum[4] = {};
   for (int i = 0; i < kPanel; ++i) sum[i % 4] += p[i];
   return (sum[0] + sum[1]) + (sum[2] + sum[3]);
