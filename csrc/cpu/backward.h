@@ -88,31 +88,33 @@ inline void affinity_gradient_of(const Problem& problem, const Tile& tile, const
   }
 }
 
-// out = beta e, row by row, but for the words whose contexts are formed directly; `by_regions` of all.
+// out = beta e, row by row, but for the words whose contexts are formed directly; `by_regions` takes all.
+template <class Operand>
 inline void weight_attention(const Tile& tile, const Bin& bin, const WordGradient* terms, const WordSums* sums, float* out,
                              double* by_regions) {
   for (int64_t p = 0; p < panels_of(tile.regions); ++p)
     for (int part = 0; part < kParts; ++part) {
-      Vec total = Vec{};
+      const int64_t lanes = p * kPanel + part * kLanes;
+      WideVec total = {};
       for (int64_t r = 0; r < bin.rows; ++r) {
         const int64_t at = (p * bin.rows + r) * kPanel + part * kLanes;
         const Vec weighted = r < bin.used ? load(tile.attention + at) * terms[r].beta : Vec{};
-        if (r < bin.used) total += weighted * static_cast<float>(sums[r].sum);
+        if (kCenters<Operand> && r < bin.used) total += wide(weighted) * sums[r].sum;
         store(out + at, r < bin.used && sums[r].direct ? Vec{} : weighted);
       }
-      for (int i = 0; i < kLanes; ++i) by_regions[p * kPanel + part * kLanes + i] += total[i];
+      for (int i = 0; i < kLanes; ++i) by_regions[lanes + i] += total[i];
     }
 }
 
-// by_words += sum over the words of ds, text by text.
-inline void sum_gradient(const Tile& tile, const float* gradient, double* by_words) {
-  for (const BinText* text = tile.texts; text != tile.texts + tile.text_count; ++text)
-    for (int64_t p = 0; p < panels_of(tile.regions); ++p)
-      for (int part = 0; part < kParts; ++part) {
-        Vec total = Vec{};
-        for (int64_t r = text->begin; r < text->end; ++r) total += load(gradient + (p * tile.rows + r) * kPanel + part * kLanes);
-        for (int i = 0; i < kLanes; ++i) by_words[p * kPanel + part * kLanes + i] += total[i];
-      }
+// by_words += sum over the words of ds.
+inline void sum_gradient(const Tile& tile, int64_t used, const float* gradient, double* by_words) {
+  for (int64_t p = 0; p < panels_of(tile.regions); ++p)
+    for (int part = 0; part < kParts; ++part) {
+      const int64_t lanes = p * kPanel + part * kLanes;
+      WideVec total = {};
+      for (int64_t r = 0; r < used; ++r) total += wide(load(gradient + (p * tile.rows + r) * kPanel + part * kLanes));
+      for (int i = 0; i < kLanes; ++i) by_words[lanes + i] += total[i];
+    }
 }
 
 // What the norm of the context gives back: through the Gram matrix, or straight to the regions.
@@ -121,7 +123,7 @@ inline void context_gradient(const Problem& problem, int64_t index, const Bin& b
                              const Image<Operand>& image, const Tile& tile, const Scratch<Operand>& scratch,
                              const ImageGradient<Operand>& out) {
   float* weighted_values = scratch.affinity;  // s is no longer needed
-  weight_attention(tile, bin, out.terms, scratch.sums, weighted_values, out.by_regions);
+  weight_attention<Operand>(tile, bin, out.terms, scratch.sums, weighted_values, out.by_regions);
   const int64_t alloc = bin.rows / Operand::kPer, words = words_of<Operand>(bin.used);
   const Word* weighted = to_right(Operand{}, weighted_values, bin.rows, shape.panels, out.weighted);
   if (use_gram(problem, shape.regions)) {
@@ -162,7 +164,7 @@ inline void bin_gradient(const Problem& problem, int64_t index, int64_t bin_inde
   clear_padding(scratch.spread, bin, shape.panels);
   clock.enter(Stage::kGradGram);
   if (problem.cosine) context_gradient(problem, index, bin, shape, image, tile, scratch, out);
-  sum_gradient(tile, scratch.spread, out.by_words);
+  if (kCenters<Operand> && problem.cosine) sum_gradient(tile, bin.used, scratch.spread, out.by_words);
 
   // dV^T += T^T ds, then in turn dT += ds V.
   clock.enter(Stage::kGradRegions);

@@ -25,6 +25,10 @@ typedef float Vec __attribute__((vector_size(4 * kLanes), may_alias));
 typedef int32_t IVec __attribute__((vector_size(4 * kLanes), may_alias));
 typedef uint32_t UVec __attribute__((vector_size(4 * kLanes), may_alias));
 
+// The same lanes in double, for sums of which little is left.
+typedef double WideVec __attribute__((vector_size(8 * kLanes)));
+inline WideVec wide(Vec x) { return __builtin_convertvector(x, WideVec); }
+
 inline Vec broadcast(float x) { return x - Vec{}; }
 inline Vec load(const float* p) { return *reinterpret_cast<const Vec*>(p); }
 inline void store(float* p, Vec x) { *reinterpret_cast<Vec*>(p) = x; }
