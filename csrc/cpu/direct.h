@@ -76,14 +76,16 @@ inline void with_word(const Problem& problem, const Bin& bin, int64_t r, Use use
                       [&](const auto* rows) { use(rows + (problem.texts.starts[text->text] + r - text->begin) * problem.dim); });
 }
 
-// |c| and <c, t> of the word in row `r`, from row `i` of the contexts.
+// |c| and <c, t> of the word in row `r` of its bin, from row `i` of a C form of `alloc` contexts. <c, t> from the affinities would not err
+// as |c| does, and their ratio then by more than either.
 template <class Operand>
-inline void sum_context(const Problem& problem, const Bin& bin, int64_t r, const float* contexts, int64_t i, WordSums& sums) {
+inline void sum_context(const Problem& problem, const Bin& bin, int64_t r, const float* contexts, int64_t alloc, int64_t i,
+                        WordSums& sums) {
   double square[kPanel] = {}, dot[kPanel] = {};
   with_word<Operand>(problem, bin, r, [&](const auto* word) {
     for (int64_t d = 0; d < problem.dim; d += kPanel)
       for (int64_t k = 0; k < kPanel && d + k < problem.dim; ++k) {
-        const double c = contexts[(d / kPanel * Direct<Operand>::kTogether + i) * kPanel + k];
+        const double c = contexts[(d / kPanel * alloc + i) * kPanel + k];
         square[k] += c * c;
         dot[k] += c * widen(word[d + k]);
       }
@@ -122,7 +124,7 @@ inline void direct_words(const Problem& problem, int64_t index, const Bin& bin, 
   for (int64_t first = 0; first < *direct.count; first += n) {
     const int64_t used = direct_contexts(problem, index, bin, shape, image, attention, backward, direct, first);
     const int64_t* rows = direct.rows + first;
-    for (int64_t i = 0; i < used; ++i) sum_context<Operand>(problem, bin, rows[i], direct.context, i, sums[rows[i]]);
+    for (int64_t i = 0; i < used; ++i) sum_context<Operand>(problem, bin, rows[i], direct.context, n, i, sums[rows[i]]);
     if (!backward) continue;
     product<Operand>({to_left(Operand{}, direct.context, n, panels_of(problem.dim), direct.left), n, false},
                      {image.across, shape.blocks * 16}, {direct.spread, n, false}, n, shape.panels, words_of<Operand>(problem.dim));

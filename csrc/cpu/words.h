@@ -151,12 +151,11 @@ inline void sum_words(const Problem& problem, int64_t index, const Bin& bin, con
     } else {
       product<Operand>(left, {image.down, shape.rows / Operand::kPer}, {scratch.context, bin.rows, false}, bin.rows, dim_panels,
                        region_words);
-      row_products(scratch.context, scratch.context, bin.rows, dim_panels, scratch.square);
       if (backward) {
         const Word* context = to_left(Operand{}, scratch.context, bin.rows, dim_panels, scratch.left);
         product<Operand>({context, bin.rows, false}, {image.across, shape.blocks * 16}, {scratch.spread, bin.rows, false}, bin.rows,
                          shape.panels, words_of<Operand>(problem.dim));
-        row_products(scratch.attention, scratch.spread, bin.rows, shape.panels, scratch.bound);
+        row_products(scratch.attention, scratch.spread, bin.rows, shape.panels, scratch.square);
       }
     }
   }
@@ -167,12 +166,15 @@ inline void sum_words(const Problem& problem, int64_t index, const Bin& bin, con
     const double sum = lanes(scratch.sum), dot = lanes(scratch.dot);
     WordSums& w = scratch.sums[r] = {sum, dot + sum * scratch.shift[r], 0.0, dot / sum, 0.0, false};
     if (!problem.cosine) continue;
-    double square = lanes(scratch.square);
-    w.mean_h = (gram ? square : backward ? lanes(scratch.bound) : 0.0) / sum;
-    if (gram) square += sum * (lanes(scratch.pull) + sum * center);
-    w.context = std::sqrt(square > 0.0 || square != square ? square : 0.0);
-    w.direct = gram && cancels(square, std::max(lanes(scratch.bound), sum * sum * center));
-    if (w.direct) scratch.direct.add(r);
+    if (gram || backward) w.mean_h = lanes(scratch.square) / sum;
+    if (gram) {
+      const double square = lanes(scratch.square) + sum * (lanes(scratch.pull) + sum * center);
+      w.context = std::sqrt(square > 0.0 || square != square ? square : 0.0);
+      w.direct = cancels(square, std::max(lanes(scratch.bound), sum * sum * center));
+      if (w.direct) scratch.direct.add(r);
+    } else {
+      sum_context<Operand>(problem, bin, r, scratch.context, bin.rows, r, w);
+    }
   }
   if (scratch.direct.any())
     direct_words(problem, index, bin, shape, image, scratch.attention, scratch.spread, scratch.sums, backward, scratch.direct);
