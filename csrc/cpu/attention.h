@@ -160,11 +160,12 @@ struct WordGradient {
   float alpha, beta, mean_s, mean_h;
 };
 
-// Writes ds over h. `h` is ignored (and may hold anything) for the dot similarity.
-template <WordNorm norm, bool cosine>
-inline void affinity_gradient(const Problem& problem, const Tile& t, const WordGradient* words, float* h) {
+// Writes ds over h, which is ignored (and may hold anything) for the dot similarity. With `totals`, columns[j] += the sum of ds over the
+// words.
+template <WordNorm norm, bool cosine, bool totals>
+inline void affinity_gradient(const Problem& problem, const Tile& t, const WordGradient* words, float* h, double* columns) {
   const float scale = __builtin_isinf(problem.attention_scale) ? 0.0f : problem.attention_scale;
-  for_lanes(t, [&](const BinText& text, int64_t at, int, auto) {
+  for_lanes(t, [&](const BinText& text, int64_t at, int part, auto) {
     const float *s = t.affinity + at, *x = t.normed + at, *e = t.attention + at;
     float* out = h + at;
     const auto gradient_of_x = [&](int64_t r) {
@@ -173,8 +174,14 @@ inline void affinity_gradient(const Problem& problem, const Tile& t, const WordG
       if constexpr (cosine) inner += (load(out + r * kPanel) - w.mean_h) * w.beta;
       return load(e + r * kPanel) * scale * inner;
     };
+    LongSum column;
+    const auto write = [&](int64_t r, Vec ds) {
+      ds += load(e + r * kPanel) * words[r].alpha;
+      store(out + r * kPanel, ds);
+      if constexpr (totals) column.add(r, ds);
+    };
     if constexpr (norm == WordNorm::kNone) {
-      for (int64_t r = text.begin; r < text.end; ++r) store(out + r * kPanel, gradient_of_x(r) + load(e + r * kPanel) * words[r].alpha);
+      for (int64_t r = text.begin; r < text.end; ++r) write(r, gradient_of_x(r));
     } else if constexpr (norm == WordNorm::kSoftmax) {
       Vec total = Vec{};  // sum over the words of x dx
       for (int64_t r = text.begin; r < text.end; ++r) {
@@ -182,8 +189,7 @@ inline void affinity_gradient(const Problem& problem, const Tile& t, const WordG
         store(out + r * kPanel, dx);
         total += load(x + r * kPanel) * dx;
       }
-      for (int64_t r = text.begin; r < text.end; ++r)
-        store(out + r * kPanel, load(x + r * kPanel) * (load(out + r * kPanel) - total) + load(e + r * kPanel) * words[r].alpha);
+      for (int64_t r = text.begin; r < text.end; ++r) write(r, load(x + r * kPanel) * (load(out + r * kPanel) - total));
     } else {
       Vec squares = Vec{}, total = Vec{};  // |y|^2 and <y, dx> over the words, y = leaky(s)
       for (int64_t r = text.begin; r < text.end; ++r) {
@@ -197,9 +203,10 @@ inline void affinity_gradient(const Problem& problem, const Tile& t, const WordG
       for (int64_t r = text.begin; r < text.end; ++r) {
         const Vec v = load(s + r * kPanel) + t.shift[r];
         const Vec dy = load(out + r * kPanel) * scaled - leaky(v) * along;
-        store(out + r * kPanel, (v > 0.0f ? dy : dy * kLeak) + load(e + r * kPanel) * words[r].alpha);
+        write(r, v > 0.0f ? dy : dy * kLeak);
       }
     }
+    if constexpr (totals) column.add_to(columns + at / (t.rows * kPanel) * kPanel + part * kLanes);
   });
 }
 

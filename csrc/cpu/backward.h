@@ -27,7 +27,9 @@ struct ImageGradient {
   double* by_words;    // [regions] coefficient of the words' center in dL/dv: sum ds
   double* by_regions;  // [regions] coefficient of the regions' center: sum (sum e) beta e
   WordGradient* terms;
-  double* lengthwise;  // coefficient of t in dL/dt of each word, from |t| in the cosine
+  float* gram_weight;    // beta of each word; 0 where its context is formed directly
+  float* center_weight;  // beta (sum e)
+  double* lengthwise;    // coefficient of t in dL/dt of each word, from |t| in the cosine
 
   ImageGradient(Arena& arena, const Problem& problem, const Bins& bins, const ImageShape<Operand>& largest) {
     constexpr bool rounds = Operand::kPer > 1;
@@ -39,6 +41,8 @@ struct ImageGradient {
     by_words = arena.take<double>(largest.rows);
     by_regions = arena.take<double>(largest.rows);
     terms = arena.take<WordGradient>(bins.max_rows);
+    gram_weight = arena.take<float>(bins.max_rows);
+    center_weight = arena.take<float>(bins.max_rows);
     lengthwise = arena.take<double>(bins.max_rows);
   }
 };
@@ -53,6 +57,7 @@ struct WordSum {
 template <class Operand>
 inline void word_gradients(const Problem& problem, int64_t index, const Bin& bin, const Scratch<Operand>& scratch, const double* norms,
                            const float* grad_scores, const ImageGradient<Operand>& out) {
+  for (int64_t r = bin.used; r < bin.rows; ++r) out.gram_weight[r] = 0.0f, out.center_weight[r] = 0.0f;
   for (int64_t t = 0; t < bin.text_count; ++t) {
     const BinText& text = bin.texts[t];
     for (int64_t r = text.begin; r < text.end; ++r)
@@ -72,48 +77,39 @@ inline void word_gradients(const Problem& problem, int64_t index, const Bin& bin
         out.lengthwise[r] = -du * u / (norm * norm);
       }
       out.terms[r] = {static_cast<float>(alpha), static_cast<float>(beta), static_cast<float>(w.mean_s), static_cast<float>(w.mean_h)};
+      out.gram_weight[r] = w.direct ? 0.0f : out.terms[r].beta;
+      out.center_weight[r] = static_cast<float>(out.terms[r].beta * w.sum);
     }
   }
 }
 
 template <class Operand, bool cosine>
-inline void affinity_gradient_of(const Problem& problem, const Tile& tile, const WordGradient* terms, float* spread) {
+inline void affinity_gradient_of(const Problem& problem, const Tile& tile, const WordGradient* terms, float* spread, double* columns) {
+  constexpr bool totals = cosine && kCenters<Operand>;
   switch (problem.word_norm) {
     case WordNorm::kNone:
-      return affinity_gradient<WordNorm::kNone, cosine>(problem, tile, terms, spread);
+      return affinity_gradient<WordNorm::kNone, cosine, totals>(problem, tile, terms, spread, columns);
     case WordNorm::kSoftmax:
-      return affinity_gradient<WordNorm::kSoftmax, cosine>(problem, tile, terms, spread);
+      return affinity_gradient<WordNorm::kSoftmax, cosine, totals>(problem, tile, terms, spread, columns);
     case WordNorm::kClippedL2:
-      return affinity_gradient<WordNorm::kClippedL2, cosine>(problem, tile, terms, spread);
+      return affinity_gradient<WordNorm::kClippedL2, cosine, totals>(problem, tile, terms, spread, columns);
   }
 }
 
-// out = beta e, row by row, but for the words whose contexts are formed directly; `by_regions` takes all.
+// out = weight e, row by row, and `by_regions`. Rows that hold no word have e = 0.
 template <class Operand>
-inline void weight_attention(const Tile& tile, const Bin& bin, const WordGradient* terms, const WordSums* sums, float* out,
-                             double* by_regions) {
+inline void weight_attention(const Tile& tile, const ImageGradient<Operand>& sums, float* out) {
   for (int64_t p = 0; p < panels_of(tile.regions); ++p)
     for (int part = 0; part < kParts; ++part) {
       const int64_t lanes = p * kPanel + part * kLanes;
-      WideVec total = {};
-      for (int64_t r = 0; r < bin.rows; ++r) {
-        const int64_t at = (p * bin.rows + r) * kPanel + part * kLanes;
-        const Vec weighted = r < bin.used ? load(tile.attention + at) * terms[r].beta : Vec{};
-        if (kCenters<Operand> && r < bin.used) total += wide(weighted) * sums[r].sum;
-        store(out + at, r < bin.used && sums[r].direct ? Vec{} : weighted);
+      LongSum total;
+      for (int64_t r = 0; r < tile.rows; ++r) {
+        const int64_t at = (p * tile.rows + r) * kPanel + part * kLanes;
+        const Vec e = load(tile.attention + at);
+        if constexpr (kCenters<Operand>) total.add(r, e * sums.center_weight[r]);
+        store(out + at, e * sums.gram_weight[r]);
       }
-      for (int i = 0; i < kLanes; ++i) by_regions[lanes + i] += total[i];
-    }
-}
-
-// by_words += sum over the words of ds.
-inline void sum_gradient(const Tile& tile, int64_t used, const float* gradient, double* by_words) {
-  for (int64_t p = 0; p < panels_of(tile.regions); ++p)
-    for (int part = 0; part < kParts; ++part) {
-      const int64_t lanes = p * kPanel + part * kLanes;
-      WideVec total = {};
-      for (int64_t r = 0; r < used; ++r) total += wide(load(gradient + (p * tile.rows + r) * kPanel + part * kLanes));
-      for (int i = 0; i < kLanes; ++i) by_words[lanes + i] += total[i];
+      if constexpr (kCenters<Operand>) total.add_to(sums.by_regions + lanes);
     }
 }
 
@@ -123,7 +119,7 @@ inline void context_gradient(const Problem& problem, int64_t index, const Bin& b
                              const Image<Operand>& image, const Tile& tile, const Scratch<Operand>& scratch,
                              const ImageGradient<Operand>& out) {
   float* weighted_values = scratch.affinity;  // s is no longer needed
-  weight_attention<Operand>(tile, bin, out.terms, scratch.sums, weighted_values, out.by_regions);
+  weight_attention(tile, out, weighted_values);
   const int64_t alloc = bin.rows / Operand::kPer, words = words_of<Operand>(bin.used);
   const Word* weighted = to_right(Operand{}, weighted_values, bin.rows, shape.panels, out.weighted);
   if (use_gram(problem, shape.regions)) {
@@ -158,13 +154,12 @@ inline void bin_gradient(const Problem& problem, int64_t index, int64_t bin_inde
   clock.enter(Stage::kGradient);
   const Tile tile = tile_of(scratch, bin, shape.regions);
   if (problem.cosine)
-    affinity_gradient_of<Operand, true>(problem, tile, out.terms, scratch.spread);
+    affinity_gradient_of<Operand, true>(problem, tile, out.terms, scratch.spread, out.by_words);
   else
-    affinity_gradient_of<Operand, false>(problem, tile, out.terms, scratch.spread);
+    affinity_gradient_of<Operand, false>(problem, tile, out.terms, scratch.spread, out.by_words);
   clear_padding(scratch.spread, bin, shape.panels);
   clock.enter(Stage::kGradGram);
   if (problem.cosine) context_gradient(problem, index, bin, shape, image, tile, scratch, out);
-  if (kCenters<Operand> && problem.cosine) sum_gradient(tile, bin.used, scratch.spread, out.by_words);
 
   // dV^T += T^T ds, then in turn dT += ds V.
   clock.enter(Stage::kGradRegions);
@@ -187,8 +182,13 @@ inline void bin_gradient(const Problem& problem, int64_t index, int64_t bin_inde
 // row[d] = the chunks' value + more(d)
 template <class Value, class More>
 inline void write_row(const float* chunks, int64_t stride, int64_t dim, Value* row, More more) {
-  for (int64_t d = 0; d < dim; d += kPanel, chunks += stride)
-    for (int64_t i = 0; i < kPanel && d + i < dim; ++i) narrow(static_cast<float>(chunks[i] + more(d + i)), row + d + i);
+  const auto write = [&](int64_t d, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) narrow(static_cast<float>(chunks[i] + more(d + i)), row + d + i);
+    chunks += stride;
+  };
+  int64_t d = 0;
+  for (; d + kPanel <= dim; d += kPanel) write(d, kPanel);
+  if (d < dim) write(d, dim - d);
 }
 
 // dL/dt = sum ds V + lengthwise t, into the row of `grad` that belongs to the word.
@@ -232,9 +232,16 @@ inline void image_gradient(const Problem& problem, int64_t index, const Bins& bi
   with_typed<Operand>(problem.dtype, gradients.regions, [&](const auto* typed) {
     using Value = std::remove_const_t<std::remove_pointer_t<decltype(typed)>>;
     Value* rows = static_cast<Value*>(gradients.regions) + problem.images.starts[index] * problem.dim;
-    for (int64_t r = 0; r < shape.regions; ++r)
-      write_row(sums.flat + r * kPanel, shape.panels * kPanel * kPanel, problem.dim, rows + r * problem.dim,
-                [&](int64_t d) { return sums.by_words[r] * word_center[d] + sums.by_regions[r] * image.center[d]; });
+    for (int64_t r = 0; r < shape.regions; ++r) {
+      const double by_words = sums.by_words[r], by_regions = sums.by_regions[r];
+      const auto write = [&](auto more) {
+        write_row(sums.flat + r * kPanel, shape.panels * kPanel * kPanel, problem.dim, rows + r * problem.dim, more);
+      };
+      if (word_center)
+        write([=, center = image.center](int64_t d) { return by_words * word_center[d] + by_regions * center[d]; });
+      else
+        write([](int64_t) { return 0.0f; });
+    }
   });
   clock.enter(Stage::kWait);
 }
@@ -243,22 +250,21 @@ template <class Operand>
 void backward(const Problem& problem, const Bins& bins, const Gradients& gradients) {
   const ImageShape<Operand> largest(longest(problem.images), problem.dim);
   const bool direct = any_direct(problem), packed_once = bins_together<Operand>(problem, bins, 0, true) == bins.count;
-  std::vector<float> word_center(padded<Operand>(problem.dim));
-  const bool centers = kCenters<Operand> && problem.cosine;
-  if (centers) find_word_center<Operand>(problem, bins, word_center.data());
-  const float* center = centers ? word_center.data() : nullptr;
+  const Buffers center_buffer(1, largest.width * 4);
+  float* word_center = kCenters<Operand> && problem.cosine ? reinterpret_cast<float*>(center_buffer[0]) : nullptr;
+  if (word_center) find_word_center<Operand>(problem, bins, word_center);
   Arena measure;
   const auto layout = [&](Arena& arena, auto&& use) {
     const Image<Operand> image(arena, problem, largest, true, direct);
     const Scratch<Operand> scratch(arena, problem, bins, largest, direct, true);
     const ImageGradient<Operand> sums(arena, problem, bins, largest);
-    const WordPack<Operand> pack(arena, problem.dim, packed_once ? 0 : bins.max_rows, true, center);
+    const WordPack<Operand> pack(arena, problem.dim, packed_once ? 0 : bins.max_rows, true, word_center);
     use(image, scratch, sums, pack);
   };
   layout(measure, [](auto&&...) {});
   const int64_t threads = problem.threads < problem.images.count ? problem.threads : problem.images.count;
   Arena words_size;
-  WordPack<Operand>(words_size, problem.dim, packed_once ? bins.rows : 0, true, center);
+  WordPack<Operand>(words_size, problem.dim, packed_once ? bins.rows : 0, true, word_center);
   const Buffers buffers(threads, measure.used()), words_buffer(1, words_size.used());
   const Buffers norms_buffer(1, bins.rows * 8), lengthwise(1, bins.rows * 8), turns(1, bins.count * 8),
       sum_buffer(1, bins.rows * panels_of(problem.dim) * kPanel * 4);
@@ -267,7 +273,7 @@ void backward(const Problem& problem, const Bins& bins, const Gradients& gradien
                       reinterpret_cast<int64_t*>(turns[0])};
   std::memset(total.images, 0, bins.count * 8);
   Arena words_memory(words_buffer[0]);
-  const WordPack<Operand> common(words_memory, problem.dim, packed_once ? bins.rows : 0, true, center);
+  const WordPack<Operand> common(words_memory, problem.dim, packed_once ? bins.rows : 0, true, word_center);
   std::vector<PackedBin> words(bins.count);
 
   parallel(threads, [&](Member member) {
@@ -282,7 +288,7 @@ void backward(const Problem& problem, const Bins& bins, const Gradients& gradien
       // In rising order, so that the image whose turn it is always belongs to a running thread.
       member.share(problem.images.count, [&](int64_t i) {
         image_gradient(problem, i, bins, packed_once ? words.data() : nullptr, pack, image, scratch, norms, gradients, sums, total,
-                       word_center.data(), clock);
+                       word_center, clock);
       });
       clock.enter(Stage::kPack);
       member.share(bins.count, [&](int64_t b) { write_words<Operand>(problem, bins.bins[b], total, gradients.words); });

@@ -81,7 +81,7 @@ inline void with_word(const Problem& problem, const Bin& bin, int64_t r, Use use
 template <class Operand>
 inline void sum_context(const Problem& problem, const Bin& bin, int64_t r, const float* contexts, int64_t alloc, int64_t i,
                         WordSums& sums) {
-  double square[kPanel] = {}, dot[kPanel] = {};
+  alignas(32) double square[kPanel] = {}, dot[kPanel] = {};
   with_word<Operand>(problem, bin, r, [&](const auto* word) {
     for (int64_t d = 0; d < problem.dim; d += kPanel)
       for (int64_t k = 0; k < kPanel && d + k < problem.dim; ++k) {
@@ -129,7 +129,7 @@ inline void direct_words(const Problem& problem, int64_t index, const Bin& bin, 
     product<Operand>({to_left(Operand{}, direct.context, n, panels_of(problem.dim), direct.left), n, false},
                      {image.across, shape.blocks * 16}, {direct.spread, n, false}, n, shape.panels, words_of<Operand>(problem.dim));
     for (int64_t i = 0; i < used; ++i) {
-      double lanes[kPanel] = {};
+      alignas(32) double lanes[kPanel] = {};
       for (int64_t p = 0; p < shape.panels; ++p) {
         const float *e = direct.attention + (p * n + i) * kPanel, *h = direct.spread + (p * n + i) * kPanel;
         for (int k = 0; k < kPanel; ++k) lanes[k] += static_cast<double>(e[k]) * h[k];

@@ -87,8 +87,7 @@ inline void find_center(const Problem& problem, int64_t image, const ImageShape<
   if (!centers) return;
   with_typed<Operand>(problem.dtype, problem.images.rows, [&](const auto* rows) {
     rows += problem.images.starts[image] * problem.dim;
-    for (int64_t j = 0; j < shape.regions; ++j, rows += problem.dim)
-      for (int64_t d = 0; d < problem.dim; ++d) out.center[d] += widen(rows[d]);
+    for (int64_t j = 0; j < shape.regions; ++j, rows += problem.dim) add_row(rows, problem.dim, out.center);
   });
   for (int64_t d = 0; d < problem.dim; ++d) {
     out.center[d] /= static_cast<float>(shape.regions);
@@ -128,8 +127,11 @@ inline void pack_regions(const Problem& problem, int64_t image, const ImageShape
             std::memset(block + r * 16, 0, 64);
         if (!across) continue;
         if (center) {
-          for (int64_t i = 0; i < there * 16; ++i) centered[i] = bits_as<Word>(bits_as<float>(block[i]) - center[k * step + i % 16]);
-          std::memset(centered + there * 16, 0, (kPanel - there) * 64);
+          for (int64_t r = 0; r < kPanel; ++r)
+            if (r < there)
+              less_center(block + r * 16, center + k * step, centered + r * 16);
+            else
+              std::memset(centered + r * 16, 0, 64);
           block = centered;
         }
         transpose_blocks(block, 1, 16, across + (p * shape.blocks + k) * 256);
@@ -185,7 +187,10 @@ inline void prepare_image(const Problem& problem, int64_t image, bool backward, 
     if (centers) {
       find_pull(shape, out);
       for (int64_t p = 0; p < shape.panels; ++p)
-        for (int64_t i = 0; i < shape.regions * kPanel; ++i) out.product[p * shape.rows * kPanel + i] += out.pull[p * kPanel + i % kPanel];
+        for (int64_t i = 0; i < shape.regions * kPanel; i += kLanes) {
+          float* value = out.product + p * shape.rows * kPanel + i;
+          store(value, load(value) + load(out.pull + p * kPanel + i % kPanel));
+        }
     }
   }
   to_right(Operand{}, out.product, shape.rows, shape.panels, out.gram);

@@ -25,7 +25,7 @@ inline void for_words(const Problem& problem, const Bin& bin, Use use) {
 template <class Operand>
 inline void word_norms(const Problem& problem, const Bin& bin, double* norms) {
   for_words<Operand>(problem, bin, [&](const auto* row, int64_t r) {
-    float lanes[kPanel] = {};
+    alignas(64) float lanes[kPanel] = {};
     for (int64_t d = 0; d < problem.dim; d += kPanel)
       for (int64_t i = 0; i < kPanel && d + i < problem.dim; ++i) lanes[i] += widen(row[d + i]) * widen(row[d + i]);
     norms[bin.offset + r] = std::sqrt(lane_sum(lanes));
@@ -46,9 +46,7 @@ inline void find_word_center(const Problem& problem, const Bins& bins, float* ce
   int64_t words = 0;
   for (int64_t b = 0; b < bins.count; ++b) {
     words += bins.bins[b].used;
-    for_words<Operand>(problem, bins.bins[b], [&](const auto* row, int64_t) {
-      for (int64_t d = 0; d < problem.dim; ++d) center[d] += widen(row[d]);
-    });
+    for_words<Operand>(problem, bins.bins[b], [&](const auto* row, int64_t) { add_row(row, problem.dim, center); });
   }
   for (int64_t d = 0; d < problem.dim; ++d) center[d] /= static_cast<float>(words);
 }
@@ -81,9 +79,11 @@ class WordPack {
 
  private:
   Left centered(const Bin& bin, const Word* across, Word* out) const {
-    for (int64_t k = 0; k < size_; k += 16)
-      for (int64_t i = 0; i < bin.rows * 16; ++i)
-        out[k * bin.rows + i] = bits_as<Word>(i < bin.used * 16 ? bits_as<float>(across[k * bin.rows + i]) - center_[k + i % 16] : 0.0f);
+    for (int64_t k = 0; k < size_; k += 16) {
+      Word* to = out + k * bin.rows;
+      for (int64_t r = 0; r < bin.used; ++r) less_center(across + (k * bin.rows) + r * 16, center_ + k, to + r * 16);
+      std::memset(to + bin.used * 16, 0, (bin.rows - bin.used) * 64);
+    }
     return {out, bin.rows, true};
   }
 

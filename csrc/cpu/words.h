@@ -60,25 +60,26 @@ inline void row_products(const float* a, const float* b, int64_t rows, int64_t p
   }
 }
 
-// Beside e h, whose sum is the square of the context less what the center adds: e^2 |v|^2 and e <center, v>, by the same lanes.
-template <class Operand>
-inline void gram_products(const Bin& bin, const ImageShape<Operand>& shape, const Image<Operand>& image, const Scratch<Operand>& scratch) {
-  constexpr int kTogether = 4 / kParts > 0 ? 4 / kParts : 1;  // rows
-  for (int64_t r = 0; r < bin.rows; r += kTogether) {
-    Vec square[4] = {}, bound[4] = {}, pull[4] = {};
-    for (int64_t p = 0; p < shape.panels; ++p)
-      for (int j = 0; j < kTogether * kParts; ++j) {
-        const int64_t at = (p * bin.rows + r) * kPanel + j * kLanes, lanes = p * kPanel + j % kParts * kLanes;
-        const Vec e = load(scratch.attention + at);
-        square[j] += e * load(scratch.spread + at);
-        bound[j] += e * e * load(image.squares + lanes);
-        pull[j] += e * load(image.pull + lanes);
+// Beside e h, whose sum is the square of the context less what the center adds: e^2 |v|^2 and, with `pulls`, e <center, v>, by the same
+// lanes.
+template <bool pulls>
+inline void gram_products(const float* e, const float* h, const float* squares, const float* pull, int64_t rows, int64_t panels,
+                          float* square_sums, float* bound_sums, float* pull_sums) {
+  constexpr int kTogether = kLanes == 16 ? 8 : 4;  // registers a sum; rows of a bin are a multiple of 16
+  for (int64_t i = 0; i < rows * kPanel; i += kTogether * kLanes) {
+    Vec sum[kTogether] = {}, bound[kTogether] = {}, pulled[kTogether] = {};
+    for (int64_t p = 0; p < panels; ++p)
+      for (int j = 0; j < kTogether; ++j) {
+        const int64_t at = p * rows * kPanel + i + j * kLanes, lanes = p * kPanel + j % kParts * kLanes;
+        const Vec ev = load(e + at);
+        sum[j] += ev * load(h + at);
+        bound[j] += ev * ev * load(squares + lanes);
+        if constexpr (pulls) pulled[j] += ev * load(pull + lanes);
       }
-    for (int j = 0; j < kTogether * kParts; ++j) {
-      const int64_t at = r * kPanel + j * kLanes;
-      store(scratch.square + at, square[j]);
-      store(scratch.bound + at, bound[j]);
-      store(scratch.pull + at, pull[j]);
+    for (int j = 0; j < kTogether; ++j) {
+      store(square_sums + i + j * kLanes, sum[j]);
+      store(bound_sums + i + j * kLanes, bound[j]);
+      store(pull_sums + i + j * kLanes, pulled[j]);
     }
   }
 }
@@ -147,7 +148,9 @@ inline void sum_words(const Problem& problem, int64_t index, const Bin& bin, con
     if (gram) {
       product<Operand>(left, {image.gram, shape.rows / Operand::kPer}, {scratch.spread, bin.rows, false}, bin.rows, shape.panels,
                        region_words, backward ? Extent::kFull : Extent::kUpperInner);
-      gram_products(bin, shape, image, scratch);
+      const auto sums = backward && kCenters<Operand> ? gram_products<true> : gram_products<false>;
+      sums(scratch.attention, scratch.spread, image.squares, image.pull, bin.rows, shape.panels, scratch.square, scratch.bound,
+           scratch.pull);
     } else {
       product<Operand>(left, {image.down, shape.rows / Operand::kPer}, {scratch.context, bin.rows, false}, bin.rows, dim_panels,
                        region_words);
@@ -166,9 +169,9 @@ inline void sum_words(const Problem& problem, int64_t index, const Bin& bin, con
     const double sum = lanes(scratch.sum), dot = lanes(scratch.dot);
     WordSums& w = scratch.sums[r] = {sum, dot + sum * scratch.shift[r], 0.0, dot / sum, 0.0, false};
     if (!problem.cosine) continue;
-    if (gram || backward) w.mean_h = lanes(scratch.square) / sum;
+    if (backward) w.mean_h = lanes(scratch.square) / sum;
     if (gram) {
-      const double square = lanes(scratch.square) + sum * (lanes(scratch.pull) + sum * center);
+      const double square = lanes(scratch.square) + (center > 0.0 ? sum * (lanes(scratch.pull) + sum * center) : 0.0);
       w.context = std::sqrt(square > 0.0 || square != square ? square : 0.0);
       w.direct = cancels(square, std::max(lanes(scratch.bound), sum * sum * center));
       if (w.direct) scratch.direct.add(r);
