@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gloria_ops.losses import GlobalContrastiveLoss, LocalContrastiveLoss
+from gloria_ops.modules import GlobalContrastiveLoss, LocalContrastiveLoss
 
 Inputs = Tensor | Sequence[Tensor | None] | Mapping[str, Tensor | None]
 PairLoss = Callable[..., tuple[Tensor, Tensor]]

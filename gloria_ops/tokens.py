@@ -24,6 +24,10 @@ class Ragged(NamedTuple):
     starts: Tensor
     lengths: Tensor
 
+    def to(self, dtype: torch.dtype) -> "Ragged":
+        """Return it with rows of another dtype."""
+        return self._replace(rows=self.rows.to(dtype))
+
 
 class Batch(NamedTuple):
     """Both sides, and the (H, W) of the feature maps where regions came as such."""

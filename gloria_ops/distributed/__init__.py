@@ -25,7 +25,7 @@ are taken in the order of the ranks (gather) or of the ring, so the same inputs 
 """
 
 from gloria_ops.distributed.functional import global_contrastive_loss, local_contrastive_loss
-from gloria_ops.distributed.losses import GlobalContrastiveLoss, LocalContrastiveLoss
+from gloria_ops.distributed.modules import GlobalContrastiveLoss, LocalContrastiveLoss
 
 __all__ = [
     "GlobalContrastiveLoss",

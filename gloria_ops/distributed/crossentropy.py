@@ -8,7 +8,8 @@ from torch.autograd.function import once_differentiable
 
 from gloria_ops.distributed.agreement import Layout
 from gloria_ops.distributed.gather import all_gather, all_gather_uneven, all_to_all
-from gloria_ops.functional import Reduction, no_autocast
+from gloria_ops.functional import Reduction
+from gloria_ops.precision import no_autocast
 
 
 def spread_contrastive_losses(

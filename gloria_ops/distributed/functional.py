@@ -23,7 +23,9 @@ from gloria_ops.distributed.share import (
     packed,
     vectors,
 )
-from gloria_ops.functional import RELEASED, Reduction, canonical_scores, check_score, check_vectors, cosines
+from gloria_ops.functional import RELEASED, Reduction, check_score, check_vectors, cosines
+from gloria_ops.pairs import pair_scores
+from gloria_ops.precision import score_dtype
 from gloria_ops.score import LocalScore
 from gloria_ops.tokens import Lengths, Ragged
 
@@ -187,14 +189,13 @@ def _local_scores(share: Share, layout: Layout, score: LocalScore, exchange: Exc
         everyones = layout.size * max(layout.rows) * words.shape[1] * words.element_size()
         exchange = "gather" if everyones <= GATHER_BYTES else "ring"
     if exchange == "ring":
-        places = [own[1:] for own in texts]
-        return RingScores.apply(regions, words, share.images[1:], places, score, backend, layout)
+        return RingScores.apply(regions, words, share.images, texts, score, backend, layout)
     most = max(layout.rows)
     rows = GatheredRows.apply(words, most, layout.group)
     starts = torch.cat([owner * most + own.starts for owner, own in enumerate(texts)])
     if not share.count:  # no kernel takes no image: an empty matrix that depends on both sides
-        return (regions @ rows.T)[:, starts].to(torch.promote_types(rows.dtype, torch.float32))
-    return canonical_scores(share.images, Ragged(rows, starts, lengths), score, backend)
+        return (regions @ rows.T)[:, starts].to(score_dtype(rows.dtype))
+    return pair_scores(share.images, Ragged(rows, starts, lengths), score, backend)
 
 
 def _pair_mask(report_ids: Tensor | None, images: Tensor) -> Tensor | None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gloria_ops.functional import Reduction, check_pairs, check_reduction, checked_logit_scale
+from gloria_ops.precision import score_dtype
 from gloria_ops.tokens import Ragged, canonical
 
 
@@ -46,7 +47,7 @@ def checked_share(
     count = images.starts.shape[0]
     check_pairs(count, texts.starts.shape[0])
     check_reduction(reduction, ("mean", "sum"))  # a loss of each item would be another on each rank
-    scale = checked_logit_scale(logit_scale, torch.promote_types(images.rows.dtype, torch.float32))
+    scale = checked_logit_scale(logit_scale, score_dtype(images.rows.dtype))
     if report_ids is not None:
         report_ids = checked_report_ids(report_ids, images.starts)
     learns = torch.is_grad_enabled()

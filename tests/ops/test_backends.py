@@ -18,8 +18,8 @@ def extension_missing(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def nothing_said(monkeypatch):
-    monkeypatch.setattr(backends, "_said", set())
+def no_warning_given(monkeypatch):
+    monkeypatch.setattr(backends, "_warnings_given", set())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -16,7 +16,7 @@ def arguments(name, dtype=torch.float32):
     """What the op takes, the rows without gradient."""
     rounded = ONE.to(dtype)
     batch = canonical(rounded.regions, rounded.words, **rounded.lengths)
-    return (*batch.images, *batch.texts, *ops.knobs(PRESETS[name]), "cpu")
+    return ops.flattened(batch.images, batch.texts, PRESETS[name], "cpu")
 
 
 def loss(regions, words, word_lengths):

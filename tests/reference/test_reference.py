@@ -10,6 +10,7 @@ from problems import EVERY_SCORE, PRESETS, SCAN_NORMS, problem
 from tolerances import FLOAT64
 
 from gloria_ops import LocalScore, local_scores, reference
+from gloria_ops.tokens import Ragged
 
 EVERYTHING = EVERY_SCORE | SCAN_NORMS
 
@@ -112,10 +113,12 @@ def test_hard_attention_is_the_limit_of_the_softmax():
 
 
 def test_computes_in_the_dtype_it_is_given():
-    rows, starts, lengths = torch.randn(6, 4), torch.tensor([0, 3]), torch.tensor([3, 3])
+    side = Ragged(
+        torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 3]), torch.tensor([3, 3])
+    )
     for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64):
-        side = (rows.to(dtype), starts, lengths)
-        assert reference.scores(*side, *side, LocalScore.released()).dtype == dtype
+        given = side.to(dtype)
+        assert reference.scores(given, given, LocalScore.released()).dtype == dtype
 
 
 def test_a_zero_vector_scores_zero_and_differentiates_to_numbers():
