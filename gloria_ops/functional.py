@@ -208,7 +208,7 @@ def contrastive_losses(
             _check_pair_mask(pair_mask, scores)
             logits = logits.masked_fill(~pair_mask, -math.inf)
         if positives is None:
-            positives = torch.arange(len(scores), device=scores.device)
+            positives = torch.arange(scores.shape[0], device=scores.device)
         return (
             F.cross_entropy(logits, positives, reduction=reduction),
             F.cross_entropy(logits.T, positives, reduction=reduction),

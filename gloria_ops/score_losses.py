@@ -26,7 +26,7 @@ def hinge_loss(scores: Tensor, *, margin: float = 0.2, max_violation: bool = Fal
     """
     check_matched(scores)
     right = scores.diagonal()
-    pairs = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+    pairs = torch.eye(scores.shape[0], dtype=torch.bool, device=scores.device)
     wrong_texts = (margin + scores - right[:, None]).clamp(min=0).masked_fill(pairs, 0)
     wrong_images = (margin + scores - right).clamp(min=0).masked_fill(pairs, 0)
     if max_violation:

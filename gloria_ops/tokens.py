@@ -244,9 +244,12 @@ def _padded(name: str, lengths: Lengths | None, rows: Tensor) -> Ragged:
     if lengths is None:
         lengths = torch.full((count,), longest, device=rows.device)
     else:
-        expected = f"({count},), one for each item"
-        lengths = _integers(name, lengths, count, rows, lambda value: _check_lengths(name, value, longest), expected)
-    starts = torch.arange(0, count * longest, longest, device=rows.device)
+        lengths = _int64(name, lengths)
+        if lengths.dim() != 1 or lengths.shape[0] != count:
+            raise ValueError(f"{name} has the shape {tuple(lengths.shape)}; expected ({count},), one for each item")
+        lengths = _placed(name, lengths, rows, lambda value: _check_lengths(name, value, longest))
+    # Not arange(0, count * longest, longest), whose length torch.export cannot derive from dynamic sizes.
+    starts = torch.arange(count, device=rows.device) * longest
     return Ragged(rows.reshape(count * longest, width).contiguous(), starts, lengths)
 
 
@@ -275,18 +278,18 @@ def real_first(name: str, rows: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _packed(names: _Names, rows: Tensor, offsets: Lengths) -> Ragged:
-    total = rows.shape[0]
-    expected = f"({names.count} + 1,) with {names.count} at least 1"
-    offsets = _integers(
-        f"{names.prefix}_offsets", offsets, None, rows, lambda value: _check_offsets(names, value, total), expected
-    )
+    name, total = f"{names.prefix}_offsets", rows.shape[0]
+    offsets = _int64(name, offsets)
+    if offsets.dim() != 1 or offsets.shape[0] < 2:
+        raise ValueError(
+            f"{name} has the shape {tuple(offsets.shape)}; expected ({names.count} + 1,) with {names.count} at least 1"
+        )
+    offsets = _placed(name, offsets, rows, lambda value: _check_offsets(names, value, total))
     return Ragged(rows.contiguous(), offsets[:-1], offsets.diff())
 
 
-def _integers(
-    name: str, values: Lengths, count: int | None, rows: Tensor, check: Callable[[Tensor], None], expected: str
-) -> Tensor:
-    """Lengths (`count` of them) or offsets (`count` None) as int64 on the device of the rows."""
+def _int64(name: str, values: Lengths) -> Tensor:
+    """Lengths or offsets as an int64 tensor."""
     if isinstance(values, np.ndarray):
         values = torch.tensor(values)
     elif not isinstance(values, Tensor):
@@ -295,9 +298,7 @@ def _integers(
         values = torch.tensor(values, dtype=torch.int64)
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
         raise TypeError(f"{name} is {values.dtype}; expected integers: {name}.long()")
-    if values.dim() != 1 or (count is not None and values.shape[0] != count) or values.shape[0] < 1 + (count is None):
-        raise ValueError(f"{name} has the shape {tuple(values.shape)}; expected {expected}")
-    return _placed(name, values.to(torch.int64), rows, check)
+    return values.to(torch.int64)
 
 
 def _is_integer(value: object) -> bool:

@@ -98,6 +98,78 @@ def test_exports():
     assert torch.equal(exported.module()(*given), Scores()(*given))
 
 
+class _Called(torch.nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *inputs):
+        return self.function(*inputs)
+
+
+def of_size(images, texts, most_regions, most_words, width):
+    """Inputs of every layout, by the name of what takes them."""
+    one = problem("random", images, texts, most_regions, most_words, width).to(torch.float32)
+    real = torch.arange(one.words.shape[1]) < one.word_lengths[:, None]
+    offsets = torch.nn.functional.pad(one.word_lengths.cumsum(0), (1, 0))
+    maps = one.regions.transpose(1, 2).unflatten(2, (-1, 2))
+    pairs = min(images, texts)
+    return {
+        "lengths": (one.regions, one.words, one.word_lengths, one.region_lengths),
+        "mask": (one.regions, one.words, real),
+        "packed": (one.regions, one.words[real], offsets),
+        "maps, i2t": (maps, one.words),
+        "loss": (one.regions[:pairs], one.words[:pairs], torch.eye(pairs, dtype=torch.bool)),
+    }
+
+
+def _described(*names, function=local_scores, **settings):
+    return lambda regions, words, *rest: function(regions, words, **dict(zip(names, rest, strict=True)), **settings)
+
+
+LAYOUTS = {
+    "lengths": _described("word_lengths", "region_lengths"),
+    "mask": _described("word_mask"),
+    "packed": _described("word_offsets"),
+    "maps, i2t": _described(score=LocalScore.scan_i2t()),
+    "loss": _described("pair_mask", function=local_contrastive_loss),
+}
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["traced", "strict"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_exports_with_every_size_dynamic(layout, strict):
+    """Images, texts, regions, words and the width: exported at one size, run at another."""
+    given, other = of_size(4, 5, 12, 7, 8)[layout], of_size(3, 6, 10, 9, 5)[layout]
+    dynamic = tuple({size: torch.export.Dim.DYNAMIC for size in range(each.dim())} for each in given)
+    exported = torch.export.export(_Called(LAYOUTS[layout]), given, dynamic_shapes=(dynamic,), strict=strict)
+    for inputs in (given, other):
+        torch.testing.assert_close(exported.module()(*inputs), LAYOUTS[layout](*inputs), **FLOAT32)
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["traced", "strict"])
+@pytest.mark.parametrize(("side", "size"), [(0, 0), (0, 1), (1, 0), (1, 1)], ids=["N_v", "M", "N_t", "W"])
+def test_exports_with_one_size_dynamic(side, size, strict):
+    """The others fixed, which leaves torch other equations to solve."""
+    given = of_size(4, 5, 12, 7, 8)["lengths"][:2]
+    dynamic = [None, None]
+    dynamic[side] = {size: torch.export.Dim("size", max=500)}
+    exported = torch.export.export(_Called(local_scores), given, dynamic_shapes=(tuple(dynamic),), strict=strict)
+    other = list(given)
+    other[side] = given[side].repeat_interleave(2, dim=size)
+    torch.testing.assert_close(exported.module()(*other), local_scores(*other), **FLOAT32)
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_compiled_dynamically_it_is_compiled_once(layout):
+    compiled = torch.compile(LAYOUTS[layout], fullgraph=True, backend="aot_eager", dynamic=True)
+    compiled(*of_size(4, 5, 12, 7, 8)[layout])
+    with torch.compiler.set_stance("fail_on_recompile"):
+        other = of_size(3, 6, 10, 9, 5)[layout]
+        torch.testing.assert_close(compiled(*other), LAYOUTS[layout](*other), **FLOAT32)
+
+
 def test_functional_gradients():
     gradients = torch.func.grad(loss, argnums=(0, 1))(ONE.regions, ONE.words, ONE.word_lengths)
     for ours, expected in zip(gradients, with_gradients(loss, ONE.regions, ONE.words)[1:], strict=True):
