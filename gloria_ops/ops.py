@@ -58,7 +58,8 @@ def differentiable_scores(attended: Ragged, attending: Ragged, score: LocalScore
     if BACKENDS[backend].differentiable:
         return BACKENDS[backend].forward(attended, attending, score)
     flat = flattened(attended, attending, score, backend)
-    _refuse_tangents(flat)
+    if not torch.compiler.is_compiling():  # the op itself refuses when the graph runs
+        _refuse_tangents(flat)
     return _Scores.apply(*flat) if torch._C._are_functorch_transforms_active() else scores(*flat)
 
 
