@@ -174,9 +174,12 @@ def attention_maps(
         region_lengths=region_lengths,
     )
     check_score(score)
-    images, texts = _items(batch.images), _items(batch.texts)
+    images, texts = _rows_of_items(batch.images), _rows_of_items(batch.texts)
     with no_autocast(regions.device):
-        maps = [_attention(images[image], texts[text], score) for image, text in _pairs(pairs, len(images), len(texts))]
+        maps = [
+            _attention(images[image], texts[text], score)
+            for image, text in _checked_pairs(pairs, len(images), len(texts))
+        ]
     return maps if batch.grid is None else [each.unflatten(1, batch.grid) for each in maps]
 
 
@@ -199,7 +202,7 @@ def contrastive_losses(
     Returns:
         (image_to_text, text_to_image), scalars, or (N,) for reduction "none", of the dtype of the scores.
     """
-    check_matched(scores)
+    check_square(scores)
     check_reduction(reduction)
     logit_scale = checked_logit_scale(logit_scale, scores.dtype)
     with no_autocast(scores.device):
@@ -274,7 +277,7 @@ def check_vectors(images: Tensor, texts: Tensor) -> None:
         )
 
 
-def check_matched(scores: Tensor) -> None:
+def check_square(scores: Tensor) -> None:
     """Raises ValueError where the scores are not (N, N): of as many images as texts."""
     if scores.dim() != 2:
         raise ValueError(f"scores has the shape {tuple(scores.shape)}; expected (N, N), images by texts")
@@ -306,7 +309,7 @@ def _check_pair_mask(pair_mask: Tensor, scores: Tensor) -> None:
                 )
 
 
-def _items(side: Ragged) -> list[Tensor]:
+def _rows_of_items(side: Ragged) -> list[Tensor]:
     rows = side.rows.to(score_dtype(side.rows.dtype))
     spans = zip(side.starts.tolist(), side.lengths.tolist(), strict=True)
     return [rows[start : start + length] for start, length in spans]
@@ -317,7 +320,7 @@ def _attention(regions: Tensor, words: Tensor, score: LocalScore) -> Tensor:
     return turned(reference.attention(attending @ attended.T, score), score)
 
 
-def _pairs(pairs: Literal["matched"] | Tensor, images: int, texts: int) -> Sequence[tuple[int, int]]:
+def _checked_pairs(pairs: Literal["matched"] | Tensor, images: int, texts: int) -> Sequence[tuple[int, int]]:
     if isinstance(pairs, str):
         if pairs != "matched":
             raise ValueError(f"pairs is {pairs!r}; expected 'matched' or a (P, 2) integer tensor of (image, text)")

@@ -74,7 +74,7 @@ def local_topk(
         TypeError, ValueError: an argument that does not fit, named with its value and the fix.
         RuntimeError, NotImplementedError: as `local_scores`.
     """
-    asked, items = queries_and_corpus(
+    asking, searched = queries_and_corpus(
         queries,
         corpus,
         query_lengths=query_lengths,
@@ -82,9 +82,9 @@ def local_topk(
         corpus_lengths=corpus_lengths,
         corpus_offsets=corpus_offsets,
     )
-    _check_k(k, items.starts.shape[0])
+    _check_k(k, searched.starts.shape[0])
     best = None
-    for first, scores in _scored_chunks(asked, items, of, score, backend):
+    for first, scores in _scored_chunks(asking, searched, of, score, backend):
         best = merge_best(best, scores, first, k)
     assert best is not None  # a corpus has an item
     return best
@@ -113,8 +113,8 @@ def scored_chunks(
     Raises:
         TypeError, ValueError, RuntimeError, NotImplementedError: as `local_topk`, before the first chunk.
     """
-    asked, items = queries_and_corpus(queries, corpus, **described)
-    return _scored_chunks(asked, items, of, score, backend)
+    asking, searched = queries_and_corpus(queries, corpus, **described)
+    return _scored_chunks(asking, searched, of, score, backend)
 
 
 def _scored_chunks(

@@ -124,17 +124,17 @@ def queries_and_corpus(
             f"corpus has the shape {tuple(corpus.shape)} with the strides {corpus.stride()}; expected contiguous rows, "
             "of which no copy is made: store it as corpus.contiguous()"
         )
-    asked = _padded_or_packed(_QUERIES, queries, query_lengths, query_offsets)
-    items = _padded_or_packed(_CORPUS, corpus, corpus_lengths, corpus_offsets)
-    if asked.rows.shape[1] != items.rows.shape[1]:
+    asking = _padded_or_packed(_QUERIES, queries, query_lengths, query_offsets)
+    searched = _padded_or_packed(_CORPUS, corpus, corpus_lengths, corpus_offsets)
+    if asking.rows.shape[1] != searched.rows.shape[1]:
         raise ValueError(
-            f"queries are {asked.rows.shape[1]} wide and the corpus {items.rows.shape[1]} (D), from the shapes "
+            f"queries are {asking.rows.shape[1]} wide and the corpus {searched.rows.shape[1]} (D), from the shapes "
             f"{tuple(queries.shape)} and {tuple(corpus.shape)}; take queries of the model that made the corpus"
         )
-    return asked, items
+    return asking, searched
 
 
-class _Writable:
+class _SaidToBeWritable:
     """The memory of an array, said to be writable: torch warns of any other, once a process, and has no read-only."""
 
     def __init__(self, array: np.ndarray) -> None:
@@ -150,7 +150,7 @@ def _tensor_over(array: np.ndarray) -> Tensor:
             f"corpus is an array of {array.dtype}; expected float16, float32 or float64 in this machine's byte order, "
             "or a tensor, which may be bfloat16: torch.from_file"
         )
-    return torch.from_numpy(np.asarray(_Writable(array)))
+    return torch.from_numpy(np.asarray(_SaidToBeWritable(array)))
 
 
 def _check_one_device(name: str, rows: Tensor, other: str, others: Tensor) -> None:
@@ -203,7 +203,7 @@ def _texts(
         raise ValueError(f"{' and '.join(given)} are all given, but each alone says where texts end; give one of them")
     if word_mask is not None and words.dim() == 3:
         _check_shape("words", words, _WORDS.padded)
-        words, real = real_first("word_mask", words, word_mask)
+        words, real = real_rows_first("word_mask", words, word_mask)
         return _padded("word_mask", None, words)._replace(lengths=real)
     return _padded_or_packed(_WORDS, words, word_lengths, word_offsets)
 
@@ -247,13 +247,13 @@ def _padded(name: str, lengths: Lengths | None, rows: Tensor) -> Ragged:
         lengths = _int64(name, lengths)
         if lengths.dim() != 1 or lengths.shape[0] != count:
             raise ValueError(f"{name} has the shape {tuple(lengths.shape)}; expected ({count},), one for each item")
-        lengths = _placed(name, lengths, rows, lambda value: _check_lengths(name, value, longest))
+        lengths = _checked_on_device(name, lengths, rows, lambda value: _check_lengths(name, value, longest))
     # Not arange(0, count * longest, longest), whose length torch.export cannot derive from dynamic sizes.
     starts = torch.arange(count, device=rows.device) * longest
     return Ragged(rows.reshape(count * longest, width).contiguous(), starts, lengths)
 
 
-def real_first(name: str, rows: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def real_rows_first(name: str, rows: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Rows (N, L, D) with the real ones of each item first, in their order, and how many they are (N,).
 
     Args:
@@ -271,7 +271,9 @@ def real_first(name: str, rows: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(
             f"{name} has the shape {tuple(mask.shape)}; expected (N, L) = {tuple(rows.shape[:2])}, that of the rows"
         )
-    mask = _placed(name, mask != 0, rows, lambda value: _check_lengths(f"{name}.sum(1)", value.sum(1), longest))
+    mask = _checked_on_device(
+        name, mask != 0, rows, lambda value: _check_lengths(f"{name}.sum(1)", value.sum(1), longest)
+    )
     # A stable sort keeps static shapes, where indexing by the mask would sync.
     order = torch.argsort(mask.to(torch.uint8), dim=1, descending=True, stable=True)
     return rows.gather(1, order[:, :, None].expand(rows.shape)), mask.sum(dim=1)
@@ -284,7 +286,7 @@ def _packed(names: _Names, rows: Tensor, offsets: Lengths) -> Ragged:
         raise ValueError(
             f"{name} has the shape {tuple(offsets.shape)}; expected ({names.count} + 1,) with {names.count} at least 1"
         )
-    offsets = _placed(name, offsets, rows, lambda value: _check_offsets(names, value, total))
+    offsets = _checked_on_device(name, offsets, rows, lambda value: _check_offsets(names, value, total))
     return Ragged(rows.contiguous(), offsets[:-1], offsets.diff())
 
 
@@ -305,7 +307,7 @@ def _is_integer(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def _placed(name: str, values: Tensor, rows: Tensor, check: Callable[[Tensor], None]) -> Tensor:
+def _checked_on_device(name: str, values: Tensor, rows: Tensor, check: Callable[[Tensor], None]) -> Tensor:
     """`values` on the device of the rows, checked first where that needs no device sync."""
     if values.device.type == "cpu":
         if not torch.compiler.is_compiling():
@@ -321,7 +323,7 @@ def _check_lengths(name: str, lengths: Tensor, longest: int) -> None:
     least, most = lengths.aminmax()
     if least >= 1 and most <= longest:
         return
-    for item in _first((lengths < 1) | (lengths > longest)):
+    for item in _first_place((lengths < 1) | (lengths > longest)):
         length = int(lengths[item])
         fix = "drop empty items" if length == 0 else "count real rows only"
         raise ValueError(f"{name}[{item}] is {length}; expected 1 to {longest}, the padded length: {fix}")
@@ -334,13 +336,13 @@ def _check_offsets(names: _Names, offsets: Tensor, total: int) -> None:
         raise ValueError(
             f"{name} goes from {first} to {last}; expected 0 to {total}, the number of packed {names.row}s"
         )
-    for item in _first(offsets[1:] <= offsets[:-1]):
+    for item in _first_place(offsets[1:] <= offsets[:-1]):
         raise ValueError(
             f"{name} does not rise from item {item} ({int(offsets[item])}) to item {item + 1} "
             f"({int(offsets[item + 1])}); each {names.item} needs at least one {names.row}: drop empty {names.item}s"
         )
 
 
-def _first(wrong: Tensor) -> list[int]:
+def _first_place(wrong: Tensor) -> list[int]:
     """The first place where `wrong` holds, or none: corpora have too many items for a loop over them."""
     return wrong.nonzero()[:1, 0].tolist()

@@ -64,7 +64,7 @@ class RingScores(torch.autograd.Function):
                 arriving.zero_()
                 pending = []
             else:
-                pending = _pass_on(leaving[: layout.rows[(owner + 1) % layout.size]], arriving, layout)
+                pending = _send_and_receive(leaving[: layout.rows[(owner + 1) % layout.size]], arriving, layout)
             grad_block = grad_scores[:, _columns(layout, owner)]
             parts = None
             if grad_block.numel():
@@ -75,7 +75,7 @@ class RingScores(torch.autograd.Function):
                 arriving += parts[1]
         if layout.size > 1:
             home = sums[layout.size % 2][: layout.rows[layout.rank]]
-            _wait(_pass_on(arriving, home, layout))
+            _wait(_send_and_receive(arriving, home, layout))
             arriving = home
         return grad_regions.to(regions.dtype), arriving.to(words.dtype), None, None, None, None, None
 
@@ -89,7 +89,7 @@ def _blocks(words: Tensor, layout: Layout) -> Iterator[tuple[int, Tensor]]:
         pending, arriving = [], held
         if step + 1 < layout.size:
             arriving = free[step % 2][: layout.rows[(owner - 1) % layout.size]]
-            pending = _pass_on(held, arriving, layout)
+            pending = _send_and_receive(held, arriving, layout)
         yield owner, held
         _wait(pending)
         held = arriving
@@ -101,14 +101,14 @@ def _buffers(words: Tensor, dtype: torch.dtype, layout: Layout) -> tuple[Tensor,
     return words.new_empty(shape, dtype=dtype), words.new_empty(shape, dtype=dtype)
 
 
-def _pass_on(leaving: Tensor, arriving: Tensor, layout: Layout) -> list[dist.Work]:
+def _send_and_receive(leaving: Tensor, arriving: Tensor, layout: Layout) -> list[dist.Work]:
     """Starts sending to the next rank and receiving from the one before; both know who has nothing to send."""
-    ahead, behind = (layout.rank + 1) % layout.size, (layout.rank - 1) % layout.size
+    next_rank, previous_rank = (layout.rank + 1) % layout.size, (layout.rank - 1) % layout.size
     transfers = []
     if leaving.numel():
-        transfers.append(dist.P2POp(dist.isend, leaving, group=layout.group, group_peer=ahead))
+        transfers.append(dist.P2POp(dist.isend, leaving, group=layout.group, group_peer=next_rank))
     if arriving.numel():
-        transfers.append(dist.P2POp(dist.irecv, arriving, group=layout.group, group_peer=behind))
+        transfers.append(dist.P2POp(dist.irecv, arriving, group=layout.group, group_peer=previous_rank))
     return dist.batch_isend_irecv(transfers) if transfers else []
 
 

@@ -53,8 +53,8 @@ def plain_scores(images, captions, lengths, opt, direction):
         for caption, length in zip(captions, lengths, strict=True):
             words = caption[:length]
             query, context = (words, image) if direction == "t2i" else (image, words)
-            attended, _ = plain_attention(query, context, opt.raw_feature_norm, opt.lambda_softmax)
-            u = torch.stack([cosine(q, a) for q, a in zip(query, attended, strict=True)])
+            contexts, _ = plain_attention(query, context, opt.raw_feature_norm, opt.lambda_softmax)
+            u = torch.stack([cosine(q, a) for q, a in zip(query, contexts, strict=True)])
             line.append(
                 {
                     "LogSumExp": lambda u: torch.log(torch.exp(opt.lambda_lse * u).sum()) / opt.lambda_lse,

@@ -21,7 +21,7 @@ def one_number_at_a_time(words, regions, score):
     columns = [normalised([row[j] for row in affinity], score.word_norm) for j in range(len(regions))]
     similarities = []
     for i, word in enumerate(words):
-        attention = attended([column[i] for column in columns], score.attention_scale)
+        attention = attention_of([column[i] for column in columns], score.attention_scale)
         context = [sum(a * v[d] for a, v in zip(attention, regions, strict=True)) for d in range(len(word))]
         dot = sum(a * b for a, b in zip(context, word, strict=True))
         length = math.hypot(*context) * math.hypot(*word)
@@ -47,7 +47,7 @@ def normalised(column, word_norm):
     return [s / (length + 1e-8) for s in column]
 
 
-def attended(row, scale):
+def attention_of(row, scale):
     if scale == math.inf:
         best = [float(x == max(row)) for x in row]
         return [b / sum(best) for b in best]
