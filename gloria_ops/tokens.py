@@ -82,11 +82,10 @@ def canonical(
     """
     for name, rows in (("regions", regions), ("words", words)):
         _check_floating(name, rows)
-    _check_one_device("regions", regions, "words", words)
     if _autocasts(regions) and _autocasts(words):
         dtype = torch.get_autocast_dtype(regions.device.type)
         regions, words = regions.to(dtype), words.to(dtype)
-    _check_one_dtype("regions", regions, "words", words)
+    _check_alike("regions", regions, "words", words)
     images, grid = _images(regions, region_lengths)
     texts = _texts(words, word_lengths, word_mask, word_offsets)
     if images.rows.shape[1] != texts.rows.shape[1]:
@@ -117,8 +116,7 @@ def queries_and_corpus(
         corpus = _tensor_over(corpus)
     for name, rows in (("queries", queries), ("corpus", corpus)):
         _check_floating(name, rows)
-    _check_one_device("queries", queries, "corpus", corpus)
-    _check_one_dtype("queries", queries, "corpus", corpus)
+    _check_alike("queries", queries, "corpus", corpus)
     if not corpus.is_contiguous():
         raise ValueError(
             f"corpus has the shape {tuple(corpus.shape)} with the strides {corpus.stride()}; expected contiguous rows, "
@@ -153,14 +151,11 @@ def _tensor_over(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.asarray(_SaidToBeWritable(array)))
 
 
-def _check_one_device(name: str, rows: Tensor, other: str, others: Tensor) -> None:
+def _check_alike(name: str, rows: Tensor, other: str, others: Tensor) -> None:
     if rows.device != others.device:
         raise ValueError(
             f"{name} are on {rows.device} and {other} on {others.device}; expected one device: move one, .to(device)"
         )
-
-
-def _check_one_dtype(name: str, rows: Tensor, other: str, others: Tensor) -> None:
     if rows.dtype != others.dtype:
         raise TypeError(f"{name} are {rows.dtype} and {other} {others.dtype}; expected one dtype: cast one, .to(dtype)")
 
