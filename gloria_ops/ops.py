@@ -21,7 +21,8 @@ KNOBS = (
     "str word_norm, float attention_scale, str similarity, str pool, float word_scale, bool pool_mean, bool pool_divide"
 )
 _KNOB_NAMES = tuple(knob.split()[1] for knob in KNOBS.split(", "))
-_SIDE_COUNT = 2 * len(Ragged._fields)
+_PARTS = len(Ragged._fields)
+_TENSORS = 2 * _PARTS
 
 DOUBLE_BACKWARD = (
     "double backward through the fused local scores is not implemented: gloria_ops::scores_backward has no gradient of "
@@ -65,12 +66,11 @@ def differentiable_scores(attended: Ragged, attending: Ragged, score: LocalScore
 
 def flattened(attended: Ragged, attending: Ragged, score: LocalScore, backend: str) -> tuple[Any, ...]:
     """Return what `scores` takes."""
-    return (*attended, *attending, *(getattr(score, name) for name in _KNOB_NAMES), backend)
+    return (*attended, *attending, *[getattr(score, name) for name in _KNOB_NAMES], backend)
 
 
 def _grouped(flat: tuple[Any, ...]) -> tuple[Ragged, Ragged, LocalScore, str]:
-    half = _SIDE_COUNT // 2
-    return Ragged(*flat[:half]), Ragged(*flat[half:_SIDE_COUNT]), _score(*flat[_SIDE_COUNT:-1]), flat[-1]
+    return Ragged(*flat[:_PARTS]), Ragged(*flat[_PARTS:_TENSORS]), _score(*flat[_TENSORS:-1]), flat[-1]
 
 
 @lru_cache  # its checks would cost a small problem more than the kernels do
@@ -100,8 +100,8 @@ def _(grad_scores: Tensor, *flat: Any) -> tuple[Tensor, Tensor]:
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:_SIDE_COUNT])
-    ctx.knobs_and_backend = inputs[_SIDE_COUNT:]
+    ctx.save_for_backward(*inputs[:_TENSORS])
+    ctx.knobs_and_backend = inputs[_TENSORS:]
 
 
 def _differentiate(ctx: Any, grad_scores: Tensor) -> tuple[Tensor | None, ...]:

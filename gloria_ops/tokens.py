@@ -192,9 +192,9 @@ def _images(regions: Tensor, region_lengths: Lengths | None) -> tuple[Ragged, tu
 def _texts(
     words: Tensor, word_lengths: Lengths | None, word_mask: Tensor | None, word_offsets: Lengths | None
 ) -> Ragged:
-    described = {"word_lengths": word_lengths, "word_mask": word_mask, "word_offsets": word_offsets}
-    given = [name for name, value in described.items() if value is not None]
-    if len(given) > 1:
+    if (word_lengths is not None) + (word_mask is not None) + (word_offsets is not None) > 1:
+        described = {"word_lengths": word_lengths, "word_mask": word_mask, "word_offsets": word_offsets}
+        given = [name for name, value in described.items() if value is not None]
         raise ValueError(f"{' and '.join(given)} are all given, but each alone says where texts end; give one of them")
     if word_mask is not None and words.dim() == 3:
         _check_shape("words", words, _WORDS.padded)
@@ -243,8 +243,10 @@ def _padded(name: str, lengths: Lengths | None, rows: Tensor) -> Ragged:
         if lengths.dim() != 1 or lengths.shape[0] != count:
             raise ValueError(f"{name} has the shape {tuple(lengths.shape)}; expected ({count},), one for each item")
         lengths = _checked_on_device(name, lengths, rows, lambda value: _check_lengths(name, value, longest))
-    # Not arange(0, count * longest, longest), whose length torch.export cannot derive from dynamic sizes.
-    starts = torch.arange(count, device=rows.device) * longest
+    if torch.compiler.is_compiling():  # which cannot derive the length of a range with a step from dynamic sizes
+        starts = torch.arange(count, device=rows.device) * longest
+    else:
+        starts = torch.arange(0, count * longest, longest, device=rows.device)
     return Ragged(rows.reshape(count * longest, width).contiguous(), starts, lengths)
 
 

@@ -6,6 +6,7 @@ import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 import torch  # before _C: both must share torch's OpenMP runtime
 from torch import Tensor
@@ -115,39 +116,39 @@ def unsupported(score: LocalScore, dtype: torch.dtype, device: torch.device) -> 
     return None
 
 
+@lru_cache  # a small problem is waiting
 def _dtype(dtype: torch.dtype) -> _C.DType:
     return getattr(_C.DType, str(dtype).removeprefix("torch."))
 
 
-def _contiguous(side: Ragged) -> Ragged:
-    """A side as the kernels read it, which must outlive the call. The last guard before raw addresses."""
-    rows, starts, lengths = side.rows.contiguous(), side.starts.contiguous(), side.lengths.contiguous()
+def _with_addresses(side: Ragged) -> tuple[Ragged, _C.Ragged]:
+    """The side as the kernels read it, which must outlive the call. The last guard before raw addresses."""
+    rows, starts, lengths = side
     if rows.dim() != 2 or starts.dim() != 1 or starts.shape != lengths.shape:
         shapes = f"{tuple(rows.shape)}, {tuple(starts.shape)} and {tuple(lengths.shape)}"
         raise ValueError(f"rows, starts and lengths have the shapes {shapes}; expected (L, D), (N,) and (N,)")
     if starts.dtype != torch.int64 or lengths.dtype != torch.int64:
         raise TypeError(f"starts are {starts.dtype} and lengths {lengths.dtype}; expected int64: .long()")
-    return Ragged(rows, starts, lengths)
+    if not (rows.is_contiguous() and starts.is_contiguous() and lengths.is_contiguous()):
+        side = rows, starts, lengths = Ragged(rows.contiguous(), starts.contiguous(), lengths.contiguous())
+    return side, _C.Ragged(rows.data_ptr(), starts.data_ptr(), lengths.data_ptr(), starts.numel(), rows.shape[0])
 
 
-def _addresses(side: Ragged) -> _C.Ragged:
-    rows, starts, lengths = side
-    return _C.Ragged(rows.data_ptr(), starts.data_ptr(), lengths.data_ptr(), starts.numel(), rows.shape[0])
-
-
-def _problem(attended: Ragged, attending: Ragged, score: LocalScore, search_words: int = 0) -> _C.Problem:
-    """The kernels call the attended side images, and the attending one texts, in either direction."""
-    width, dtype = attended.rows.shape[1], attended.rows.dtype
-    if attending.rows.shape[1] != width or attending.rows.dtype != dtype:
+def _problem(
+    attended: Tensor, attending: Tensor, images: _C.Ragged, texts: _C.Ragged, score: LocalScore, search_words: int = 0
+) -> _C.Problem:
+    """Of the rows of both sides; the kernels call attended items images, and attending ones texts."""
+    width, dtype = attended.shape[1], attended.dtype
+    if attending.shape[1] != width or attending.dtype != dtype:
         raise ValueError(
-            f"attended rows are {width} wide {dtype} and attending rows {attending.rows.shape[1]} wide "
-            f"{attending.rows.dtype}; expected one width and one dtype"
+            f"attended rows are {width} wide {dtype} and attending rows {attending.shape[1]} wide {attending.dtype}; "
+            "expected one width and one dtype"
         )
     return _C.Problem(
         dtype=_dtype(dtype),
         dim=width,
-        images=_addresses(attended),
-        texts=_addresses(attending),
+        images=images,
+        texts=texts,
         word_norm=getattr(_C.WordNorm, score.word_norm),
         attention_scale=score.attention_scale,
         cosine=score.similarity == "cosine",
@@ -161,10 +162,10 @@ def _problem(attended: Ragged, attending: Ragged, score: LocalScore, search_word
     )
 
 
-def _gradient(side: Ragged) -> Tensor:
-    """Memory for the gradient of the rows, with zeros where it has rows that no item owns."""
-    gradient = torch.empty_like(side.rows)
-    if not _addresses(side).fills(side.rows.shape[0]):
+def _gradient(rows: Tensor, side: _C.Ragged) -> Tensor:
+    """Memory for the gradient of `rows`, with zeros where it has rows that no item owns."""
+    gradient = torch.empty_like(rows)
+    if not side.fills(rows.shape[0]):
         # Not by torch: in a forked child it would share out the filling of a large tensor, and wait like us.
         ctypes.memset(gradient.data_ptr(), 0, gradient.nbytes)
     return gradient
@@ -176,24 +177,27 @@ def forward(attended: Ragged, attending: Ragged, score: LocalScore, search_words
     With `search_words` above 0 the way to the contexts' norms is the cheaper one for so many; in a batch it depends on
     M and D alone.
     """
-    attended, attending = _contiguous(attended), _contiguous(attending)
+    attended, images = _with_addresses(attended)
+    attending, texts = _with_addresses(attending)
     scores = torch.empty(attended.starts.numel(), attending.starts.numel(), dtype=torch.float32)
-    _C.forward(_problem(attended, attending, score, search_words), scores.data_ptr(), _chosen_isa())
+    problem = _problem(attended.rows, attending.rows, images, texts, score, search_words)
+    _C.forward(problem, scores.data_ptr(), _chosen_isa())
     return scores
 
 
 def backward(grad_scores: Tensor, attended: Ragged, attending: Ragged, score: LocalScore) -> tuple[Tensor, Tensor]:
     """Return gradients with the shape and dtype of both sides' rows; rows that belong to no item get zeros."""
-    attended, attending = _contiguous(attended), _contiguous(attending)
+    attended, images = _with_addresses(attended)
+    attending, texts = _with_addresses(attending)
     expected = (attended.starts.numel(), attending.starts.numel())
     if grad_scores.shape != expected:
         raise ValueError(
             f"grad_scores has the shape {tuple(grad_scores.shape)}; expected {expected}, attended by attending items"
         )
     grad_scores = grad_scores.to(torch.float32).contiguous()
-    grad_attended, grad_attending = _gradient(attended), _gradient(attending)
+    grad_attended, grad_attending = _gradient(attended.rows, images), _gradient(attending.rows, texts)
     _C.backward(
-        _problem(attended, attending, score),
+        _problem(attended.rows, attending.rows, images, texts, score),
         grad_scores.data_ptr(),
         grad_attended.data_ptr(),
         grad_attending.data_ptr(),
