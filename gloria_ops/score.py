@@ -81,7 +81,7 @@ class LocalScore:
             tau2: temperature of the attention softmax and of the loss, 1.2e-38 to 8.3e37.
             tau3: temperature of the pooling over words, in the same range.
         """
-        tau2, tau3 = checked_temperature("tau2", tau2), checked_temperature("tau3", tau3)
+        tau2, tau3 = checked_scale("tau2", tau2, TEMPERATURES), checked_scale("tau3", tau3, TEMPERATURES)
         return cls(
             word_norm="none",
             attention_scale=1 / tau2,
@@ -130,33 +130,20 @@ class LocalScore:
         return cls(word_norm="none", attention_scale=math.inf, similarity="dot", pool="sum", logit_scale=1.0)
 
 
-def checked_scale(name: str, value: Any, infinite: bool = False) -> float:
-    """Return a scale as a float.
+def checked_scale(name: str, value: Any, within: tuple[float, float] = SCALES, infinite: bool = False) -> float:
+    """Return a scale, or a temperature, as a float.
 
     Raises:
-        TypeError, ValueError: it is not a number, or not within `SCALES` (nor infinity, where `infinite` allows it).
+        TypeError, ValueError: it is not a number, or not in the range (nor infinity, where `infinite` allows it).
     """
-    return _checked(name, value, SCALES, infinite)
-
-
-def checked_temperature(name: str, value: Any) -> float:
-    """Return a temperature, what a scale is one over, as a float; raises as `checked_scale`."""
-    return _checked(name, value, TEMPERATURES)
-
-
-def _checked(name: str, value: Any, allowed: tuple[float, float], infinite: bool = False) -> float:
-    least, greatest = allowed
+    least, greatest = within
     expected = f"a number from {least:g} to {greatest:g}, within float32{', or infinity' if infinite else ''}"
     if isinstance(value, bool) or not hasattr(value, "__float__") or hasattr(value, "requires_grad"):
         raise TypeError(f"{name} is {value!r}; expected {expected}")
-    try:
-        number = float(value)
-    except OverflowError:  # an integer beyond float64
-        number = math.inf
-        infinite = False
-    if not (least <= number <= greatest or (infinite and number == math.inf)):
-        raise ValueError(f"{name} is {number}; expected {expected}")
-    return number
+    value = float(value)
+    if not (least <= value <= greatest or (infinite and value == math.inf)):
+        raise ValueError(f"{name} is {value}; expected {expected}")
+    return value
 
 
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

@@ -39,7 +39,8 @@ class RingScores(torch.autograd.Function):
             score, backend, layout: of the batch.
         """
         ctx.save_for_backward(regions, words)
-        ctx.described = images, texts, score, backend, layout
+        # Without their rows, which would then live as long as the graph, backward or not.
+        ctx.described = images[1:], [own[1:] for own in texts], score, backend, layout
         own = images._replace(rows=regions)
         scores = regions.new_empty((layout.counts[layout.rank], sum(layout.counts)), dtype=score_dtype(regions.dtype))
         for owner, rows in _blocks(words, layout):
@@ -54,7 +55,7 @@ class RingScores(torch.autograd.Function):
         """Return the gradients of this rank's regions, summed here, and of its words, summed on their way."""
         regions, words = ctx.saved_tensors
         images, texts, score, backend, layout = ctx.described
-        own = images._replace(rows=regions)
+        own = Ragged(regions, *images)
         grad_regions = torch.zeros_like(regions, dtype=score_dtype(regions.dtype))
         sums = _buffers(words, score_dtype(words.dtype), layout)
         for step, (owner, rows) in enumerate(_blocks(words, layout)):
@@ -68,7 +69,7 @@ class RingScores(torch.autograd.Function):
             grad_block = grad_scores[:, _columns(layout, owner)]
             parts = None
             if grad_block.numel():
-                parts = pair_gradients(grad_block, own, texts[owner]._replace(rows=rows), score, backend)
+                parts = pair_gradients(grad_block, own, Ragged(rows, *texts[owner]), score, backend)
             _wait(pending)
             if parts is not None:
                 grad_regions += parts[0]

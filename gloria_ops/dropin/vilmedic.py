@@ -17,7 +17,7 @@ from gloria_ops.dropin.gloria import attention_fn as gloria_attention_fn
 from gloria_ops.dropin.gloria import global_loss, local_loss
 from gloria_ops.dropin.shared import cosine_similarity
 from gloria_ops.functional import check_vectors, contrastive_losses, cosines
-from gloria_ops.score import checked_temperature
+from gloria_ops.score import TEMPERATURES, checked_scale
 from gloria_ops.score_losses import check_weight
 
 __all__ = ["ConVIRTLoss", "GLoRIALoss", "cosine_similarity", "gloria_attention_fn"]
@@ -93,7 +93,7 @@ class ConVIRTLoss(nn.Module):
     def __init__(self, tau: float, lambda_: float, **kwargs: Any) -> None:
         super().__init__()
         check_weight("lambda_", lambda_)
-        self.tau = checked_temperature("tau", tau)
+        self.tau = checked_scale("tau", tau, TEMPERATURES)
         self.lambda_ = lambda_
 
     def forward(self, linguistic: Tensor, visual: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -77,7 +77,6 @@ def test_numbers_become_floats():
         ("word_scale", -1.0, f"word_scale is -1.0; expected {RANGE}"),
         ("logit_scale", math.nan, f"logit_scale is nan; expected {RANGE}"),
         ("attention_scale", 3.5e38, rf"attention_scale is 3\.5e\+38; expected {RANGE}, or infinity"),
-        ("attention_scale", 10**400, f"attention_scale is inf; expected {RANGE}, or infinity"),
         ("word_scale", 1e39, rf"word_scale is 1e\+39; expected {RANGE}"),
         ("word_scale", 1e-46, f"word_scale is 1e-46; expected {RANGE}"),
         ("logit_scale", 1.1e-38, f"logit_scale is 1.1e-38; expected {RANGE}"),
