@@ -5,7 +5,7 @@ import torch
 from problems import PRESETS, problem
 from tolerances import FLOAT32
 
-from gloria_ops import LocalScore, local_contrastive_loss, local_scores, ops
+from gloria_ops import LocalScore, hinge_loss, local_contrastive_loss, local_scores, ops
 from gloria_ops.tokens import canonical
 
 ONE = problem("random", images=4, texts=4, most_regions=12, most_words=7, width=8).to(torch.float32)
@@ -119,6 +119,7 @@ def of_size(images, texts, most_regions, most_words, width):
         "mask": (one.regions, one.words, real),
         "packed": (one.regions, one.words[real], offsets),
         "maps, i2t": (maps, one.words),
+        "hinge": (one.regions[:pairs], one.words[:pairs]),
         "loss": (one.regions[:pairs], one.words[:pairs], torch.eye(pairs, dtype=torch.bool)),
     }
 
@@ -132,6 +133,7 @@ LAYOUTS = {
     "mask": _described("word_mask"),
     "packed": _described("word_offsets"),
     "maps, i2t": _described(score=LocalScore.scan_i2t()),
+    "hinge": lambda regions, words: hinge_loss(local_scores(regions, words)),
     "loss": _described("pair_mask", function=local_contrastive_loss),
 }
 
