@@ -94,9 +94,9 @@ def test_a_backend_is_given_views_of_at_most_a_chunk(layout, monkeypatch):
     given = []
     forward = backends.cpu.forward
 
-    def watched(rows, starts, lengths, *rest):
-        given.append((rows.data_ptr(), rows.shape[0], starts.shape[0]))
-        return forward(rows, starts, lengths, *rest)
+    def watched(attended, *rest):
+        given.append((attended.rows.data_ptr(), attended.rows.shape[0], attended.starts.shape[0]))
+        return forward(attended, *rest)
 
     monkeypatch.setattr(backends.cpu, "forward", watched)
     monkeypatch.setattr(retrieval, "CHUNK_ROWS", 30)
