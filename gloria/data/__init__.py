@@ -3,7 +3,7 @@
 from gloria.data.cache import PixelCache
 from gloria.data.pairs import TableDataset
 from gloria.data.phantoms import FINDINGS, Phantom, draw_phantom, write_five_by_200, write_phantoms
-from gloria.data.problems import Problem, find_problems
+from gloria.data.problems import Problem, find_problems, find_warnings
 from gloria.data.shards import ShardDataset, write_shards
 from gloria.data.split import split_rows
 from gloria.data.table import Row, read_table, write_table
@@ -18,6 +18,7 @@ __all__ = [
     "TableDataset",
     "draw_phantom",
     "find_problems",
+    "find_warnings",
     "read_table",
     "split_rows",
     "write_five_by_200",

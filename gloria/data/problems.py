@@ -1,6 +1,7 @@
 """What is wrong with the rows of a table, each problem with the place of its row."""
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,6 +9,7 @@ from tqdm import tqdm
 
 from gloria.data.table import Row
 from gloria.images import to_rgb
+from gloria.messages import plain, shown
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Problem:
     unit: str = "line"
 
     def __str__(self) -> str:
-        return f"{self.unit} {self.line}: {self.what}"
+        return plain(f"{self.unit} {self.line}: {self.what}")
 
 
 def find_problems(rows: Sequence[Row], progress: bool = False, need_reports: bool = True) -> list[Problem]:
@@ -41,21 +43,54 @@ def find_problems(rows: Sequence[Row], progress: bool = False, need_reports: boo
     for row in tqdm(rows, desc="checking rows", unit="row", disable=None if progress else True, leave=False):
         faults = [row.fault]
         if not row.fault:
-            faults = ["" if row.report or not need_reports else "the report is empty", _image_fault(row, seen)]
+            faults = ["" if row.report or not need_reports else _empty_report(row), _image_fault(row, seen)]
         problems += [Problem(row.line, fault, row.unit) for fault in faults if fault]
     return problems
+
+
+def find_warnings(rows: Sequence[Row]) -> list[str]:
+    """What is odd about a table as a whole, though each of its rows may be good.
+
+    Args:
+        rows: as `read_table` gives them.
+
+    Returns:
+        A sentence for each thing: all rows are of one patient; cells hold a word for a missing value, such as "nan".
+    """
+    warnings = []
+    patients = {row.patient for row in rows if not row.fault}
+    if len(rows) > 1 and len(patients) == 1 and "" not in patients:
+        warnings.append(
+            f"every row has the patient {shown(patients.pop())}, so that none can be held out; check the column patient"
+        )
+    holding: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        for column, word in row.missing.items():
+            holding[column, word].append(row)
+    return warnings + [
+        f"{column} is {word!r} in {len(of_word)} rows (first: {of_word[0].where}), which is read as a missing value; "
+        "leave the cells empty"
+        for (column, word), of_word in holding.items()
+    ]
+
+
+def _empty_report(row: Row) -> str:
+    word = row.missing.get("report")
+    return "the report is empty" if word is None else f"the report is {word!r}, which stands for a missing value"
 
 
 def _image_fault(row: Row, seen: dict[bytes, Row]) -> str:
     """What is wrong with the image of a row, "" = nothing; `seen` takes the digests of the files met so far."""
     if row.image is None:
         return "the image is not named"
-    if not row.image.is_file():
-        return f"the image {row.image} does not exist"
     try:
+        if not row.image.is_file():
+            return f"the image {row.image} does not exist"
         digest = hashlib.blake2b(row.image.read_bytes()).digest()
         to_rgb(row.image)
-    except (OSError, ValueError) as error:
+    except OSError as error:  # the name is too long for a file, the folder is forbidden
+        return f"the image {shown(str(row.image))} is unreadable: {error.strerror or error}"
+    except ValueError as error:
         return f"the image is unreadable: {error}"
     earlier = seen.setdefault(digest, row)
     if earlier is row:

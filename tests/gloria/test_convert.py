@@ -252,8 +252,8 @@ def test_what_is_allowed_is_not_imported(weights, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"no archive", "is no checkpoint of torch 1.6 or later"),
-        ({"model": {}}, r"holds the keys \['model'\]; expected a Lightning checkpoint, whose state_dict holds tensors"),
+        (b"no archive", "is not a checkpoint of torch 1.6 or later"),
+        ({"model": {}}, r"holds the keys \['model'\]; expected a Lightning checkpoint, whose state_dict holds dense"),
         ({"state_dict": {"a": 1}}, r"holds the keys \['state_dict'\]; expected a Lightning checkpoint"),
         ([torch.ones(1)], "holds a list; expected a Lightning checkpoint"),
     ],
@@ -271,7 +271,7 @@ def test_other_files_are_refused(tmp_path, content, message):
 def test_a_truncated_file_is_refused(weights, tmp_path):
     whole = saved(tmp_path / "whole.ckpt", weights).read_bytes()
     (tmp_path / "half.ckpt").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"half\.ckpt is no checkpoint of torch 1.6 or later"):
+    with pytest.raises(ValueError, match=r"half\.ckpt is not a checkpoint of torch 1.6 or later"):
         read_checkpoint(tmp_path / "half.ckpt")
     with pytest.raises(FileNotFoundError, match=r"none\.ckpt does not exist; expected a checkpoint that the released"):
         read_checkpoint(tmp_path / "none.ckpt")

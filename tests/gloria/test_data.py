@@ -47,8 +47,8 @@ def test_label_goes_before_finding_and_a_byte_order_mark_is_ignored(tmp_path):
         ("image,report,report\na,b,c\n", "expected one named 'report'"),
         ("image,report\n", "has no row"),
         ("", "has no row"),
-        ('image,report\na.png,"Words." and more\n', "line 2: no valid CSV .* check the quotes"),
-        ('image,report\na.png,fine\nb.png,"never closed\n', "line 3: no valid CSV"),
+        ('image,report\na.png,"Words." and more\n', "line 2: not valid CSV .* check the quotes"),
+        ('image,report\na.png,fine\nb.png,"never closed\n', "line 3: not valid CSV"),
     ],
 )
 def test_unusable_tables(tmp_path, text, message):
@@ -57,7 +57,7 @@ def test_unusable_tables(tmp_path, text, message):
 
 
 def test_other_encodings_are_named_with_their_line(tmp_path):
-    with pytest.raises(ValueError, match=r"line 3: no valid UTF-8 .* save the table as UTF-8"):
+    with pytest.raises(ValueError, match=r"line 3: not valid UTF-8 .* save the table as UTF-8"):
         read_table(table(tmp_path, "image,report\na.png,Words.\nb.png,Épanchement.\n", "latin-1"))
 
 

@@ -65,7 +65,7 @@ def test_a_file_of_lists_and_vocabularies(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: [", "is no valid YAML"),
+        ("a: [", "is not valid YAML"),
         ("a: [x]\na: [y]", "'a' is there twice"),
         ("[a, b]", r"holds \['a', 'b'\]; expected a prompt list or a vocabulary"),
         ("", "holds None"),
