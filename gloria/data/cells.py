@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Mapping
-from datetime import date, time
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -45,7 +44,7 @@ def cell_text(value: Any) -> str:
             raise ValueError(f"is {value}; expected text or a finite number")
         whole = int(value)
         return str(whole if value == whole and abs(whole) < _EXACT else value)
-    if isinstance(value, (bool, int, date, time, UUID)):
+    if isinstance(value, (bool, int, UUID)):
         return str(value)
     kind = "an object" if isinstance(value, dict) else f"a {type(value).__name__}"
     raise ValueError(f"holds {kind}, {shown(value)}; expected text")

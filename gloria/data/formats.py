@@ -197,13 +197,17 @@ def _parquet(path: Path, required: Sequence[str], optional: Sequence[str], files
                 cells |= {name: values[row] for name, values in columns.items()}
                 line += 1
                 yield _record(line, {name: cells[name] for name in wanted})
-    except (arrow.ArrowException, OSError) as error:
+    except (arrow.ArrowException, OSError, UnicodeDecodeError, KeyError, OverflowError) as error:
         if isinstance(error, OSError) and error.filename is not None:
             raise  # of the disk, not of the content
         raise ValueError(f"{path}: not valid Parquet ({error}); write it again") from error
 
 
 def _values(column: Any) -> list[Any]:
+    from pyarrow import types
+
+    if types.is_temporal(column.type):
+        column = column.cast("string")  # Python's own types have no nanoseconds
     try:
         return list(column.to_pylist())
     except UnicodeDecodeError:  # as bytes, so that the cell is named

@@ -68,7 +68,7 @@ def find_warnings(rows: Sequence[Row]) -> list[str]:
         for column, word in row.missing.items():
             holding[column, word].append(row)
     return warnings + [
-        f"{column} is {word!r} in {len(of_word)} rows (first: {of_word[0].where}), which is read as a missing value; "
+        f"rows whose {column} is {word!r}, which is read as a missing value: {len(of_word)} (first: {of_word[0].where}); "
         "leave the cells empty"
         for (column, word), of_word in holding.items()
     ]
