@@ -68,9 +68,9 @@ def find_warnings(rows: Sequence[Row]) -> list[str]:
         for column, word in row.missing.items():
             holding[column, word].append(row)
     return warnings + [
-        f"rows whose {column} is {word!r}, which is read as a missing value: {len(of_word)} (first: {of_word[0].where}); "
+        f"rows whose {column} is {word!r}, which is read as a missing value: {len(found)} (first: {found[0].where}); "
         "leave the cells empty"
-        for (column, word), of_word in holding.items()
+        for (column, word), found in holding.items()
     ]
 
 

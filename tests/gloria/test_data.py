@@ -215,7 +215,7 @@ def test_warnings_of_a_table(tmp_path):
     ]
     rows = read_table(table(tmp_path, "image,report,patient,split\na,b,nan,NA\nc,d,x,\ne,f,nan,None\n"))
     assert find_warnings(rows) == [
-        f"rows whose {column} is '{word}', which is read as a missing value: {count} (first: line {line}); leave the cells "
-        "empty"
+        f"rows whose {column} is '{word}', which is read as a missing value: {count} (first: line {line}); leave "
+        "the cells empty"
         for column, word, count, line in [("patient", "nan", 2, 2), ("split", "NA", 1, 2), ("split", "None", 1, 4)]
     ]

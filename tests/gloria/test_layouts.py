@@ -111,32 +111,29 @@ def test_chexpert_plus_by_itself(tmp_path, picture_file):
 
 
 @pytest.mark.parametrize(
-    ("prefix", "separator"),
+    "prefix",
     [
-        ("", "/"),
-        ("./CheXpert-v1.0-small/", "/"),
-        ("chexpert/", "/"),
-        ("data/CheXpert-v1.0/", "/"),
-        ("patients/patient_data_v2/", "/"),
-        ("{root}/", "/"),
-        ("/gone/CheXpert-v1.0-small/", "/"),
-        ("D:\\\\CheXpert-v1.0-small\\\\", r"\\\\"),
+        "",
+        "./CheXpert-v1.0-small/",
+        "chexpert/",
+        "data/CheXpert-v1.0/",
+        "patients/patient_data_v/",
+        "ROOT/",
+        "/gone/CheXpert-v1.0-small/",
+        "D:\\CheXpert-v1.0-small\\",
     ],
 )
-def test_chexpert_patients_are_found_behind_any_prefix(chexpert_tree, prefix, separator):
+def test_chexpert_patients_are_found_behind_any_prefix(chexpert_tree, prefix):
     shipped = read_chexpert(chexpert_tree).rows
-    for table in chexpert_tree.glob("*.csv"):
-        prefixed = re.sub(
-            "CheXpert-v1.0-small/([^,]*)",
-            lambda path: (
-                prefix.format(root=chexpert_tree).replace("\\\\", "\\")
-                + path[1].replace("/", separator.replace("\\\\", "\\"))
-            ),
-            table.read_text(),
-        )
-        table.write_text(prefixed)
-    assert read_chexpert(chexpert_tree).rows == shipped
     assert len({row.patient for row in shipped}) == 19
+
+    def prefixed(path):
+        whole = prefix.replace("ROOT", str(chexpert_tree)) + path[1]
+        return whole.replace("/", "\\") if "\\" in prefix else whole
+
+    for table in chexpert_tree.glob("*.csv"):
+        table.write_text(re.sub(r"CheXpert-v1\.0-small/([^,]*)", prefixed, table.read_text()))
+    assert read_chexpert(chexpert_tree).rows == shipped
 
 
 def test_chexpert_images_at_the_path_of_the_table_go_first(chexpert_tree, tmp_path, picture_file):
@@ -150,9 +147,7 @@ def test_chexpert_images_at_the_path_of_the_table_go_first(chexpert_tree, tmp_pa
     assert second.image == chexpert_tree / "train" / "patient00002" / "study1" / "view1_frontal.jpg"
 
 
-@pytest.mark.parametrize(
-    "path", ["patient00001_study1_view1_frontal.jpg", "train/view1.jpg", "patients/a.jpg", "a/\x1b"]
-)
+@pytest.mark.parametrize("path", ["patient00001_study1_view1.jpg", "train/view1.jpg", "patients/a.jpg", "a/\x1b"])
 def test_chexpert_paths_without_a_patient_are_named(chexpert_tree, path):
     table = chexpert_tree / "train.csv"
     table.write_text(table.read_text().replace("CheXpert-v1.0-small/train/patient00003/study1/view1_frontal.jpg", path))
@@ -164,9 +159,8 @@ def test_chexpert_paths_without_a_patient_are_named(chexpert_tree, path):
 def test_chexpert_in_the_folders_of_its_batches(chexpert_tree, tmp_path):
     shipped = [(row.patient, row.split, row.image.read_bytes()) for row in read_chexpert(chexpert_tree).rows]
     full = tmp_path / "CheXpert-v1.0"
-    tables, one, two = (
-        full / f"CheXpert-v1.0 batch {name}" for name in ("1 (validate & csv)", "2 (train 1)", "3 (train 2)")
-    )
+    batches = ("1 (validate & csv)", "2 (train 1)", "3 (train 2)")
+    tables, one, two = (full / f"CheXpert-v1.0 batch {name}" for name in batches)
     tables.mkdir(parents=True)
     for name in ("train.csv", "valid.csv", "valid"):
         (chexpert_tree / name).rename(tables / name)
@@ -188,11 +182,10 @@ def test_every_layout_counts_images_that_are_not_there(mimic_tree, chexpert_tree
         gone.unlink()
         imported = read(root)
         assert imported.rows == whole.rows[1:]
-        (*others, name) = imported.left_out["the image is not there"]
-        assert others == whole.left_out.get("the image is not there", [])[:1] or name != gone.name
-        assert f"left out {len(imported.left_out['the image is not there'])}: the image is not there" in "\n".join(
-            imported.summary()
-        )
+        missing = imported.left_out["the image is not there"]
+        assert len(missing) == len(whole.left_out.get("the image is not there", [])) + 1
+        assert any(gone.stem in name for name in missing)
+        assert f"left out {len(missing)}: the image is not there (first: {missing[0]})" in imported.summary()
 
 
 def test_mimic_says_which_reports_lost_a_section(mimic_tree):
@@ -307,8 +300,12 @@ def test_rsna(rsna_tree):
 
 
 @pytest.mark.parametrize(
-    "line", ["a,,,,,1", "a,1,2,3,,1", "a,1,2,3,0,1", "a,x,2,3,4,1", "a,1,2,3,4,maybe", "a,1,2,inf,4,1", ",1,2,3,4,1"]
-)
+    "line",
+    [
+        "a,,,,,1", "a,1,2,3,,1", "a,1,2,3,0,1", "a,x,2,3,4,1", "a,1,2,3,4,maybe", "a,1,2,inf,4,1", "a,-1,2,3,4,1",
+        ",1,2,3,4,1",
+    ],
+)  # fmt: skip
 def test_rsna_boxes_that_are_none(rsna_tree, line):
     with (rsna_tree / "stage_2_train_labels.csv").open("a", newline="") as file:
         csv.writer(file).writerow(line.split(","))
