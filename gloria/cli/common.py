@@ -11,7 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 from gloria.data import Problem, Row, find_problems, find_warnings, read_table
 from gloria.data.table import REQUIRED
-from gloria.messages import plain_lines
+from gloria.messages import plain, plain_lines
 from gloria.modelling import GloriaModel
 from gloria.processing import GloriaProcessor
 
@@ -23,6 +23,11 @@ Table = Annotated[
 def say(message: str, err: bool = False) -> None:
     """Print what a command says. Messages quote files, so all of them go through here and none steers the terminal."""
     typer.echo(plain_lines(message), err=err)
+
+
+def format_warning(message: Warning | str, category: type[Warning], *_place: object, **_line: object) -> str:
+    """Make one line of a warning, which may quote a file: those of the libraries that read files too."""
+    return plain(f"gloria: warning: {message}") + "\n"
 
 
 @contextmanager

@@ -197,7 +197,8 @@ def _parquet(path: Path, required: Sequence[str], optional: Sequence[str], files
                 cells |= {name: values[row] for name, values in columns.items()}
                 line += 1
                 yield _record(line, {name: cells[name] for name in wanted})
-    except (arrow.ArrowException, OSError, UnicodeDecodeError, KeyError, OverflowError) as error:
+    # Of damaged files pyarrow also raises errors of Python; IndexError: columns of different lengths.
+    except (arrow.ArrowException, OSError, UnicodeDecodeError, KeyError, IndexError, OverflowError) as error:
         if isinstance(error, OSError) and error.filename is not None:
             raise  # of the disk, not of the content
         raise ValueError(f"{path}: not valid Parquet ({error}); write it again") from error

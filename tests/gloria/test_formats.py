@@ -1,4 +1,4 @@
-"""Table formats: the same rows from CSV, JSON lines and Parquet, and every one names its bad record."""
+"""Table formats: the same rows from CSV, TSV, JSON lines and Parquet, and every one names its bad record."""
 
 import builtins
 import gzip

@@ -60,6 +60,14 @@ def test_commands_print_through_one_place(capsys):
     assert len(told) < LINE + 100
 
 
+def test_warnings_of_any_library_are_lines_of_the_command(monkeypatch):
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    monkeypatch.setattr(gloria.cli, "app", lambda: None)
+    gloria.cli.main()
+    told = warnings.formatwarning(UserWarning("tag \x1b[2J\nred"), UserWarning, "reader.py", 3, line="warn(tag)")
+    assert told == "gloria: warning: tag \\x1b[2J\\nred\n"
+
+
 def test_no_command_prints_past_it():
     """What a command prints by another way than `say` could quote a file as it is."""
     for module in sorted(Path(gloria.cli.__file__).parent.glob("*.py")):
