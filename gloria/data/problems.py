@@ -49,7 +49,7 @@ def find_problems(rows: Sequence[Row], progress: bool = False, need_reports: boo
 
 
 def find_warnings(rows: Sequence[Row]) -> list[str]:
-    """What is odd about a table as a whole, though each of its rows may be good.
+    """Return what is odd about a table as a whole, though each of its rows may be good.
 
     Args:
         rows: as `read_table` gives them.
