@@ -4,6 +4,7 @@ import re
 import reprlib
 
 LINE = 2_000  # characters of a line
+PATH = 300  # characters of a path within it
 MESSAGE = 100_000  # characters of a message of several lines
 
 # Control characters, line breaks of Unicode, marks that turn the direction of writing, and lone surrogates.
@@ -20,10 +21,10 @@ def shown(value: object) -> str:
     return _short.repr(value)
 
 
-def plain(text: str) -> str:
-    """Make one line of a text that may quote a file: steering characters as escapes, cut to `LINE` characters."""
-    more = len(text) - LINE
-    return _STEERING.sub(_escaped, text[:LINE]) + (f" … ({more:,} more characters)" if more > 0 else "")
+def plain(text: str, most: int = LINE) -> str:
+    """Make one line of a text that may quote a file: steering characters as escapes, cut to `most` characters."""
+    more = len(text) - most
+    return _STEERING.sub(_escaped, text[:most]) + (f" … ({more:,} more characters)" if more > 0 else "")
 
 
 def plain_lines(text: str) -> str:

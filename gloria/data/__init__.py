@@ -3,10 +3,11 @@
 from gloria.data.cache import PixelCache
 from gloria.data.pairs import TableDataset
 from gloria.data.phantoms import FINDINGS, Phantom, draw_phantom, write_five_by_200, write_phantoms
-from gloria.data.problems import Problem, find_problems, find_warnings
+from gloria.data.problems import Problem, find_problems
 from gloria.data.shards import ShardDataset, write_shards
 from gloria.data.split import split_rows
 from gloria.data.table import Row, read_table, write_table
+from gloria.data.table_checks import find_warnings
 
 __all__ = [
     "FINDINGS",

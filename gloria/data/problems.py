@@ -1,15 +1,14 @@
 """What is wrong with the rows of a table, each problem with the place of its row."""
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tqdm import tqdm
 
-from gloria.data.table import Row
+from gloria.data.table import Row, is_there
 from gloria.images import to_rgb
-from gloria.messages import plain, shown
+from gloria.messages import PATH, plain
 
 
 @dataclass(frozen=True)
@@ -48,32 +47,6 @@ def find_problems(rows: Sequence[Row], progress: bool = False, need_reports: boo
     return problems
 
 
-def find_warnings(rows: Sequence[Row]) -> list[str]:
-    """Return what is odd about a table as a whole, though each of its rows may be good.
-
-    Args:
-        rows: as `read_table` gives them.
-
-    Returns:
-        A sentence for each thing: all rows are of one patient; cells hold a word for a missing value, such as "nan".
-    """
-    warnings = []
-    patients = {row.patient for row in rows if not row.fault}
-    if len(rows) > 1 and len(patients) == 1 and "" not in patients:
-        warnings.append(
-            f"every row has the patient {shown(patients.pop())}, so that none can be held out; check the column patient"
-        )
-    holding: dict[tuple[str, str], list[Row]] = defaultdict(list)
-    for row in rows:
-        for column, word in row.missing.items():
-            holding[column, word].append(row)
-    return warnings + [
-        f"rows whose {column} is {word!r}, which is read as a missing value: {len(found)} (first: {found[0].where}); "
-        "leave the cells empty"
-        for (column, word), found in holding.items()
-    ]
-
-
 def _empty_report(row: Row) -> str:
     word = row.missing.get("report")
     return "the report is empty" if word is None else f"the report is {word!r}, which stands for a missing value"
@@ -83,14 +56,12 @@ def _image_fault(row: Row, seen: dict[bytes, Row]) -> str:
     """What is wrong with the image of a row, "" = nothing; `seen` takes the digests of the files met so far."""
     if row.image is None:
         return "the image is not named"
+    if not is_there(row.image):
+        return f"the image {plain(str(row.image), PATH)} does not exist"
     try:
-        if not row.image.is_file():
-            return f"the image {row.image} does not exist"
         digest = hashlib.blake2b(row.image.read_bytes()).digest()
         to_rgb(row.image)
-    except OSError as error:  # the name is too long for a file, the folder is forbidden
-        return f"the image {shown(str(row.image))} is unreadable: {error.strerror or error}"
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         return f"the image is unreadable: {error}"
     earlier = seen.setdefault(digest, row)
     if earlier is row:
