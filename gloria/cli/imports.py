@@ -23,7 +23,7 @@ OPTIONS = {
 def import_table(
     layout: Annotated[Layout, typer.Argument(help="MIMIC-CXR(-JPG), CheXpert (Plus), Open-i, RSNA pneumonia.")],
     root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder that the data set was unpacked to.")],
-    out: Annotated[Path, typer.Option(help="Table to write: .csv, .jsonl or .parquet.")],
+    out: Annotated[Path, typer.Option(help="Table to write: .csv, .tsv or .jsonl, each also .gz, or .parquet.")],
     reports: Annotated[Path | None, typer.Option(help="mimic: folder of the reports, where it is not ROOT.")] = None,
     section: Annotated[
         Section | None, typer.Option(help="What is taken of a report. Default: both, findings and impression.")
