@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from gloria.cli.common import Table, good_rows, loaded, plain_errors
+from gloria.cli.common import Table, good_rows, loaded, plain_errors, say
 from gloria.data import read_table
 from gloria.index import EmbeddingIndex, Retriever, build_index, build_nearest
 from gloria.index.evaluate import KS, format_evaluation
@@ -49,14 +49,14 @@ def build(
             out, *loaded(run, cpu), read_table(csv, [COLUMN[of]]), of, dtype=dtype, batch_size=batch_size, progress=True
         )
         for problem in index.manifest.bad:
-            typer.echo(f"{csv}, {problem}", err=True)
+            say(f"{csv}, {problem}", err=True)
         if faiss is not None:
             index = build_nearest(index, faiss)
     size = sum(file.size for file in index.manifest.shards) / 2**20
     kind = f", FAISS {index.manifest.factory}" if index.manifest.factory else ""
-    typer.echo(f"{out}: {len(index)} {of}, {len(index.shards)} shards, {size:.1f} MiB{kind}")
+    say(f"{out}: {len(index)} {of}, {len(index.shards)} shards, {size:.1f} MiB{kind}")
     if index.manifest.bad:
-        typer.echo(f"left out {len(index.manifest.bad)} bad rows of {index.manifest.rows}", err=True)
+        say(f"left out {len(index.manifest.bad)} bad rows of {index.manifest.rows}", err=True)
 
 
 @app.command()
@@ -82,7 +82,7 @@ def search(
             raise ValueError("--query is empty; expected some words")
         hits: Sequence[Any] = Retriever(*loaded(run, cpu), index)(asked, k, by=by, candidates=candidates)
     for rank, hit in enumerate(hits, 1):
-        typer.echo(f"{rank:>3}  {hit.score:8.4f}  {hit.row.image}  {hit.row.label or '-'}  {hit.row.report}")
+        say(f"{rank:>3}  {hit.score:8.4f}  {hit.row.image}  {hit.row.label or '-'}  {' '.join(hit.row.report.split())}")
 
 
 @app.command()
@@ -104,8 +104,8 @@ def evaluate(
         rows = good_rows(csv, skip=True)
         found = evaluate_index(retriever, rows, k or KS, by=[by] if by else BY, candidates=candidates, progress=True)
     asked = "reports" if index.manifest.of == "images" else "images"
-    typer.echo(
+    say(
         f"{found.queries} {asked} asked of {len(index)} {index.manifest.of}; {found.paired} have a partner in the "
         "index; in percent:"
     )
-    typer.echo(format_evaluation(found))
+    say(format_evaluation(found))
