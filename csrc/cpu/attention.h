@@ -135,7 +135,9 @@ inline void attend_by_maximum(const Tile& t, float scale) {
     for (int64_t r = text.begin; r < text.end; ++r) {
       const Vec top = broadcast(t.top[r * kPanel]);
       const Vec xv = load(t.normed + at + r * kPanel);
-      const Vec soft = hard ? (xv == top ? broadcast(1.0f) : Vec{}) : exp<Operand::kExpDegree>((xv - top) * scale);
+      const Vec below = (xv - top) * scale;
+      // Nothing, not e^-87, so that no scale can make something of it.
+      const Vec soft = hard ? (xv == top ? broadcast(1.0f) : Vec{}) : below < -87.0f ? Vec{} : exp<Operand::kExpDegree>(below);
       const Vec ev = as_operand(Operand{}, valid(soft));
       accumulate(t, r, part, ev, load(t.affinity + at + r * kPanel));
       store(t.attention + at + r * kPanel, ev);
