@@ -160,6 +160,7 @@ inline void attend(const Problem& problem, const Tile& t) {
 // dx = 0.
 struct WordGradient {
   float alpha, beta, mean_s, mean_h;
+  float rest;  // what the rounding of the means left: of a steep attention nothing else may be left in the end
 };
 
 // Writes ds over h, which is ignored (and may hold anything) for the dot similarity. With `totals`, columns[j] += the sum of ds over the
@@ -172,7 +173,7 @@ inline void affinity_gradient(const Problem& problem, const Tile& t, const WordG
     float* out = h + at;
     const auto gradient_of_x = [&](int64_t r) {
       const WordGradient& w = words[r];
-      Vec inner = (load(s + r * kPanel) - w.mean_s) * w.alpha;
+      Vec inner = (load(s + r * kPanel) - w.mean_s) * w.alpha - w.rest;
       if constexpr (cosine) inner += (load(out + r * kPanel) - w.mean_h) * w.beta;
       return load(e + r * kPanel) * scale * inner;
     };

@@ -76,7 +76,9 @@ inline void word_gradients(const Problem& problem, int64_t index, const Bin& bin
         beta = -du * u / (w.context * w.context);
         out.lengthwise[r] = -du * u / (norm * norm);
       }
-      out.terms[r] = {static_cast<float>(alpha), static_cast<float>(beta), static_cast<float>(w.mean_s), static_cast<float>(w.mean_h)};
+      out.terms[r] = {static_cast<float>(alpha), static_cast<float>(beta), static_cast<float>(w.mean_s), static_cast<float>(w.mean_h),
+                      0.0f};
+      out.terms[r].rest = static_cast<float>(alpha * (w.mean_s - out.terms[r].mean_s) + beta * (w.mean_h - out.terms[r].mean_h));
       out.gram_weight[r] = w.direct ? 0.0f : out.terms[r].beta;
       out.center_weight[r] = static_cast<float>(out.terms[r].beta * w.sum);
     }

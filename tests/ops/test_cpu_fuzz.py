@@ -8,8 +8,8 @@ import math
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from kernel_checks import Results, assert_as_accurate, eager, threads
-from problems import Problem, problem
+from kernel_checks import Results, assert_as_accurate, eager, in_orders, threads
+from problems import KINDS, Problem, problem
 from tolerances import ANY_SHAPE
 from torch import Tensor
 
@@ -19,7 +19,7 @@ from gloria_ops.backends import cpu
 SCORES = st.builds(
     LocalScore,
     word_norm=st.sampled_from(["none", "softmax", "clipped_l2"]),
-    attention_scale=st.one_of(st.floats(0.1, 30), st.just(math.inf)),
+    attention_scale=st.one_of(st.floats(0.1, 30), st.floats(-1, 6).map(lambda power: 10**power), st.just(math.inf)),
     similarity=st.sampled_from(["dot", "cosine"]),
     pool=st.sampled_from(["logsumexp", "max", "mean", "sum"]),
     word_scale=st.floats(0.2, 20),
@@ -31,7 +31,8 @@ SCORES = st.builds(
 
 @given(
     score=SCORES,
-    kind=st.sampled_from(["random", "correlated", "unit"]),
+    kind=st.sampled_from(KINDS),
+    powers=st.one_of(st.just((0, 0)), st.tuples(st.integers(-12, 12), st.integers(-12, 12))),
     images=st.integers(1, 5),
     texts=st.integers(1, 5),
     regions=st.integers(1, 70),
@@ -43,24 +44,43 @@ SCORES = st.builds(
     count=st.integers(1, 4),
     seed=st.integers(0, 2**16),
 )
-def test_anything_against_float64(score, kind, images, texts, regions, words, width, layout, dtype, isa, count, seed):
+def test_anything_against_float64(
+    score, kind, powers, images, texts, regions, words, width, layout, dtype, isa, count, seed
+):
     assume(width > 1 or score.similarity == "dot")  # in one dimension a cosine is a sign, and its gradient rounding
-    rounded = problem(kind, images, texts, regions, words, width, seed).to(dtype)
+    assume(dtype != torch.float16 or powers == (0, 0))  # it has no such numbers
+    magnitudes = 10.0 ** powers[0], 10.0 ** powers[1]
+    rounded = problem(kind, images, texts, regions, words, width, seed, magnitudes).to(dtype)
     posed = well_posed(rounded, score)
     assume(posed.any())
     rounded = rounded._replace(cotangent=rounded.cotangent * posed)
-    with cpu.use_isa(isa), threads(count):
-        ours = fused_from(layout, rounded, score, seed)
-    plain, truth = eager(rounded, score), eager(rounded.to(torch.float64), score)
-    ours, plain, truth = ((each[0] * posed, *each[1:]) for each in (ours, plain, truth))
-    assert_as_accurate(ours, plain, truth, slack=ANY_SHAPE)
+    truth = masked(eager(rounded.to(torch.float64), score), posed)
+
+    def compare(orders: int) -> None:
+        with cpu.use_isa(isa), threads(count):
+            ours = in_orders(lambda one: fused_from(layout, one, score, seed), rounded, orders)
+        plain = in_orders(lambda one: eager(one, score), rounded, orders)
+        assume(all(each.isfinite().all() for each in plain))  # else nothing could be too far from it
+        exact = [each.expand(orders, *each.shape) for each in truth]
+        assert_as_accurate(masked(ours, posed), masked(plain, posed), exact, slack=ANY_SHAPE)
+
+    try:
+        compare(orders=1)
+    except AssertionError:  # one order of the width may be luck, for either
+        compare(orders=16)
+
+
+def masked(results: Results, posed: Tensor) -> Results:
+    """With the scores of ill-posed pairs as zeros; their gradients are none, for their upstream is zero."""
+    return results[0].masked_fill(~posed, 0), *results[1:]
 
 
 def well_posed(rounded: Problem, score: LocalScore) -> Tensor:
     """Which pairs (N_v, N_t) have a result that rounding does not decide.
 
-    Not those where two regions tie for a hard attention, or two words for the maximum over words, nor those with an
-    affinity at the kink of the leaky ReLU: there each of two results is right.
+    Not those where two regions tie for a hard attention, or nearly tie for a steep one, or two words for the maximum
+    over words, nor those with an affinity at the kink of the leaky ReLU: there each of two results is right. Nor those
+    whose context is less than the rounding of its regions: there none is.
     """
     posed = torch.ones(rounded.cotangent.shape, dtype=torch.bool)
     exact = rounded.to(torch.float64)
@@ -70,11 +90,17 @@ def well_posed(rounded: Problem, score: LocalScore) -> Tensor:
         if score.direction == "i2t":
             attended, attending = attending, attended
         affinity = attending @ attended.T
-        similarities = reference.similarity(reference.attention(affinity, score) @ attended, attending, score)
+        logits, eps = reference.word_norm(affinity, score), torch.finfo(rounded.regions.dtype).eps
+        attention = reference.attention(affinity, score)
+        context = attention @ attended
+        similarities = reference.similarity(context, attending, score)
+        steep = score.attention_scale * logits.abs().amax().item() * eps > 1e-2
+        cancelled = context.norm(dim=1) <= 64 * eps * (attention @ attended.norm(dim=1))
         posed[image, text] = (
-            (math.isfinite(score.attention_scale) or leads(reference.word_norm(affinity, score), 1e-5))
-            and (score.pool != "max" or leads(similarities, 16 * torch.finfo(rounded.regions.dtype).eps))
-            and (score.word_norm != "clipped_l2" or affinity.abs().min().item() > 1e-6)
+            (not steep or leads(logits, max(1e-5, 16 * eps)))
+            and (score.pool != "max" or leads(similarities, 16 * eps))
+            and (score.word_norm != "clipped_l2" or affinity.abs().min() > 1e-6 * affinity.abs().max())
+            and (score.similarity == "dot" or not cancelled.any().item())
         )
     return posed
 
