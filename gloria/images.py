@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
+from gloria.decoding import decoded
+from gloria.depth import eight_bit
 from gloria.dicom import is_dicom, read_dicom
-
-BIT_DEPTHS = (8, 10, 12, 14, 16)
 
 
 class GloriaImageProcessor(BaseImageProcessor):
@@ -144,17 +144,14 @@ def to_rgb(image: Any) -> Image.Image:
     if isinstance(image, (str, os.PathLike, io.IOBase)) and is_dicom(image):
         values = read_dicom(image)
     elif isinstance(image, (str, os.PathLike, io.IOBase, Image.Image)):
-        image = ImageOps.exif_transpose(_loaded(image))
-        if image.mode != "F" and not image.mode.startswith("I"):
-            return _flattened(image)
-        values = np.asarray(image)
+        return _flattened(decoded(image))
     elif hasattr(image, "__array__"):
         values = np.asarray(image)
     else:
         raise TypeError(
             f"{type(image).__name__} is no image; expected a PIL image, the path of a file, an array or a tensor"
         )
-    return _flattened(Image.fromarray(_eight_bit(_channels_last(values))))
+    return _flattened(Image.fromarray(eight_bit(_channels_last(values))))
 
 
 def read_mask(mask: Any) -> np.ndarray:
@@ -178,25 +175,7 @@ def is_one(images: Any) -> bool:
     return shape is not None and len(shape) < 4
 
 
-def _loaded(source: Any) -> Image.Image:
-    """The image with all its pixels read, since only reading them shows that a file is cut off."""
-    image = source if isinstance(source, Image.Image) else None
-    try:
-        if image is None:
-            image = Image.open(source)
-        image.load()
-        return image
-    except Exception as error:  # decoders raise whatever they stumble over in a damaged file
-        if image is not None and image is not source:
-            image.close()
-        named = source if isinstance(source, (str, os.PathLike)) else getattr(source, "filename", None)
-        name = named or getattr(source, "name", None) or source
-        raise ValueError(f"{name} cannot be read as an image ({error}); check that it exists and is whole") from error
-
-
 def _flattened(image: Image.Image) -> Image.Image:
-    if 0 in image.size:
-        raise ValueError(f"the image is empty: {image.width} x {image.height} pixels")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
@@ -215,22 +194,3 @@ def _channels_last(values: np.ndarray) -> np.ndarray:
             "and no side of 0"
         )
     return values
-
-
-def _eight_bit(values: np.ndarray) -> np.ndarray:
-    if values.dtype == np.uint8:
-        return np.ascontiguousarray(values)
-    if values.dtype == bool:
-        return values.astype(np.uint8) * 255
-    integral = np.issubdtype(values.dtype, np.integer)
-    values = values.astype(np.float64)
-    if not np.isfinite(values).all():
-        raise ValueError("the image has pixels that are not finite; replace NaN and infinities first")
-    low, high = values.min(), values.max()
-    if integral and low >= 0 and high < 2 ** BIT_DEPTHS[-1]:
-        low, high = 0, next(2**depth - 1 for depth in BIT_DEPTHS if high < 2**depth)
-    elif not integral and low >= 0 and high <= 1:
-        low, high = 0, 1
-    elif low == high:
-        high = low + 1  # nothing to stretch: black, like the padding
-    return np.rint((values - low) * (255 / (high - low))).astype(np.uint8)
