@@ -81,4 +81,5 @@ def read_dicom(source: str | os.PathLike[str] | IOBase) -> np.ndarray:
 def _reason(error: Exception) -> str:
     """What went wrong, with the fix where that is a package."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return f"{text}; install a decoder: {DECODERS}" if "missing dependencies" in text else text
+    lacking = "missing dependencies" in text or "Pillow does not support" in text or "Pillow cannot decode" in text
+    return f"{text}; install a decoder: {DECODERS}" if lacking else text

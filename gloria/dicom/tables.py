@@ -60,7 +60,7 @@ def read_table(data: Dataset, descriptor: Any, entries: Any) -> Table:
     else:
         values = np.asarray(entries if isinstance(entries, Sequence) else [entries]) % 65536
     if len(values) < count:
-        raise ValueError(f"it has {len(values)} entries; its descriptor says {count}")
+        raise ValueError(f"its data hold fewer entries than its descriptor says, {count}")
     values = values[:count].astype(np.uint16)
     holding = int(values.max()).bit_length()
     # One bit unused is a dark table; two are the next depth in use.
