@@ -126,12 +126,10 @@ class GloriaImageProcessor(BaseImageProcessor):
 
 
 def to_rgb(image: Any) -> Image.Image:
-    """Any image as 8-bit RGB: grey repeated, palette and CMYK converted, transparency on black, EXIF rotation applied.
+    """Any image as 8-bit RGB: gray repeated, palette and CMYK converted, transparency on black, EXIF rotation applied.
 
-    Deeper integers are scaled, not clipped: by the smallest depth of 8, 10, 12, 14 or 16 bits that holds the brightest
-    pixel, because 12-bit radiographs usually come in 16-bit files. Floats within [0, 1] are scaled by 255. Anything
-    else (negative, beyond 16 bits, floats beyond [0, 1], as raw detector values are) is stretched from its minimum to
-    its maximum. DICOM is shown as `gloria.dicom.read_dicom` says.
+    Deeper pixels, in gray and color, are scaled as `gloria.depth.eight_bit` says, and not clipped; DICOM is shown as
+    `gloria.dicom.read_dicom` says. TIFF whose zero is white is inverted.
 
     Args:
         image: PIL image of any mode, path of a local file, open binary file, or array or tensor (H, W), (H, W, C), (C,
@@ -139,7 +137,8 @@ def to_rgb(image: Any) -> Image.Image:
 
     Raises:
         TypeError: not an image.
-        ValueError: a file that is no readable image, an empty image, an impossible shape, a pixel that is not finite.
+        ValueError: a file that is no readable image or has several frames or pages, an empty image, an impossible
+            shape, a pixel that is not finite.
     """
     if isinstance(image, (str, os.PathLike, io.IOBase)) and is_dicom(image):
         values = read_dicom(image)
@@ -176,6 +175,8 @@ def is_one(images: Any) -> bool:
 
 
 def _flattened(image: Image.Image) -> Image.Image:
+    if image.mode == "La":
+        image = image.convert("LA")  # of the gray with alpha that Pillow reads, the one it does not convert further
     if image.has_transparency_data:
         image = image.convert("RGBA")
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))

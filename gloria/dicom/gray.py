@@ -77,8 +77,8 @@ def _of_interest(data: Dataset, values: np.ndarray, step: float) -> np.ndarray |
         if usable and (function != "LINEAR" or width >= 1):
             return _windowed(values, center, width, function)
         # Centers differ from file to file: unless it is at fault, it would repeat the warning for each.
-        fault = f"WindowWidth is {width:g}" if math.isfinite(center) else f"WindowCenter is {center:g}"
-        warn(f"{fault}; the image is shown without that window")
+        fault, value = ("WindowWidth", width) if math.isfinite(center) else ("WindowCenter", center)
+        warn(f"{fault} is {'no number' if math.isnan(value) else f'{value:g}'}; the image is shown without that window")
     return None
 
 

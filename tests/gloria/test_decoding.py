@@ -146,6 +146,20 @@ def test_transparency_is_laid_on_black_at_16_bits():
     assert np.array_equal(shown, np.rint((RAMP // 2) * (255 / 4095)))
 
 
+@pytest.mark.parametrize("extra", [0, 1, 2])
+def test_gray_with_alpha_of_8_bits(extra):
+    """Ignored, multiplied already, to be multiplied."""
+    gray, alpha = SHOWN.astype(np.uint8), np.full((16, 16), 128, np.uint8)
+    values = stacked(gray // 2 if extra == 1 else gray, alpha)
+    shown = levels(tiff(values, 1, bits=8, extra=extra))[..., 0]
+    assert np.abs(shown - (SHOWN if extra == 0 else SHOWN / 2)).max() <= 2
+
+
+def test_gray_with_alpha_of_16_bits_in_tiff_is_refused():
+    with pytest.raises(ValueError, match="cannot be read as an image"):
+        levels(tiff(stacked(RAMP, OPAQUE), 1, extra=2))
+
+
 def test_arrays_scale_alpha_apart():
     for dtype in (np.uint16, np.int32, np.float64):
         array = stacked(RAMP, RAMP, RAMP, OPAQUE).astype(dtype)

@@ -110,13 +110,13 @@ def test_a_window_of_width_1_is_a_threshold(shown):
         ("2000", "0", "WindowWidth is 0"),
         ("2000", "-4096", "WindowWidth is -4096"),
         ("2000", "0.5", "WindowWidth is 0.5"),
-        ("2000", "nan", "WindowWidth is nan"),
+        ("2000", "nan", "WindowWidth is no number"),
         ("2000", "inf", "WindowWidth is inf"),
-        ("nan", "4096", "WindowCenter is nan"),
+        ("nan", "4096", "WindowCenter is no number"),
         ("2000", "4,5", "WindowWidth holds no number"),
         ("wide", "4096", "WindowCenter holds no number"),
-        ("2000", "", "WindowWidth is nan"),
-        ("", "4096", "WindowCenter is nan"),
+        ("2000", "", "WindowWidth is no number"),
+        ("", "4096", "WindowCenter is no number"),
         ("", "", None),
     ],
 )
@@ -135,7 +135,7 @@ def test_the_first_usable_window_is_taken(shown):
     np.testing.assert_allclose(shown(**several), expected, **UNCHANGED)
     several = {"WindowCenter": [5, 2000], "WindowWidth": [0, 1000]}
     np.testing.assert_allclose(shown(warns="WindowWidth is 0", **several), expected, **UNCHANGED)
-    np.testing.assert_allclose(shown(WindowCenter=2000, warns="WindowWidth is nan"), STRETCHED, **UNCHANGED)
+    np.testing.assert_allclose(shown(WindowCenter=2000, warns="WindowWidth is no number"), STRETCHED, **UNCHANGED)
 
 
 def test_narrow_windows_of_fractional_values_are_exact(shown):
