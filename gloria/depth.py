@@ -30,9 +30,9 @@ def eight_bit(values: np.ndarray) -> np.ndarray:
     integral = np.issubdtype(values.dtype, np.integer)
     if values.ndim == 3 and values.shape[2] == 4:
         alpha = values[..., 3]
-        opaque = _depth_top(alpha.max()) if integral else max(1, alpha.max())
-        return np.dstack([eight_bit(values[..., :3]), _scaled(alpha, 0, opaque)])
-    low, high = values.min(), values.max()
+        opaque = _depth_top(float(alpha.max())) if integral else max(1.0, float(alpha.max()))
+        return np.dstack([eight_bit(values[..., :3]), _scaled(np.maximum(alpha, 0), 0, opaque)])
+    low, high = float(values.min()), float(values.max())
     if integral and low >= 0 and high < 2 ** BIT_DEPTHS[-1]:
         low, high = 0, _depth_top(high)
     elif not integral and low >= 0 and high <= 1:
@@ -40,13 +40,16 @@ def eight_bit(values: np.ndarray) -> np.ndarray:
     return _scaled(values, low, high)
 
 
-def _depth_top(brightest: int) -> int:
+def _depth_top(brightest: float) -> float:
     """The largest value of the smallest usual depth that holds the brightest one, or that one where none does."""
-    return next((2**depth - 1 for depth in BIT_DEPTHS if brightest < 2**depth), int(brightest))
+    return next((2**depth - 1 for depth in BIT_DEPTHS if brightest < 2**depth), brightest)
 
 
 def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    if low == high:  # nothing to stretch: black, like the padding
+    if high - low < 1e-300:  # nothing to stretch: black, like the padding
         return np.zeros(values.shape, np.uint8)
-    values = np.clip(values.astype(np.float64), low, high)
-    return np.rint((values - low) * (255 / (high - low))).astype(np.uint8)
+    scaled = np.multiply(values, 0.5, dtype=np.float64)  # halved, since high - low may be beyond doubles
+    low, high = low / 2, high / 2
+    scaled -= low
+    scaled *= 255 / (high - low)
+    return np.rint(scaled, out=scaled).astype(np.uint8)

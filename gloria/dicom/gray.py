@@ -7,7 +7,7 @@ import numpy as np
 from pydicom import Dataset
 from pydicom.pixels import apply_windowing
 
-from gloria.dicom.elements import first_item, number, numbers, warn, word
+from gloria.dicom.elements import number, numbers, warn, word
 from gloria.dicom.tables import Table, read_table
 
 FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
@@ -27,17 +27,22 @@ def show_gray(data: Dataset, stored: np.ndarray, padded: np.ndarray) -> np.ndarr
     Warns:
         DicomWarning: for each element that has no meaning and is passed over.
     """
-    values, step = _modality(data, np.where(padded, stored[~padded].min(), stored))
+    if padded.any():
+        stored = np.where(padded, stored[~padded].min(), stored)  # takes no part, and is black in the end
+    values, step = _modality(data, stored)
     shown = _of_interest(data, values, step)
     if shown is None:
-        shown = _stretched(values, padded)
+        shown = _stretched(values)
     inverted = data.PhotometricInterpretation == "MONOCHROME1"
     if word(data, "PresentationLUTShape") == ("IDENTITY" if inverted else "INVERSE"):
         warn(
             f"PresentationLUTShape is {data.PresentationLUTShape}, which contradicts "
             f"{data.PhotometricInterpretation}; the image is shown by the latter"
         )
-    return np.where(padded, 0, 1 - shown if inverted else shown)
+    if inverted:
+        shown = 1 - shown
+    shown[padded] = 0
+    return shown
 
 
 def _modality(data: Dataset, stored: np.ndarray) -> tuple[np.ndarray, float]:
@@ -93,19 +98,21 @@ def _windowed(values: np.ndarray, center: float, width: float, function: str) ->
         return apply_windowing(values, window)
 
 
-def _stretched(values: np.ndarray, padded: np.ndarray) -> np.ndarray:
-    """Values from the darkest to the brightest that is no padding, in [0, 1]; black where they are equal."""
-    # Halved, since the difference of two doubles may be beyond them.
-    low, high = values[~padded].min() / 2, values[~padded].max() / 2
-    return (values / 2 - low) / (high - low) if high > low else np.zeros_like(values)
+def _stretched(values: np.ndarray) -> np.ndarray:
+    """Values from the darkest to the brightest, in [0, 1]; black where they are equal."""
+    values = values / 2  # since the difference of two doubles may be beyond them
+    low, high = values.min(), values.max()
+    values -= low
+    if high > low:
+        values /= high - low
+    return values
 
 
 def _table(data: Dataset, keyword: str) -> Table | None:
-    item = first_item(data, keyword)
-    if item is None:
-        return None
-    try:
-        return read_table(data, item.get("LUTDescriptor"), item.get("LUTData"))
-    except (TypeError, ValueError) as error:
-        warn(f"the table of {keyword} is unusable ({error}); the image is shown without it")
-        return None
+    """The first usable table of a sequence, None where there is none."""
+    for item in data.get(keyword) or ():
+        try:
+            return read_table(data, item.get("LUTDescriptor"), item.get("LUTData"))
+        except (TypeError, ValueError) as error:
+            warn(f"a table of {keyword} is unusable ({error}); the image is shown without it")
+    return None

@@ -54,7 +54,7 @@ def _take_up_frame_groups(data: Dataset) -> None:
     for groups in FRAME_GROUPS:
         for macro in FRAME_MACROS:
             for element in first_item(first_item(data, groups) or {}, macro) or ():
-                if element.tag not in data:
+                if element.tag not in data or data[element.tag].is_empty:
                     data.add(element)
 
 

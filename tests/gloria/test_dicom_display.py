@@ -228,6 +228,8 @@ def test_the_voi_lut_is_preferred_and_the_window_replaces_an_unusable_one(shown)
     short = table(entries[:100], 12, count=4096)
     pixels = shown(VOILUTSequence=short, warns="VOILUTSequence is unusable (its data hold fewer entries", **window)
     np.testing.assert_allclose(pixels, linear(STORED, 2000, 1000), **UNCHANGED)
+    pixels = shown(VOILUTSequence=[*short, *table(entries, 12)], warns="VOILUTSequence is unusable", **window)
+    np.testing.assert_allclose(pixels, STORED / 4095, **UNCHANGED)
     without = [pydicom.Dataset()]
     pixels = shown(VOILUTSequence=without, warns="its descriptor is None; expected three numbers")
     np.testing.assert_allclose(pixels, STRETCHED, **UNCHANGED)
@@ -343,8 +345,12 @@ def test_an_enhanced_image_of_one_frame_has_its_window_in_its_groups(shown, grou
     rescale.RescaleSlope, rescale.RescaleIntercept = 2, -1024
     window.WindowCenter, window.WindowWidth = 0, 400
     group.PixelValueTransformationSequence, group.FrameVOILUTSequence = [rescale], [window]
-    pixels = shown(**{groups: [group]})
-    np.testing.assert_allclose(pixels, linear(STORED * 2.0 - 1024, 0, 400), **UNCHANGED)
+    expected = linear(STORED * 2.0 - 1024, 0, 400)
+    np.testing.assert_allclose(shown(**{groups: [group]}), expected, **UNCHANGED)
+    np.testing.assert_allclose(shown(WindowCenter=None, WindowWidth="", **{groups: [group]}), expected, **UNCHANGED)
+    # What the image itself says goes before.
+    outer = shown(WindowCenter=500, WindowWidth=900, **{groups: [group]})
+    np.testing.assert_allclose(outer, linear(STORED * 2.0 - 1024, 500, 900), **UNCHANGED)
 
 
 @pytest.mark.parametrize("keyword", ["FloatPixelData", "DoubleFloatPixelData"])
