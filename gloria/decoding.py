@@ -11,7 +11,7 @@ from PIL import Image, ImageOps, TiffImagePlugin
 
 from gloria.depth import eight_bit
 
-BITS, PHOTOMETRIC, ORIENTATION, PLANES = 258, 262, 274, 284  # tags of TIFF and EXIF
+BITS, PHOTOMETRIC, ORIENTATION, SAMPLES, PLANES = 258, 262, 274, 277, 284  # tags of TIFF and EXIF
 WHITE_IS_ZERO, BLACK_IS_ZERO = 0, 1
 DEEP_GRAYS = ("I", "F")  # what the modes of more than 8 bits start with
 DEEP_COLORS = re.compile(r"(LA|RGB|RGBA|RGBa|RGBX);16([BLN])")  # raw modes: channels, order of the bytes
@@ -91,12 +91,15 @@ def _deep_color(image: Any) -> Image.Image | None:
     It is decoded once for the high bytes and once for the low ones, by the raw modes that Pillow has for either order
     of bytes. Gray with alpha has only one, but its four bytes are decoded as if they were a pixel of RGBA.
     """
-    tiles = getattr(image, "tile", None)
-    if not tiles:
+    if not getattr(image, "tile", None):
         return None  # loaded before: what was dropped is lost
-    if _tag(image, PLANES) == 2 and 16 in (_tag(image, BITS) or ()):
+    if _tag(image, PLANES) == 2 and _tag(image, SAMPLES) in (None, 1):
+        # Of one plane, declared as separate, Pillow takes the first letter of its raw mode: it reads the tags again.
+        image.tag_v2[PLANES] = 1
+        image._setup()
+    elif _tag(image, PLANES) == 2 and 16 in (_tag(image, BITS) or ()):
         raise _Refused(f"{_name(image)} holds 16-bit colors in separate planes; save it with one plane for all")
-    args = tiles[0].args
+    args = image.tile[0].args
     kind = DEEP_COLORS.fullmatch(str(args if isinstance(args, str) else args[0]))
     if kind is None:
         return None

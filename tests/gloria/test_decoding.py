@@ -44,7 +44,7 @@ def tiff(values, photometric, order="<", bits=16, kind=1, extra=None, planes=1, 
     height, width = values.shape[:2]
     samples = 1 if values.ndim == 2 else values.shape[2]
     data = values.astype(values.dtype.newbyteorder(order))
-    parts = [data] if planes == 1 else [data[..., sample] for sample in range(samples)]
+    parts = [data] if samples == 1 or planes == 1 else [data[..., sample] for sample in range(samples)]
     strips = [part[start : start + strip].tobytes() for part in parts for start in range(0, height, strip)]
     if compressed:
         strips = [zlib.compress(each) for each in strips]
@@ -126,6 +126,15 @@ def test_white_is_zero_is_the_negative(values, bits, kind, order):
     straight = levels(tiff(values, 1, order, bits, kind))[..., 0]
     assert np.abs(straight - SHOWN).max() <= 1
     assert np.array_equal(levels(tiff(values, 0, order, bits, kind))[..., 0], 255 - straight)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("photometric", [0, 1])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_gray_may_be_declared_as_of_separate_planes(order, photometric, compressed):
+    for values, bits in ((RAMP, 16), (SHOWN.astype(np.uint8), 8)):
+        file = tiff(values, photometric, order, bits, planes=2, compressed=compressed)
+        assert np.array_equal(levels(file)[..., 0], SHOWN if photometric else 255 - SHOWN)
 
 
 def test_transparency_is_laid_on_black_at_16_bits():
