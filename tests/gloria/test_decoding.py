@@ -199,6 +199,7 @@ def test_an_opened_image_keeps_its_depth_and_stays_open():
     first = np.asarray(to_rgb(image))
     assert np.array_equal(first, np.rint(COLORS * (255 / 65535)))
     assert np.array_equal(np.asarray(to_rgb(image)), first)
+    assert np.array_equal(np.asarray(image), COLORS >> 8)  # Pillow's own view is untouched
 
 
 @pytest.mark.parametrize("kind", ["GIF", "TIFF", "PNG", "WEBP"])
