@@ -106,10 +106,8 @@ def _deep_color(image: Any) -> Image.Image | None:
     channels, order = kind.groups()
     if order == "N":
         order = sys.byteorder[0].upper()
-    place = image.fp.tell()
-    image.fp.seek(0)
+    image.fp.seek(0)  # Pillow finds its place again when it decodes
     file = image.fp.read()
-    image.fp.seek(place)
     if channels == "LA":
         decoded = _decoded_as(file, image.format, "RGBA")
         values = np.repeat(np.asarray(decoded).view(">u2" if order == "B" else "<u2"), (3, 1), axis=2)
