@@ -100,6 +100,13 @@ def test_functions_of_the_window(shown):
     np.testing.assert_allclose(odd, linear(STORED, 2000, 1000), **UNCHANGED)
 
 
+@pytest.mark.parametrize("function", ["LINEAR_EXACT", "SIGMOID"])
+@pytest.mark.parametrize("width", [0, -5])
+def test_no_function_has_a_use_for_a_window_without_width(shown, function, width):
+    pixels = shown(WindowCenter=2000, WindowWidth=width, VOILUTFunction=function, warns=f"WindowWidth is {width}")
+    np.testing.assert_allclose(pixels, STRETCHED, **UNCHANGED)
+
+
 def test_a_window_of_width_1_is_a_threshold(shown):
     assert np.array_equal(shown(WindowCenter=2000, WindowWidth=1), (STORED > 1999.5) * 1.0)
 
@@ -371,6 +378,12 @@ def test_floats_are_shown_and_what_is_not_finite_is_padding(shown, keyword):
     assert pixels[0, :3].max() == pixels[1].max() == 0
     exact = shown(change=floats, WindowCenter=0.5, WindowWidth=0.5)
     np.testing.assert_allclose(exact[2:], np.clip((finite - 0.5) / 0.5 + 0.5, 0, 1), atol=1e-6)
+    rescaled = shown(change=floats, RescaleSlope=1, RescaleIntercept=1, WindowCenter=1.5, WindowWidth=0.5)
+    np.testing.assert_allclose(rescaled[2:], exact[2:], atol=1e-6)
+    if values.dtype == np.float64:
+        values[2:] = (STRETCHED[2:] - 0.5) * 1.7e308 * 2
+        first = STRETCHED[2, 0]
+        np.testing.assert_allclose(shown(change=floats)[2:], (finite - first) / (1 - first), rtol=1e-6, atol=1e-12)
     values[:] = np.nan
     with pytest.raises(ValueError, match="it has no pixel that is finite"):
         shown(change=floats)
