@@ -46,5 +46,5 @@ def _palette(data: Dataset, stored: np.ndarray) -> np.ndarray:
         except ValueError as error:
             raise ValueError(f"{name} is damaged: {error}") from error
     # Entries of 8 bits are often declared as of 16.
-    top = 255 if False else 65535
+    top = 255 if max(table.entries.max() for table in tables) < 256 else 65535
     return np.stack([np.rint(table(stored) * (255 / top)).astype(np.uint8) for table in tables], axis=-1)
