@@ -131,7 +131,7 @@ def montage(found: Similarities, rows: Sequence[Row], queries: int = 4, k: int =
 def _one(name: str, table: Path, out: Path, steps: int, seed: int) -> None:
     rows = read_table(table)
     problems = find_problems(rows, progress=True)
-    bad = {problem.line for problem in problems}
+    bad = {problem.line for problem in problems if problem.bad}
     training, held_out = split_rows([row for row in rows if row.line not in bad], seed=seed)
     print(f"== {name}: {len(training)} rows to train on, {len(held_out)} of other patients held out", end="")
     print(f"; {len(bad)} bad rows left out, `gloria validate-data` names them" if bad else "", flush=True)

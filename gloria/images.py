@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
+from gloria.decoding import decoded
+from gloria.depth import eight_bit
 from gloria.dicom import is_dicom, read_dicom
-
-BIT_DEPTHS = (8, 10, 12, 14, 16)
 
 
 class GloriaImageProcessor(BaseImageProcessor):
@@ -126,12 +126,10 @@ class GloriaImageProcessor(BaseImageProcessor):
 
 
 def to_rgb(image: Any) -> Image.Image:
-    """Any image as 8-bit RGB: grey repeated, palette and CMYK converted, transparency on black, EXIF rotation applied.
+    """Any image as 8-bit RGB: gray repeated, palette and CMYK converted, transparency on black, EXIF rotation applied.
 
-    Deeper integers are scaled, not clipped: by the smallest depth of 8, 10, 12, 14 or 16 bits that holds the brightest
-    pixel, because 12-bit radiographs usually come in 16-bit files. Floats within [0, 1] are scaled by 255. Anything
-    else (negative, beyond 16 bits, floats beyond [0, 1], as raw detector values are) is stretched from its minimum to
-    its maximum. DICOM is shown as `gloria.dicom.read_dicom` says.
+    Deeper pixels, in gray and color, are scaled as `gloria.depth.eight_bit` says, and not clipped; DICOM is shown as
+    `gloria.dicom.read_dicom` says. TIFF whose zero is white is inverted.
 
     Args:
         image: PIL image of any mode, path of a local file, open binary file, or array or tensor (H, W), (H, W, C), (C,
@@ -139,22 +137,20 @@ def to_rgb(image: Any) -> Image.Image:
 
     Raises:
         TypeError: not an image.
-        ValueError: a file that is no readable image, an empty image, an impossible shape, a pixel that is not finite.
+        ValueError: a file that is no readable image or has several frames or pages, an empty image, an impossible
+            shape, a pixel that is not finite.
     """
     if isinstance(image, (str, os.PathLike, io.IOBase)) and is_dicom(image):
         values = read_dicom(image)
     elif isinstance(image, (str, os.PathLike, io.IOBase, Image.Image)):
-        image = ImageOps.exif_transpose(_loaded(image))
-        if image.mode != "F" and not image.mode.startswith("I"):
-            return _flattened(image)
-        values = np.asarray(image)
+        return _flattened(decoded(image))
     elif hasattr(image, "__array__"):
         values = np.asarray(image)
     else:
         raise TypeError(
             f"{type(image).__name__} is no image; expected a PIL image, the path of a file, an array or a tensor"
         )
-    return _flattened(Image.fromarray(_eight_bit(_channels_last(values))))
+    return _flattened(Image.fromarray(eight_bit(_channels_last(values))))
 
 
 def read_mask(mask: Any) -> np.ndarray:
@@ -178,25 +174,9 @@ def is_one(images: Any) -> bool:
     return shape is not None and len(shape) < 4
 
 
-def _loaded(source: Any) -> Image.Image:
-    """The image with all its pixels read, since only reading them shows that a file is cut off."""
-    image = source if isinstance(source, Image.Image) else None
-    try:
-        if image is None:
-            image = Image.open(source)
-        image.load()
-        return image
-    except Exception as error:  # decoders raise whatever they stumble over in a damaged file
-        if image is not None and image is not source:
-            image.close()
-        named = source if isinstance(source, (str, os.PathLike)) else getattr(source, "filename", None)
-        name = named or getattr(source, "name", None) or source
-        raise ValueError(f"{name} cannot be read as an image ({error}); check that it exists and is whole") from error
-
-
 def _flattened(image: Image.Image) -> Image.Image:
-    if 0 in image.size:
-        raise ValueError(f"the image is empty: {image.width} x {image.height} pixels")
+    if image.mode == "La":
+        image = image.convert("LA")  # of the gray with alpha that Pillow reads, the one it does not convert further
     if image.has_transparency_data:
         image = image.convert("RGBA")
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
@@ -215,22 +195,3 @@ def _channels_last(values: np.ndarray) -> np.ndarray:
             "and no side of 0"
         )
     return values
-
-
-def _eight_bit(values: np.ndarray) -> np.ndarray:
-    if values.dtype == np.uint8:
-        return np.ascontiguousarray(values)
-    if values.dtype == bool:
-        return values.astype(np.uint8) * 255
-    integral = np.issubdtype(values.dtype, np.integer)
-    values = values.astype(np.float64)
-    if not np.isfinite(values).all():
-        raise ValueError("the image has pixels that are not finite; replace NaN and infinities first")
-    low, high = values.min(), values.max()
-    if integral and low >= 0 and high < 2 ** BIT_DEPTHS[-1]:
-        low, high = 0, next(2**depth - 1 for depth in BIT_DEPTHS if high < 2**depth)
-    elif not integral and low >= 0 and high <= 1:
-        low, high = 0, 1
-    elif low == high:
-        high = low + 1  # nothing to stretch: black, like the padding
-    return np.rint((values - low) * (255 / (high - low))).astype(np.uint8)

@@ -43,7 +43,7 @@ def plain_errors() -> Iterator[None]:
 
 
 def good_rows(csv: Path, skip: bool, reports: bool = True) -> list[Row]:
-    """Rows without problems; problems are printed, and are an error unless they are to be skipped.
+    """Rows that are not bad; problems are printed, and bad rows are an error unless they are to be skipped.
 
     Without `reports`, neither the rows need a report nor the table a column of them.
     """
@@ -53,7 +53,7 @@ def good_rows(csv: Path, skip: bool, reports: bool = True) -> list[Row]:
     problems: Sequence[Problem] = find_problems(rows, progress=True, need_reports=reports)
     for problem in problems:
         say(f"{csv}, {problem}", err=True)
-    bad = {problem.line for problem in problems}
+    bad = {problem.line for problem in problems if problem.bad}
     if bad and not skip:
         raise ValueError(f"{len(bad)} of {len(rows)} rows are bad; mend them, or leave them out with --bad-rows skip")
     good = [row for row in rows if row.line not in bad]

@@ -9,7 +9,7 @@ import numpy as np
 
 from gloria.images import GloriaImageProcessor
 
-VERSION = 1  # of what is stored; raised when the framing of `GloriaImageProcessor` changes
+VERSION = 2  # of what is stored; raised when reading or framing an image gives other pixels
 
 
 class PixelCache:

@@ -14,7 +14,7 @@ from gloria.data import Row, find_problems, find_warnings, read_table, split_row
 
 def picture(path, value):
     path.parent.mkdir(exist_ok=True)
-    Image.fromarray(np.full((8, 9), value, np.uint8)).save(path)
+    Image.fromarray(np.random.default_rng(value).integers(0, 256, (8, 9), dtype=np.uint8)).save(path)
 
 
 def table(folder, text, encoding="utf-8"):

@@ -66,6 +66,16 @@ def test_raw_values_are_stretched_from_minimum_to_maximum():
     rgb = np.asarray(to_rgb(np.array([[-1000.0, 0.0], [1000.0, 3000.0]])))
     assert rgb[..., 0].tolist() == [[0, 64], [128, 255]]
     assert np.asarray(to_rgb(np.full((2, 2), -5.0))).max() == 0
+    assert np.asarray(to_rgb(np.array([[-5e-324, 0.0]]))).max() == 0
+
+
+@pytest.mark.parametrize(
+    "dtype", [np.int8, np.int16, np.int32, np.int64, np.uint32, np.float16, np.float32, np.float64]
+)
+def test_the_whole_range_of_a_type_is_stretched(dtype):
+    info = np.finfo(dtype) if np.issubdtype(dtype, np.floating) else np.iinfo(dtype)
+    rgb = np.asarray(to_rgb(np.array([[info.min, info.max]], dtype)))
+    assert rgb[..., 0].tolist() == [[0, 255]]
 
 
 def test_transparency_is_laid_on_black():

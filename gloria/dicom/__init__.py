@@ -1,10 +1,14 @@
-"""DICOM radiographs as a viewer shows them: rescaled, windowed, and bright where it is dense."""
+"""DICOM radiographs as a viewer shows them: the display pipeline of the standard (PS3.3 C.7.6.3, C.11.1, C.11.2)."""
 
 import os
 from io import IOBase
 from typing import Any
 
 import numpy as np
+
+from gloria.dicom.elements import DicomWarning
+
+__all__ = ["SUFFIXES", "DicomWarning", "is_dicom", "read_dicom"]
 
 SUFFIXES = (".dcm", ".dicom")
 DECODERS = "pip install pylibjpeg pylibjpeg-openjpeg pylibjpeg-libjpeg pyjpegls"
@@ -31,52 +35,51 @@ def is_dicom(source: str | os.PathLike[str] | Any) -> bool:
 
 
 def read_dicom(source: str | os.PathLike[str] | IOBase) -> np.ndarray:
-    """The pixels of a DICOM image of one frame.
+    """Show a DICOM image of one frame.
 
-    The modality LUT (or rescale) and the first VOI LUT (or window) are applied; with the latter, pixels are stretched
-    from the darkest to the brightest, without it from 0 to what the stored bits hold, where they are unsigned.
-    MONOCHROME1, in which high values are dark, is inverted.
+    Gray goes through the modality LUT or rescale and then through the first usable VOI LUT or window; without any, it
+    is stretched from its darkest to its brightest pixel. MONOCHROME1, in which high values are dark, is inverted.
+    Padding takes no part and is black. Color is converted to RGB. docs/data.md tells each element's part, and what
+    becomes of one that is absent, empty or of no meaning.
 
     Args:
         source: path, or open binary file. Compressed pixels need a decoder for their transfer syntax; pydicom comes
             with RLE, Pillow decodes JPEG (8 bits) and JPEG 2000.
 
     Returns:
-        (H, W) float64 in [0, 1]; of colour images (H, W, 3) uint8.
+        (H, W) float64 in [0, 1]; of color images (H, W, 3) uint8.
 
     Raises:
         ImportError: pydicom is not installed.
         ValueError: no readable DICOM, several frames, no pixels, no decoder for them; the message says which.
+
+    Warns:
+        DicomWarning: an element has no meaning and is passed over; the message does not name the file, so that Python
+            shows it once for all files alike.
     """
     name = source if isinstance(source, (str, os.PathLike)) else getattr(source, "name", source)
     try:
         import pydicom
-        from pydicom.pixels import apply_modality_lut, apply_voi_lut
     except ImportError as error:
         raise ImportError(f"{name} is DICOM, which pydicom reads; pip install pydicom") from error
+    from gloria.dicom.color import show_color
+    from gloria.dicom.gray import show_gray
+    from gloria.dicom.stored import complete, stored_pixels
+
     try:
         # Files without the preamble are told by their name; whether they are DICOM shows when they are read.
         data = pydicom.dcmread(source, force=True)
-        if "PixelData" not in data:
-            raise ValueError("it holds no pixels")
-        if int(data.get("NumberOfFrames") or 1) > 1:
-            raise ValueError(f"it has {data.NumberOfFrames} frames; split it into images of one frame")
-        stored = data.pixel_array
-        if stored.ndim == 3:
-            return np.ascontiguousarray(stored)
-        windowed = "VOILUTSequence" in data or "WindowCenter" in data
-        values = np.asarray(apply_voi_lut(apply_modality_lut(stored, data), data), np.float64)
-        bits, signed = int(data.BitsStored), bool(data.PixelRepresentation)
-        inverted = data.PhotometricInterpretation == "MONOCHROME1"
+        complete(data)
+        stored, padded = stored_pixels(data)
+        if str(data.PhotometricInterpretation).startswith("MONOCHROME"):
+            return show_gray(data, stored, padded)
+        return show_color(data, stored)
     except Exception as error:  # pydicom raises whatever it stumbles over in a damaged file
         raise ValueError(f"{name} cannot be read as DICOM ({_reason(error)})") from error
-    full = not windowed and not signed and values.min() >= 0 and values.max() < 2**bits
-    low, high = (0.0, 2.0**bits - 1) if full else (values.min(), values.max())
-    scaled = (values - low) / (high - low) if high > low else np.zeros_like(values)
-    return 1 - scaled if inverted else scaled
 
 
 def _reason(error: Exception) -> str:
     """What went wrong, with the fix where that is a package."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return f"{text}; install a decoder: {DECODERS}" if "missing dependencies" in text else text
+    lacking = "missing dependencies" in text or "Pillow does not support" in text or "Pillow cannot decode" in text
+    return f"{text}; install a decoder: {DECODERS}" if lacking else text

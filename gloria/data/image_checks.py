@@ -1,0 +1,66 @@
+"""What is wrong with the image of a row, and what is odd about it though it can be used."""
+
+import hashlib
+import warnings
+from bisect import bisect
+from itertools import accumulate
+
+from PIL import Image
+
+from gloria.data.table import Row, is_there
+from gloria.dicom import DicomWarning
+from gloria.images import to_rgb
+from gloria.messages import PATH, plain
+
+# Of radiographs in use, 98 % of the pixels span 100 gray levels and more; 12 bits taken for 16 leave 16 levels.
+FEW_LEVELS, SHARE_ASIDE = 16, 0.01
+
+
+def check_image(row: Row, seen: dict[bytes, Row]) -> tuple[list[str], list[str]]:
+    """Decode the image of a row to its last pixel, and look at it.
+
+    Args:
+        row: without a fault of its line.
+        seen: digests of the files met so far; takes that of this one.
+
+    Returns:
+        Its faults: an image missing, unreadable, used before, or of one gray level. And its warnings: nearly one gray
+        level, or elements of a DICOM file that have no meaning.
+    """
+    if row.image is None:
+        return ["the image is not named"], []
+    if not is_there(row.image):
+        return [f"the image {plain(str(row.image), PATH)} does not exist"], []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", DicomWarning)
+            digest = hashlib.blake2b(row.image.read_bytes()).digest()
+            picture = to_rgb(row.image)
+    except (OSError, ValueError) as error:
+        return [f"the image is unreadable: {error}"], []
+    odd = list(dict.fromkeys(str(each.message) for each in caught if each.category is DicomWarning))
+    for each in caught:
+        if each.category is not DicomWarning:
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno, source=each.source)
+    faults = [_used_before(row, seen.setdefault(digest, row))]
+    if picture.getcolors(1):  # None where there are more
+        faults.append(f"the image has one gray level only, {picture.convert('L').getpixel((0, 0))} of 255")
+    else:
+        odd.append(_few_levels(picture))
+    return list(filter(None, faults)), list(filter(None, odd))
+
+
+def _used_before(row: Row, earlier: Row) -> str:
+    if earlier is row:
+        return ""
+    if earlier.report == row.report:
+        return f"duplicate of {earlier.where}: the same image and report"
+    return f"the image is that of {earlier.where}, with another report"
+
+
+def _few_levels(picture: Image.Image) -> str:
+    below = list(accumulate(picture.convert("L").histogram()))
+    low, high = (bisect(below, share * below[-1]) for share in (SHARE_ASIDE, 1 - SHARE_ASIDE))
+    if high - low >= FEW_LEVELS:
+        return ""
+    return f"the image is nearly of one gray level: 98 % of its pixels lie in levels {low} to {high} of 255"
