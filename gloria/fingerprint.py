@@ -1,11 +1,14 @@
-"""Hashes of what makes a vector: the model, and what is done to images and texts before it."""
+"""Hashes of what makes a vector or a run: the model, what is done to images and texts before it, and the rows."""
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from gloria.configuration import GloriaConfig
+from gloria.data import Row, ShardDataset
 from gloria.modelling import GloriaModel
 from gloria.processing import GloriaProcessor
 
@@ -36,6 +39,29 @@ def preprocessing_fingerprint(processor: GloriaProcessor) -> str:
         "max_length": processor.max_length,
     }
     return hashlib.sha256(_canonical(settings)).hexdigest()
+
+
+def config_fingerprint(config: GloriaConfig) -> str:
+    """SHA-256 of the configuration of a model."""
+    return hashlib.sha256(_canonical(config.to_dict())).hexdigest()
+
+
+def rows_fingerprint(rows: Sequence[Row] | ShardDataset) -> str:
+    """SHA-256 of rows as `add_rows` takes them; of shards, of the name, the number of rows and the bytes of each."""
+    digest = hashlib.sha256()
+    if isinstance(rows, ShardDataset):
+        sizes = {name: (count, (rows.folder / name).stat().st_size) for name, count in rows.counts.items()}
+        digest.update(_canonical(sizes))
+    else:
+        add_rows(digest, rows)
+    return digest.hexdigest()
+
+
+def add_rows(digest: "hashlib._Hash", rows: Sequence[Row]) -> None:
+    """Adds rows to a hash: their lines, absolute paths of images, reports, patients, labels and faults."""
+    for row in rows:
+        image = None if row.image is None else str(row.image.absolute())
+        digest.update(repr((row.line, image, row.report, row.patient, row.label, row.fault)).encode())
 
 
 def _canonical(settings: Any) -> bytes:
