@@ -139,7 +139,10 @@ def _is_full(error: Exception, folder: Path) -> bool:
         if isinstance(cause, OSError) and cause.errno is not None:
             return cause.errno in _FULL
         cause = cause.__cause__ or cause.__context__
-    # Writers in C++ and Rust report an error of their own, without errno: ask the file system itself.
+    # Writers in Rust and C++ report an error of their own, without errno: some quote the system's, of others the file
+    # system itself must be asked.
+    if any(os.strerror(number) in str(error) for number in _FULL):
+        return True
     probe = folder / f"probe-{os.getpid()}{PARTIAL}"
     try:
         with probe.open("wb") as file:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from transformers import PreTrainedConfig
 
-from gloria.configuration import GloriaConfig
 from gloria.data import Row, ShardDataset
 from gloria.modelling import GloriaModel
 from gloria.processing import GloriaProcessor
@@ -41,7 +41,7 @@ def preprocessing_fingerprint(processor: GloriaProcessor) -> str:
     return hashlib.sha256(_canonical(settings)).hexdigest()
 
 
-def config_fingerprint(config: GloriaConfig) -> str:
+def config_fingerprint(config: PreTrainedConfig) -> str:
     """SHA-256 of the configuration of a model."""
     return hashlib.sha256(_canonical(config.to_dict())).hexdigest()
 

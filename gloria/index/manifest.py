@@ -125,4 +125,3 @@ def _nested(saved: dict[str, Any]) -> dict[str, Any]:
         "shards": tuple(File(**each) for each in saved["shards"]),
         "nearest": saved["nearest"] and File(**saved["nearest"]),
     }
-
