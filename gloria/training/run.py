@@ -144,7 +144,9 @@ def _train(trainer: GloriaTrainer, out: Path, checkpoint: str | None) -> None:
                 raise
             left = last_checkpoint(out)
             if full is error:
-                kept = f"go on from {left} with --resume" if left else "begin again, for there is no whole checkpoint yet"
+                kept = (
+                    f"go on from {left} with --resume" if left else "begin again, for there is no whole checkpoint yet"
+                )
                 raise DiskFullError(f"{error}; make room, and {kept}") from error
             if full:
                 kept = f"the run goes on from {left}" if left else "there is no checkpoint to go on from"
