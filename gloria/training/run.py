@@ -1,7 +1,8 @@
 """A run: trains on rows of a table, resumes, and fills its folder with model, pictures and metrics."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
@@ -111,7 +112,7 @@ def train(
         if count < 2:
             raise ValueError(f"{name} has {count} rows; expected two at least, to contrast one with another")
     check_changes(change)
-    with only_run(out, options.cpu):
+    with only_run(out, options.cpu), _telling_what_is_left(out):
         start = on_first_process(
             lambda: _start(out, model, processor, RunRecord.of(training, held_out, options, origin), resume, change)
         )
@@ -130,6 +131,16 @@ def train(
             with whole_files(out) as staged:
                 trainer.save_model(str(staged))
         return on_first_process(lambda: _finish(trainer, training, held_out, out, start.record))
+
+
+@contextmanager
+def _telling_what_is_left(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except DiskFullError as error:
+        left = last_checkpoint(out)
+        kept = f"go on from {left} with --resume" if left else "begin again, there is no checkpoint yet"
+        raise DiskFullError(f"{error}; make room, and {kept}") from error
 
 
 def _train(trainer: GloriaTrainer, out: Path, checkpoint: str | None) -> None:

@@ -12,7 +12,9 @@ import torch
 import trained_on_ranks
 from safetensors.torch import load_file
 from tolerances import FLOAT32
+from typer.testing import CliRunner
 
+from gloria.cli import app
 from gloria.data import read_table, split_rows, write_phantoms
 from gloria.data.shards import write_shards
 from gloria.data.table import write_table
@@ -52,7 +54,7 @@ def test_two_ranks_train_as_one_process_does(tmp_path):
         torch.testing.assert_close(trained[name], values, **FLOAT32, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def test_the_command_trains_on_two_ranks_and_a_crash_of_one_leaves_a_checkpoint_for_both(table, tmp_path):
+def test_the_command_trains_on_two_ranks_and_the_end_of_one_leaves_a_checkpoint_for_both(table, tmp_path):
     def arguments(out):
         given = {"--epochs": 2, "--batch-size": 3, "--held-out": 0.25, "--schedule": "plateau", "--preset": "small"}
         return ["train", table, "--out", tmp_path / out, *chain(*given.items()), "--cpu"]
@@ -66,10 +68,17 @@ def test_the_command_trains_on_two_ranks_and_a_crash_of_one_leaves_a_checkpoint_
     assert [entry["step"] for entry in evaluations] == [2, 4]  # six of the twelve rows in a step
     assert all("eval_image_to_text_P@1" in entry for entry in evaluations)
 
-    assert torchrun(COMMAND, "--crash", 4, *arguments("crashed")).returncode != 0
-    assert Path(last_checkpoint(tmp_path / "crashed")).name == "checkpoint-3"
-    assert torchrun(COMMAND, *arguments("crashed"), "--resume").returncode == 0
-    weights, resumed = (load_file(tmp_path / run / "model.safetensors") for run in ("whole", "crashed"))
+    # A signal to one of them ends both after the same step.
+    assert torchrun(COMMAND, "--terminate", 1, *arguments("broken")).returncode != 0
+    assert Path(last_checkpoint(tmp_path / "broken")).name == "checkpoint-1"
+    # A crash in the last step may meet the other one in the step before, which it then cannot finish.
+    assert torchrun(COMMAND, "--crash", 3, *arguments("broken"), "--resume").returncode != 0
+    assert Path(last_checkpoint(tmp_path / "broken")).name in ("checkpoint-2", "checkpoint-3")
+    alone = CliRunner().invoke(app, [*map(str, arguments("broken")), "--resume"])
+    assert alone.exit_code == 2
+    assert "the run has processes 2, not 1; processes cannot change within a run" in alone.output
+    assert torchrun(COMMAND, *arguments("broken"), "--resume").returncode == 0
+    weights, resumed = (load_file(tmp_path / run / "model.safetensors") for run in ("whole", "broken"))
     for name, values in weights.items():
         assert torch.equal(values, resumed[name]), name
 
