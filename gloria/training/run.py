@@ -67,9 +67,10 @@ def train(
     """Trains a model, evaluating it on the held-out rows after every epoch, and measures retrieval at the end.
 
     Whatever ends the training early (an error, Ctrl-C, a termination that Python sees) leaves a checkpoint of the last
-    finished step, from which it resumes to the same bits, and every epoch leaves one too. Ctrl-C and a termination act
-    when the step or the checkpoint that is being made is finished, and at once within an evaluation, which is made
-    again when the run is resumed. Only an error while the optimiser changes the weights leaves none of its own.
+    finished step, from which it resumes to the same bits (but for sentences that are drawn in the rest of the epoch),
+    and every epoch leaves one too. Ctrl-C and a termination act when the step or the checkpoint that is being made is
+    finished, and at once within an evaluation, which is made again when the run is resumed. Only an error while the
+    optimiser changes the weights leaves none of its own.
 
     A checkpoint is used only when it is whole: its files are flushed to disk, and listed with their hashes in a
     manifest that is written last. It also keeps what the run is made of (options, number of processes, device, and a

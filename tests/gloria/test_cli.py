@@ -1,17 +1,19 @@
 """The command: every part runs from a shell's arguments, and every mistake ends in one line and exit code 2."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 from gloria.cli import app
-from gloria.data import read_table
+from gloria.data import read_table, write_table
 from gloria.training import last_checkpoint
 
 SMALL = ["--preset", "small", "--epochs", "1", "--batch-size", "6", "--cpu"]
@@ -215,3 +217,16 @@ def test_what_a_model_was_made_of_is_compared_when_it_is_resumed(table, encoders
         assert "cannot change within a run" in other.output
     unknown = gloria(*given, "--resume", "--change", "image-size")
     assert "change names image_size; expected any of epochs, learning_rate" in unknown.output
+
+
+def test_the_page_on_runs_runs(table, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_table(tmp_path / "reports.csv", read_table(table))
+    page = (Path(__file__).parents[2] / "docs" / "runs.md").read_text()
+    (commands,) = re.findall(r"```sh\n(.*?)```", page, flags=re.DOTALL)
+    for number, command in enumerate(commands.splitlines()):
+        words = command.split()
+        assert words[:2] == ["gloria", "train"]
+        result = gloria(*words[1:], "--cpu")
+        assert result.exit_code == 0, result.output
+        assert (tmp_path / "runs" / "first" / "metrics.json").read_text().count('"epochs"') == (1, 1, 2)[number]

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM: they act when the step or the checkpoint is finished, and the next call goes on from there."""
 
+import errno
 import os
 import signal
 import threading
@@ -13,6 +14,7 @@ from gloria import GloriaModel
 from gloria.data import read_table, split_rows, write_phantoms
 from gloria.small import small_model
 from gloria.training import TrainingOptions, last_checkpoint, train
+from gloria.training.checkpoints import seal
 from gloria.training.interruptions import Interruptions
 from gloria.training.trainer import GloriaTrainer
 
@@ -111,6 +113,20 @@ def test_a_second_signal_does_not_break_what_the_first_one_leaves(parts, small, 
     with pytest.raises(KeyboardInterrupt):
         train(*small(), *parts, tmp_path, OPTIONS)
     assert last_checkpoint(tmp_path).endswith("checkpoint-1")
+
+
+def test_a_disk_that_is_full_then_is_named_and_the_last_whole_checkpoint_counts(parts, small, tmp_path, monkeypatch):
+    def full(checkpoint, *given):
+        if checkpoint.name == "checkpoint-3":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        seal(checkpoint, *given)
+
+    monkeypatch.setattr("gloria.training.trainer.seal", full)
+    signalled(monkeypatch, torch.optim.AdamW, "step", 3, signal.SIGTERM)
+    told = r"checkpoint-3 could not be written: no space is left on the disk; the run goes on from .*checkpoint-2"
+    with pytest.warns(UserWarning, match=told), pytest.raises(Ended):
+        train(*small(), *parts, tmp_path, OPTIONS)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["checkpoint-2"]
 
 
 def test_a_signal_in_the_last_checkpoint_ends_the_run_after_it(parts, small, tmp_path, monkeypatch):

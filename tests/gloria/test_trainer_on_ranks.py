@@ -18,6 +18,7 @@ from gloria.cli import app
 from gloria.data import read_table, split_rows, write_phantoms
 from gloria.data.shards import write_shards
 from gloria.data.table import write_table
+from gloria.lock import LOCK, only_writer
 from gloria.training import last_checkpoint
 
 COMMAND = Path(__file__).parent / "command_on_ranks.py"
@@ -87,7 +88,11 @@ def test_the_command_shares_out_shards_among_the_ranks(table, encoders, tmp_path
     training, held_out = split_rows(read_table(table), held_out=0.25)
     write_shards(training, tmp_path / "shards", shards=2)
     write_table(tmp_path / "shards" / "held_out.csv", held_out)
-    run = torchrun(COMMAND, "train", tmp_path / "shards", "--out", tmp_path / "run", *encoders)
+    arguments = ["train", tmp_path / "shards", "--out", tmp_path / "run", *encoders]
+    with only_writer(tmp_path / "run"):  # one lock for both
+        assert torchrun(COMMAND, *arguments).returncode != 0
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK]
+    run = torchrun(COMMAND, *arguments)
     assert run.returncode == 0
     assert "12 rows to train on, 4 held out" in run.stdout
     log = json.loads((tmp_path / "run" / "metrics.json").read_text())["log"]
