@@ -22,14 +22,10 @@ from gloria.training.trainer import GloriaTrainer
 OPTIONS = TrainingOptions(epochs=3, batch_size=6, learning_rate=1e-3, retrieval_rows=0, cpu=True, progress=False)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def parts(tmp_path_factory):
+    """Six phantoms to train on, one step an epoch, and six to hold out."""
     return split_rows(read_table(write_phantoms(tmp_path_factory.mktemp("phantoms"), 12, size=64)), held_out=0.5)
-
-
-@pytest.fixture
-def small(parts, no_network):
-    return lambda seed=0: small_model([row.report for row in parts[0]], seed)
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +80,9 @@ def test_a_damaged_checkpoint_is_not_used(out, name, damage, reason):
     assert last_checkpoint(out).endswith("checkpoint-2")
 
 
-def test_what_is_passed_over_is_named_once_and_written_again(parts, small, straight, out):
+def test_what_is_passed_over_is_named_once_and_written_again(parts, new_model, straight, out):
     (out / "checkpoints" / "checkpoint-3" / "scheduler.pt").unlink()
-    model, processor = small(seed=1)
+    model, processor = new_model(seed=1)
     with pytest.warns(UserWarning, match="resuming from .*checkpoint-2; passed over: .*-3/scheduler.pt is mis") as said:
         train(model, processor, *parts, out, OPTIONS, resume=True)
     assert sum("passed over" in str(each.message) for each in said) == 1
@@ -109,32 +105,32 @@ def test_a_damaged_manifest_is_none(out, text):
     assert last_checkpoint(out).endswith("checkpoint-2")
 
 
-def test_no_whole_checkpoint_is_no_run_to_resume_and_none_to_overwrite(parts, small, out):
+def test_no_whole_checkpoint_is_no_run_to_resume_and_none_to_overwrite(parts, new_model, out):
     for checkpoint in (out / "checkpoints").iterdir():
         (checkpoint / "optimizer.pt").unlink()
     assert last_checkpoint(out) is None
     with pytest.raises(ValueError, match=r"no whole checkpoint to resume from \(.*-3/optimizer.pt is missing"):
-        train(*small(), *parts, out, OPTIONS, resume=True)
+        train(*new_model(), *parts, out, OPTIONS, resume=True)
     (out / "metrics.json").unlink()
     with pytest.raises(ValueError, match="holds a run already"):
-        train(*small(), *parts, out, OPTIONS)
+        train(*new_model(), *parts, out, OPTIONS)
 
 
-def test_folders_of_the_user_do_not_matter(parts, small, tmp_path):
+def test_folders_of_the_user_do_not_matter(parts, new_model, tmp_path):
     """They look like checkpoints, newer and older ones, to whoever does not read their names to the end."""
     foreign = [tmp_path / "checkpoints" / name for name in ("checkpoint-6.bak", "checkpoint-best", "checkpoint-01")]
     for folder in foreign:
         folder.mkdir(parents=True)
         os.utime(folder, (0, 0))
-    train(*small(), *parts, tmp_path, replace(OPTIONS, epochs=4))
+    train(*new_model(), *parts, tmp_path, replace(OPTIONS, epochs=4))
     assert all(folder.is_dir() for folder in foreign)
     assert last_checkpoint(tmp_path).endswith("checkpoint-4")
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "resuming from")
-        train(*small(), *parts, tmp_path, replace(OPTIONS, epochs=4), resume=True)
+        train(*new_model(), *parts, tmp_path, replace(OPTIONS, epochs=4), resume=True)
 
 
-def test_a_checkpoint_cut_off_while_it_was_written_is_written_again(parts, small, straight, tmp_path, monkeypatch):
+def test_a_checkpoint_cut_off_while_it_was_written_is_written_again(parts, new_model, straight, tmp_path, monkeypatch):
     """Killed between its last file and its manifest; what another run left there does not get into it."""
 
     class Killed(BaseException):
@@ -150,7 +146,7 @@ def test_a_checkpoint_cut_off_while_it_was_written_is_written_again(parts, small
         patch.setattr("gloria.durable._remove", lambda path: None)  # SIGKILL clears nothing away
         patch.setattr("gloria.training.run._save_last_finished_step", lambda trainer: None)
         with pytest.raises(Killed):
-            train(*small(), *parts, tmp_path, OPTIONS)
+            train(*new_model(), *parts, tmp_path, OPTIONS)
     unfinished = tmp_path / "checkpoints" / "checkpoint-2"
     assert (unfinished / "trainer_state.json").exists()
     (unfinished / "stale").touch()
@@ -158,7 +154,7 @@ def test_a_checkpoint_cut_off_while_it_was_written_is_written_again(parts, small
         tmp_path / "checkpoints" / "checkpoint-1",
         [f"{unfinished / 'manifest-0.json'} is missing, which is written last"],
     )
-    model, processor = small(seed=1)
+    model, processor = new_model(seed=1)
     with pytest.warns(UserWarning, match="passed over"):
         train(model, processor, *parts, tmp_path, OPTIONS, resume=True)
     assert not (unfinished / "stale").exists()
@@ -166,10 +162,10 @@ def test_a_checkpoint_cut_off_while_it_was_written_is_written_again(parts, small
         assert torch.equal(values, straight[1][key]), key
 
 
-def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(parts, small, tmp_path):
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(parts, new_model, tmp_path):
     (tmp_path / "checkpoints" / "checkpoint-9").mkdir(parents=True)
     (tmp_path / "checkpoints" / "checkpoint-9" / "model.safetensors").touch()
-    train(*small(), *parts, tmp_path, replace(OPTIONS, epochs=1))
+    train(*new_model(), *parts, tmp_path, replace(OPTIONS, epochs=1))
     assert names(tmp_path) == ["checkpoint-1"]
 
 
@@ -208,7 +204,7 @@ def test_what_is_kept_are_whole_ones_and_the_best(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-3", "checkpoint-6"}
 
 
-def test_a_lost_best_model_is_named(parts, small, tmp_path, monkeypatch):
+def test_a_lost_best_model_is_named(parts, new_model, tmp_path, monkeypatch):
     """The best of a run that gets worse and worse is its first; damaged, the best of those after it is kept."""
     losses = iter([1.0, 2.0, 4.0, 3.0])
     monkeypatch.setattr(
@@ -218,16 +214,16 @@ def test_a_lost_best_model_is_named(parts, small, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(GloriaModel, "forward", crashing_forward(3, KeyError()))
         with pytest.raises(KeyError):
-            train(*small(), *parts, tmp_path, options)
+            train(*new_model(), *parts, tmp_path, options)
     assert names(tmp_path) == ["checkpoint-1", "checkpoint-2"]
     flip(tmp_path / "checkpoints" / "checkpoint-1" / "model.safetensors")
     with pytest.warns(UserWarning, match=r"the best model so far is lost \(.*checkpoint-1/model.safetensors is not wh"):
-        train(*small(), *parts, tmp_path, options, resume=True)
+        train(*new_model(), *parts, tmp_path, options, resume=True)
     state = json.loads((tmp_path / "checkpoints" / "checkpoint-4" / "trainer_state.json").read_text())
     assert (state["best_global_step"], state["best_metric"]) == (4, 3.0)
 
 
-def test_the_best_model_is_found_where_the_run_was_moved_to(parts, small, tmp_path, monkeypatch):
+def test_the_best_model_is_found_where_the_run_was_moved_to(parts, new_model, tmp_path, monkeypatch):
     losses = iter([1.0, 2.0, 3.0])
     monkeypatch.setattr(
         GloriaTrainer, "evaluation_loop", lambda *_, **__: EvalLoopOutput(None, None, {"eval_loss": next(losses)}, 4)
@@ -236,9 +232,9 @@ def test_the_best_model_is_found_where_the_run_was_moved_to(parts, small, tmp_pa
     with monkeypatch.context() as patch:
         patch.setattr(GloriaModel, "forward", crashing_forward(3, KeyError()))
         with pytest.raises(KeyError):
-            train(*small(), *parts, tmp_path / "here", options)
+            train(*new_model(), *parts, tmp_path / "here", options)
     (tmp_path / "here").rename(tmp_path / "there")
-    train(*small(), *parts, tmp_path / "there", options, resume=True)
+    train(*new_model(), *parts, tmp_path / "there", options, resume=True)
     kept = GloriaModel.from_pretrained(tmp_path / "there" / "checkpoints" / "checkpoint-1").state_dict()
     for key, values in GloriaModel.from_pretrained(tmp_path / "there").state_dict().items():
         assert torch.equal(values, kept[key]), key

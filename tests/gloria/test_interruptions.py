@@ -11,7 +11,6 @@ import torch
 from transformers import Trainer
 
 from gloria import GloriaModel
-from gloria.data import read_table, split_rows, write_phantoms
 from gloria.small import small_model
 from gloria.training import TrainingOptions, last_checkpoint, train
 from gloria.training.checkpoints import seal
@@ -37,16 +36,6 @@ def handler():
     assert signal.getsignal(signal.SIGTERM) is end
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     signal.signal(signal.SIGTERM, before)
-
-
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory):
-    return split_rows(read_table(write_phantoms(tmp_path_factory.mktemp("phantoms"), 16, size=64)), held_out=0.25)
-
-
-@pytest.fixture
-def small(parts, no_network):
-    return lambda seed=0: small_model([row.report for row in parts[0]], seed)
 
 
 @pytest.fixture(scope="module")
@@ -90,32 +79,32 @@ def signalled(monkeypatch, owner, name, call, number):
 )
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Ended), (signal.SIGINT, KeyboardInterrupt)])
 def test_a_signal_leaves_a_whole_checkpoint_from_which_the_run_ends_the_same(
-    parts, small, straight, tmp_path, monkeypatch, owner, name, call, left, number, error
+    parts, new_model, straight, tmp_path, monkeypatch, owner, name, call, left, number, error
 ):
     with monkeypatch.context() as patch:
         signalled(patch, owner, name, call, number)
         with pytest.raises(error):
-            train(*small(), *parts, tmp_path, OPTIONS)
+            train(*new_model(), *parts, tmp_path, OPTIONS)
     assert last_checkpoint(tmp_path).endswith(f"checkpoint-{left}")
     assert not list(tmp_path.rglob("*.partial"))
     assert not (tmp_path / "metrics.json").exists()
-    model, processor = small(seed=1)
+    model, processor = new_model(seed=1)
     metrics = train(model, processor, *parts, tmp_path, OPTIONS, resume=True)
     assert [entry["step"] for entry in metrics["log"] if "eval_loss" in entry] == [2, 4]
     for key, values in model.state_dict().items():
         assert torch.equal(values, straight[key]), key
 
 
-def test_a_second_signal_does_not_break_what_the_first_one_leaves(parts, small, tmp_path, monkeypatch):
+def test_a_second_signal_does_not_break_what_the_first_one_leaves(parts, new_model, tmp_path, monkeypatch):
     """As torchrun sends SIGTERM to those whom Ctrl-C has reached already."""
     signalled(monkeypatch, Trainer, "_save_checkpoint", 1, signal.SIGTERM)
     signalled(monkeypatch, GloriaModel, "forward", 1, signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        train(*small(), *parts, tmp_path, OPTIONS)
+        train(*new_model(), *parts, tmp_path, OPTIONS)
     assert last_checkpoint(tmp_path).endswith("checkpoint-1")
 
 
-def test_a_disk_that_is_full_then_is_named_and_the_last_whole_checkpoint_counts(parts, small, tmp_path, monkeypatch):
+def test_a_disk_that_is_full_then_is_named(parts, new_model, tmp_path, monkeypatch):
     def full(checkpoint, *given):
         if checkpoint.name == "checkpoint-3":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -125,20 +114,20 @@ def test_a_disk_that_is_full_then_is_named_and_the_last_whole_checkpoint_counts(
     signalled(monkeypatch, torch.optim.AdamW, "step", 3, signal.SIGTERM)
     told = r"checkpoint-3 could not be written: no space is left on the disk; the run goes on from .*checkpoint-2"
     with pytest.warns(UserWarning, match=told), pytest.raises(Ended):
-        train(*small(), *parts, tmp_path, OPTIONS)
+        train(*new_model(), *parts, tmp_path, OPTIONS)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["checkpoint-2"]
 
 
-def test_a_signal_in_the_last_checkpoint_ends_the_run_after_it(parts, small, tmp_path, monkeypatch):
+def test_a_signal_in_the_last_checkpoint_ends_the_run_after_it(parts, new_model, tmp_path, monkeypatch):
     signalled(monkeypatch, Trainer, "_save_checkpoint", 2, signal.SIGTERM)
     with pytest.raises(Ended):
-        train(*small(), *parts, tmp_path, OPTIONS)
+        train(*new_model(), *parts, tmp_path, OPTIONS)
     assert last_checkpoint(tmp_path).endswith("checkpoint-4")
     assert not (tmp_path / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize("name", ["save_model", "_finish"])
-def test_a_signal_at_the_end_leaves_no_half_of_a_model(parts, small, tmp_path, monkeypatch, name):
+def test_a_signal_at_the_end_leaves_no_half_of_a_model(parts, new_model, tmp_path, monkeypatch, name):
     def half(owner, *_, **__):
         """Writes some of the files, and is interrupted."""
         (tmp_path / "files.partial" / "half").write_text("half")
@@ -158,11 +147,11 @@ def test_a_signal_at_the_end_leaves_no_half_of_a_model(parts, small, tmp_path, m
         else:
             patch.setattr("gloria.training.run.write_json", half)
         with pytest.raises(Ended):
-            train(*small(), *parts, tmp_path, options)
+            train(*new_model(), *parts, tmp_path, options)
     assert not list(tmp_path.rglob("half"))
     assert not (tmp_path / "metrics.json").exists()
     assert (tmp_path / "model.safetensors").exists() == (name == "_finish")
-    train(*small(seed=1), *parts, tmp_path, options, resume=True)
+    train(*new_model(seed=1), *parts, tmp_path, options, resume=True)
     GloriaModel.from_pretrained(tmp_path)
 
 
