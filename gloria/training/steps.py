@@ -49,7 +49,7 @@ class LastFinishedStep(TrainerCallback):
             raise NonFiniteError(
                 f"the {what} is {value.item()} in step {state.global_step + 1}; its batch holds the rows on lines "
                 f"{lines} of the table: look at their images and reports, and where they are in order lower "
-                "learning_rate or max_grad_norm"
+                "learning_rate or max_grad_norm, and resume with --change"
             )
 
     def return_to(self, model: nn.Module, device: torch.device) -> None:
