@@ -61,13 +61,31 @@ class Problem(NamedTuple):
         return {"region_lengths": self.region_lengths, "word_lengths": self.word_lengths}
 
 
-def problem(
-    kind: str, images: int, texts: int, most_regions: int, most_words: int, width: int, seed: int = 0
-) -> Problem:
-    """A ragged problem whose first image and first text are full.
+# Kinds whose scores or gradients are small differences of large numbers: what rounding leaves is then greater, and more
+# a matter of luck, in kernels and in eager PyTorch alike.
+DELICATE = ("centered", "steep", "nearly_equal", "nearly_opposite")
+KINDS = ("random", "correlated", "unit", *DELICATE)
 
-    `kind`: "random" = independent normals with affinities of variance 1; "correlated" = all regions and words share
-    half of their variance; "unit" = vectors of length 1.
+
+def problem(
+    kind: str,
+    images: int,
+    texts: int,
+    most_regions: int,
+    most_words: int,
+    width: int,
+    seed: int = 0,
+    magnitudes: tuple[float, float] = (1.0, 1.0),
+) -> Problem:
+    """Return a ragged problem whose first image and first text are full.
+
+    Args:
+        kind: "random" = independent normals with affinities of variance 1; "correlated" = all regions and words share
+            half of their variance; "unit" = vectors of length 1; "centered" = the regions of an image have the mean 0,
+            as InstanceNorm leaves them, and words a tenth of the random ones' length; "steep" = affinities of 1e4 and
+            more; "nearly_equal" = all regions and words have cosines of about 0.9999; "nearly_opposite" = every second
+            region is the one before it times a number within 1e-3 of -1.
+        magnitudes: factors of the regions and of the words.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -83,8 +101,22 @@ def problem(
     if kind == "correlated":
         shared = normal(width)
         regions, words = (regions + shared) * 0.5**0.5, (words + shared) * 0.5**0.5
+    if kind == "nearly_equal":
+        shared = normal(width)
+        regions, words = regions / 100 + shared, words / 100 + shared
+    if kind == "nearly_opposite":
+        pairs = most_regions // 2
+        regions[:, 1 : 2 * pairs : 2] = regions[:, 0 : 2 * pairs : 2] * (normal(images, pairs, 1) * 1e-3 - 1)
     if kind == "unit":
         regions, words = (torch.nn.functional.normalize(each, dim=-1) for each in (regions, words))
     else:
         regions, words = regions * width**-0.25, words * width**-0.25
-    return Problem(regions, words, lengths(images, most_regions), lengths(texts, most_words), normal(images, texts))
+    region_lengths, word_lengths = lengths(images, most_regions), lengths(texts, most_words)
+    if kind == "centered":
+        real = (torch.arange(most_regions) < region_lengths[:, None])[:, :, None]
+        regions = regions - (regions * real).sum(dim=1, keepdim=True) / region_lengths[:, None, None]
+        words = words / 10
+    if kind == "steep":
+        regions, words = regions * 100, words * 100
+    regions, words = regions * magnitudes[0], words * magnitudes[1]
+    return Problem(regions, words, region_lengths, word_lengths, normal(images, texts))

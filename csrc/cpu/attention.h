@@ -1,4 +1,4 @@
-// The elementwise stages between the products: word normalisation, attention, and their gradients, on C form tiles.
+// The elementwise stages between the products: word normalization, attention, and their gradients, on C form tiles.
 //
 // A tile holds the affinities of one bin of texts (rows: words) with one image (lanes: regions). Sums over the words of a text run
 // down the rows of a panel; sums over the regions are kept as 16 lanes a row and added up once.
@@ -9,7 +9,7 @@
 
 namespace gloria::GLORIA_ISA {
 
-// Attention scales up to here need no running maximum once the affinities are normalised: e^(2*16) times any M fits in float32.
+// Attention scales up to here need no running maximum once the affinities are normalized: e^(2*16) times any M fits in float32.
 constexpr float kBoundedScale = 16.0f;
 constexpr float kNormEpsilon = 1e-8f;    // of the clipped L2 norm (SCAN)
 constexpr double kCosineEpsilon = 1e-8;  // of the cosine: max(|c||t|, eps)
@@ -19,14 +19,15 @@ constexpr float kLeak = 0.1f;            // slope of the clipped L2 norm's Leaky
 struct Tile {
   const BinText* texts;
   int64_t text_count;
-  int64_t rows;      // words with padding
-  int64_t regions;   // of this image
-  float* affinity;   // s
-  float* normed;     // x = norm(s); the same memory as `affinity` where there is no norm, as `attention` where x is not kept
-  float* attention;  // e, the attention without its denominator
-  float* top;        // [rows][16] maximum of x
-  float* sum;        // [rows][16] sum of e: the denominator
-  float* dot;        // [rows][16] sum of e * s
+  int64_t rows;        // words with padding
+  int64_t regions;     // of this image
+  float* affinity;     // s less `shift`
+  const float* shift;  // [rows] <t, center of the image>
+  float* normed;       // x = norm(s); the same memory as `affinity` where there is no norm, as `attention` where x is not kept
+  float* attention;    // e, the attention without its denominator
+  float* top;          // [rows][16] maximum of x
+  float* sum;          // [rows][16] sum of e: the denominator
+  float* dot;          // [rows][16] sum of e * (s - shift)
 };
 
 inline Vec sqrt(Vec x) {
@@ -67,13 +68,13 @@ inline void for_lanes(const Tile& t, Use use) {
 // The words [begin, end) of one text in one register of lanes: y and a factor with x = norm(s) = factor * y. y is stored at `x`, where
 // there is a norm.
 template <class Operand, WordNorm norm>
-inline Vec normalise(const float* s, float* x, int64_t begin, int64_t end) {
+inline Vec normalize(const float* s, const float* shift, float* x, int64_t begin, int64_t end) {
   if constexpr (norm == WordNorm::kSoftmax) {
-    Vec top = load(s + begin * kPanel);
-    for (int64_t r = begin + 1; r < end; ++r) top = maximum(load(s + r * kPanel), top);
+    Vec top = load(s + begin * kPanel) + shift[begin];
+    for (int64_t r = begin + 1; r < end; ++r) top = maximum(load(s + r * kPanel) + shift[r], top);
     Vec total = Vec{};
     for (int64_t r = begin; r < end; ++r) {
-      const Vec y = exp<Operand::kExpDegree>(load(s + r * kPanel) - top);
+      const Vec y = exp<Operand::kExpDegree>(load(s + r * kPanel) + shift[r] - top);
       store(x + r * kPanel, y);
       total += y;
     }
@@ -81,7 +82,7 @@ inline Vec normalise(const float* s, float* x, int64_t begin, int64_t end) {
   } else if constexpr (norm == WordNorm::kClippedL2) {
     Vec total = Vec{};
     for (int64_t r = begin; r < end; ++r) {
-      const Vec y = leaky(load(s + r * kPanel));
+      const Vec y = leaky(load(s + r * kPanel) + shift[r]);
       store(x + r * kPanel, y);
       total += y * y;
     }
@@ -98,7 +99,7 @@ inline void attend_bounded(const Tile& t, float scale) {
   for_lanes(t, [&](const BinText& text, int64_t at, int part, auto valid) {
     const float* s = t.affinity + at;
     float *x = t.normed + at, *e = t.attention + at;
-    const Vec factor = normalise<Operand, norm>(s, x, text.begin, text.end), scaled = factor * scale;
+    const Vec factor = normalize<Operand, norm>(s, t.shift, x, text.begin, text.end), scaled = factor * scale;
     for (int64_t r = text.begin; r < text.end; ++r) {
       const Vec y = load(x + r * kPanel);
       const Vec ev = as_operand(Operand{}, valid(exp_bounded<Operand::kExpDegree>(y, scaled)));
@@ -116,7 +117,7 @@ inline void attend_by_maximum(const Tile& t, float scale) {
   for (int64_t i = 0; i < t.rows * kPanel; ++i) t.top[i] = -__builtin_inff();
   for_lanes(t, [&](const BinText& text, int64_t at, int part, auto valid) {
     float* x = t.normed + at;
-    const Vec factor = normalise<Operand, norm>(t.affinity + at, x, text.begin, text.end);
+    const Vec factor = normalize<Operand, norm>(t.affinity + at, t.shift, x, text.begin, text.end);
     for (int64_t r = text.begin; r < text.end; ++r) {
       float* top = t.top + r * kPanel + part * kLanes;
       const Vec xv = load(x + r * kPanel) * factor;
@@ -134,7 +135,9 @@ inline void attend_by_maximum(const Tile& t, float scale) {
     for (int64_t r = text.begin; r < text.end; ++r) {
       const Vec top = broadcast(t.top[r * kPanel]);
       const Vec xv = load(t.normed + at + r * kPanel);
-      const Vec soft = hard ? (xv == top ? broadcast(1.0f) : Vec{}) : exp<Operand::kExpDegree>((xv - top) * scale);
+      const Vec below = (xv - top) * scale;
+      // Nothing, not e^-87, so that no scale can make something of it.
+      const Vec soft = hard ? (xv == top ? broadcast(1.0f) : Vec{}) : below < -87.0f ? Vec{} : exp<Operand::kExpDegree>(below);
       const Vec ev = as_operand(Operand{}, valid(soft));
       accumulate(t, r, part, ev, load(t.affinity + at + r * kPanel));
       store(t.attention + at + r * kPanel, ev);
@@ -152,27 +155,35 @@ inline void attend(const Problem& problem, const Tile& t) {
     attend_by_maximum<Operand, norm>(t, problem.attention_scale);
 }
 
-// Per word: ds_ij = alpha e_ij + (norm backward of dx_ij), dx_ij = scale * e_ij * (alpha s_ij + beta h_ij - delta),
-// with h = e G (cosine). A hard maximum has dx = 0.
+// Per word: ds_ij = alpha e_ij + (norm backward of dx_ij), dx_ij = scale * e_ij * (alpha (s_ij - mean s) + beta (h_ij - mean h)),
+// with h = e G (cosine) and means weighted by the attention: where one region has all of it, dx is exactly zero. A hard maximum has
+// dx = 0.
 struct WordGradient {
-  float alpha, beta, delta;
+  float alpha, beta, mean_s, mean_h;
 };
 
-// Writes ds over h. `h` is ignored (and may hold anything) for the dot similarity.
-template <WordNorm norm, bool cosine>
-inline void affinity_gradient(const Problem& problem, const Tile& t, const WordGradient* words, float* h) {
+// Writes ds over h, which is ignored (and may hold anything) for the dot similarity. With `totals`, columns[j] += the sum of ds over the
+// words.
+template <WordNorm norm, bool cosine, bool totals>
+inline void affinity_gradient(const Problem& problem, const Tile& t, const WordGradient* words, float* h, double* columns) {
   const float scale = __builtin_isinf(problem.attention_scale) ? 0.0f : problem.attention_scale;
-  for_lanes(t, [&](const BinText& text, int64_t at, int, auto) {
+  for_lanes(t, [&](const BinText& text, int64_t at, int part, auto) {
     const float *s = t.affinity + at, *x = t.normed + at, *e = t.attention + at;
     float* out = h + at;
     const auto gradient_of_x = [&](int64_t r) {
       const WordGradient& w = words[r];
-      Vec inner = load(s + r * kPanel) * w.alpha - w.delta;
-      if constexpr (cosine) inner += load(out + r * kPanel) * w.beta;
+      Vec inner = (load(s + r * kPanel) - w.mean_s) * w.alpha;
+      if constexpr (cosine) inner += (load(out + r * kPanel) - w.mean_h) * w.beta;
       return load(e + r * kPanel) * scale * inner;
     };
+    LongSum column;
+    const auto write = [&](int64_t r, Vec ds) {
+      ds += load(e + r * kPanel) * words[r].alpha;
+      store(out + r * kPanel, ds);
+      if constexpr (totals) column.add(r, ds);
+    };
     if constexpr (norm == WordNorm::kNone) {
-      for (int64_t r = text.begin; r < text.end; ++r) store(out + r * kPanel, gradient_of_x(r) + load(e + r * kPanel) * words[r].alpha);
+      for (int64_t r = text.begin; r < text.end; ++r) write(r, gradient_of_x(r));
     } else if constexpr (norm == WordNorm::kSoftmax) {
       Vec total = Vec{};  // sum over the words of x dx
       for (int64_t r = text.begin; r < text.end; ++r) {
@@ -180,12 +191,11 @@ inline void affinity_gradient(const Problem& problem, const Tile& t, const WordG
         store(out + r * kPanel, dx);
         total += load(x + r * kPanel) * dx;
       }
-      for (int64_t r = text.begin; r < text.end; ++r)
-        store(out + r * kPanel, load(x + r * kPanel) * (load(out + r * kPanel) - total) + load(e + r * kPanel) * words[r].alpha);
+      for (int64_t r = text.begin; r < text.end; ++r) write(r, load(x + r * kPanel) * (load(out + r * kPanel) - total));
     } else {
       Vec squares = Vec{}, total = Vec{};  // |y|^2 and <y, dx> over the words, y = leaky(s)
       for (int64_t r = text.begin; r < text.end; ++r) {
-        const Vec y = leaky(load(s + r * kPanel)), dx = gradient_of_x(r);
+        const Vec y = leaky(load(s + r * kPanel) + t.shift[r]), dx = gradient_of_x(r);
         store(out + r * kPanel, dx);
         squares += y * y;
         total += y * dx;
@@ -193,11 +203,12 @@ inline void affinity_gradient(const Problem& problem, const Tile& t, const WordG
       const Vec length = sqrt(squares), scaled = 1.0f / (length + kNormEpsilon);
       const Vec along = length > 0.0f ? total * scaled * scaled / length : Vec{};
       for (int64_t r = text.begin; r < text.end; ++r) {
-        const Vec v = load(s + r * kPanel);
+        const Vec v = load(s + r * kPanel) + t.shift[r];
         const Vec dy = load(out + r * kPanel) * scaled - leaky(v) * along;
-        store(out + r * kPanel, (v > 0.0f ? dy : dy * kLeak) + load(e + r * kPanel) * words[r].alpha);
+        write(r, v > 0.0f ? dy : dy * kLeak);
       }
     }
+    if constexpr (totals) column.add_to(columns + at / (t.rows * kPanel) * kPanel + part * kLanes);
   });
 }
 

@@ -19,13 +19,17 @@ namespace gloria::GLORIA_ISA {
 // A thread's sums for its image, and what the gradient products need beside `Scratch`.
 template <class Operand>
 struct ImageGradient {
-  float* regions;  // C form of (dL/dV)^T: rows are the width, columns the regions
-  float* gram;     // C form of dL/dG + (dL/dG)^T, upper blocks
-  float* flat;     // `regions` transposed back
-  Word* words;     // a bin's words in whatever form, while they are packed
-  Word* weighted;  // B form of beta e
+  float* regions;      // C form of (dL/dV)^T: rows are the width, columns the regions
+  float* gram;         // C form of dL/dG + (dL/dG)^T, upper blocks
+  float* flat;         // `regions` transposed back
+  Word* words;         // a bin's words in whatever form, while they are packed
+  Word* weighted;      // B form of beta e
+  double* by_words;    // [regions] coefficient of the words' center in dL/dv: sum ds
+  double* by_regions;  // [regions] coefficient of the regions' center: sum (sum e) beta e
   WordGradient* terms;
-  double* lengthwise;  // coefficient of t in dL/dt of each word, from |t| in the cosine
+  float* gram_weight;    // beta of each word; 0 where its context is formed directly
+  float* center_weight;  // beta (sum e)
+  double* lengthwise;    // coefficient of t in dL/dt of each word, from |t| in the cosine
 
   ImageGradient(Arena& arena, const Problem& problem, const Bins& bins, const ImageShape<Operand>& largest) {
     constexpr bool rounds = Operand::kPer > 1;
@@ -34,7 +38,11 @@ struct ImageGradient {
     flat = arena.take<float>(largest.width * largest.rows);
     words = rounds ? arena.take<Word>(bins.max_rows * largest.blocks * 16) : nullptr;
     weighted = rounds && problem.cosine ? arena.take<Word>(bins.max_rows * largest.rows / 2) : nullptr;
+    by_words = arena.take<double>(largest.rows);
+    by_regions = arena.take<double>(largest.rows);
     terms = arena.take<WordGradient>(bins.max_rows);
+    gram_weight = arena.take<float>(bins.max_rows);
+    center_weight = arena.take<float>(bins.max_rows);
     lengthwise = arena.take<double>(bins.max_rows);
   }
 };
@@ -49,68 +57,80 @@ struct WordSum {
 template <class Operand>
 inline void word_gradients(const Problem& problem, int64_t index, const Bin& bin, const Scratch<Operand>& scratch, const double* norms,
                            const float* grad_scores, const ImageGradient<Operand>& out) {
+  for (int64_t r = bin.used; r < bin.rows; ++r) out.gram_weight[r] = 0.0f, out.center_weight[r] = 0.0f;
   for (int64_t t = 0; t < bin.text_count; ++t) {
     const BinText& text = bin.texts[t];
     for (int64_t r = text.begin; r < text.end; ++r)
-      scratch.similarity[r] = word_similarity(problem, word_sums(problem, scratch, r), norms[bin.offset + r]);
+      scratch.similarity[r] = word_similarity(problem, scratch.sums[r], norms[bin.offset + r]);
     pool_weights(problem, scratch.similarity + text.begin, text.end - text.begin, scratch.weights + text.begin);
     const float upstream = grad_scores[index * problem.texts.count + text.text];
     for (int64_t r = text.begin; r < text.end; ++r) {
-      const WordSums w = word_sums(problem, scratch, r);
+      const WordSums& w = scratch.sums[r];
       const double norm = norms[bin.offset + r], u = scratch.similarity[r], du = upstream * scratch.weights[r];
-      double alpha = du / w.sum, beta = 0.0, delta = alpha * u;
+      double alpha = du / w.sum, beta = 0.0;
       out.lengthwise[r] = 0.0;
       if (problem.cosine && cosine_is_clamped(w, norm)) {
         alpha /= kCosineEpsilon;
-        delta = alpha * w.dot / w.sum;
       } else if (problem.cosine) {
-        // u = <e, s> / (|e V| |t|) has no gradient along e. What the rounding of alpha and beta leaves there is taken out by delta.
-        alpha = static_cast<float>(du / (w.context * norm));
-        beta = static_cast<float>(-du * u / (w.context * w.context));
-        delta = (alpha * w.dot + beta * w.context * w.context) / w.sum;
+        alpha = du / (w.context * norm);
+        beta = -du * u / (w.context * w.context);
         out.lengthwise[r] = -du * u / (norm * norm);
       }
-      out.terms[r] = {static_cast<float>(alpha), static_cast<float>(beta), static_cast<float>(delta)};
+      out.terms[r] = {static_cast<float>(alpha), static_cast<float>(beta), static_cast<float>(w.mean_s), static_cast<float>(w.mean_h)};
+      out.gram_weight[r] = w.direct ? 0.0f : out.terms[r].beta;
+      out.center_weight[r] = static_cast<float>(out.terms[r].beta * w.sum);
     }
   }
 }
 
 template <class Operand, bool cosine>
-inline void affinity_gradient_of(const Problem& problem, const Tile& tile, const WordGradient* terms, float* spread) {
+inline void affinity_gradient_of(const Problem& problem, const Tile& tile, const WordGradient* terms, float* spread, double* columns) {
+  constexpr bool totals = cosine && kCenters<Operand>;
   switch (problem.word_norm) {
     case WordNorm::kNone:
-      return affinity_gradient<WordNorm::kNone, cosine>(problem, tile, terms, spread);
+      return affinity_gradient<WordNorm::kNone, cosine, totals>(problem, tile, terms, spread, columns);
     case WordNorm::kSoftmax:
-      return affinity_gradient<WordNorm::kSoftmax, cosine>(problem, tile, terms, spread);
+      return affinity_gradient<WordNorm::kSoftmax, cosine, totals>(problem, tile, terms, spread, columns);
     case WordNorm::kClippedL2:
-      return affinity_gradient<WordNorm::kClippedL2, cosine>(problem, tile, terms, spread);
+      return affinity_gradient<WordNorm::kClippedL2, cosine, totals>(problem, tile, terms, spread, columns);
   }
 }
 
-// out = beta e, row by row.
-inline void weight_attention(const Tile& tile, const Bin& bin, const WordGradient* terms, float* out) {
+// out = weight e, row by row, and `by_regions`. Rows that hold no word have e = 0.
+template <class Operand>
+inline void weight_attention(const Tile& tile, const ImageGradient<Operand>& sums, float* out) {
   for (int64_t p = 0; p < panels_of(tile.regions); ++p)
-    for (int64_t r = 0; r < bin.rows; ++r)
-      for (int part = 0; part < kParts; ++part) {
-        const int64_t at = (p * bin.rows + r) * kPanel + part * kLanes;
-        store(out + at, r < bin.used ? load(tile.attention + at) * terms[r].beta : Vec{});
+    for (int part = 0; part < kParts; ++part) {
+      const int64_t lanes = p * kPanel + part * kLanes;
+      LongSum total;
+      for (int64_t r = 0; r < tile.rows; ++r) {
+        const int64_t at = (p * tile.rows + r) * kPanel + part * kLanes;
+        const Vec e = load(tile.attention + at);
+        if constexpr (kCenters<Operand>) total.add(r, e * sums.center_weight[r]);
+        store(out + at, e * sums.gram_weight[r]);
       }
+      if constexpr (kCenters<Operand>) total.add_to(sums.by_regions + lanes);
+    }
 }
 
 // What the norm of the context gives back: through the Gram matrix, or straight to the regions.
 template <class Operand>
-inline void context_gradient(const Problem& problem, const Bin& bin, const ImageShape<Operand>& shape, const Tile& tile,
-                             const Scratch<Operand>& scratch, const ImageGradient<Operand>& out) {
+inline void context_gradient(const Problem& problem, int64_t index, const Bin& bin, const ImageShape<Operand>& shape,
+                             const Image<Operand>& image, const Tile& tile, const Scratch<Operand>& scratch,
+                             const ImageGradient<Operand>& out) {
   float* weighted_values = scratch.affinity;  // s is no longer needed
-  weight_attention(tile, bin, out.terms, weighted_values);
+  weight_attention(tile, out, weighted_values);
   const int64_t alloc = bin.rows / Operand::kPer, words = words_of<Operand>(bin.used);
   const Word* weighted = to_right(Operand{}, weighted_values, bin.rows, shape.panels, out.weighted);
   if (use_gram(problem, shape.regions)) {
     const Word* attention = to_right(Operand{}, scratch.attention, bin.rows, shape.panels, scratch.right);
     product<Operand>({weighted, alloc, true}, {attention, alloc}, {out.gram, shape.rows, true}, shape.panels * kPanel, shape.panels, words,
                      Extent::kUpperRows);
+    if (scratch.direct.any())
+      direct_gradient(problem, index, bin, shape, image, scratch.attention, scratch.sums, out.terms, scratch.direct, out.regions);
   } else {
     const int64_t dim_panels = panels_of(problem.dim);
+    center_contexts(shape, image, bin.rows, bin.used, [&](int64_t r) { return scratch.sums[r].sum; }, scratch.context);
     const Word* context = to_right(Operand{}, scratch.context, bin.rows, dim_panels, scratch.right);
     product<Operand>({context, alloc, true}, {weighted, alloc}, {out.regions, shape.width, true}, dim_panels * kPanel, shape.panels, words);
   }
@@ -128,18 +148,18 @@ inline void bin_gradient(const Problem& problem, int64_t index, int64_t bin_inde
   const Bin& bin = bins.bins[bin_index];
   attention_of(problem, bin, words, shape, image, scratch, clock);
   clock.enter(Stage::kContext);
-  if (problem.cosine) context_norms(problem, bin, shape, image, scratch, true);
+  sum_words(problem, index, bin, shape, image, scratch, true);
   clock.enter(Stage::kPool);
   word_gradients(problem, index, bin, scratch, norms, grad_scores, out);
   clock.enter(Stage::kGradient);
   const Tile tile = tile_of(scratch, bin, shape.regions);
   if (problem.cosine)
-    affinity_gradient_of<Operand, true>(problem, tile, out.terms, scratch.spread);
+    affinity_gradient_of<Operand, true>(problem, tile, out.terms, scratch.spread, out.by_words);
   else
-    affinity_gradient_of<Operand, false>(problem, tile, out.terms, scratch.spread);
+    affinity_gradient_of<Operand, false>(problem, tile, out.terms, scratch.spread, out.by_words);
   clear_padding(scratch.spread, bin, shape.panels);
   clock.enter(Stage::kGradGram);
-  if (problem.cosine) context_gradient(problem, bin, shape, tile, scratch, out);
+  if (problem.cosine) context_gradient(problem, index, bin, shape, image, tile, scratch, out);
 
   // dV^T += T^T ds, then in turn dT += ds V.
   clock.enter(Stage::kGradRegions);
@@ -159,10 +179,16 @@ inline void bin_gradient(const Problem& problem, int64_t index, int64_t bin_inde
   __atomic_store_n(total.images + bin_index, index + 1, __ATOMIC_RELEASE);
 }
 
-template <class Value>
-inline void write_row(const float* chunks, int64_t stride, int64_t dim, Value* row) {
-  for (int64_t d = 0; d < dim; d += kPanel, chunks += stride)
-    for (int64_t i = 0; i < kPanel && d + i < dim; ++i) narrow(chunks[i], row + d + i);
+// row[d] = the chunks' value + more(d)
+template <class Value, class More>
+inline void write_row(const float* chunks, int64_t stride, int64_t dim, Value* row, More more) {
+  const auto write = [&](int64_t d, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) narrow(static_cast<float>(chunks[i] + more(d + i)), row + d + i);
+    chunks += stride;
+  };
+  int64_t d = 0;
+  for (; d + kPanel <= dim; d += kPanel) write(d, kPanel);
+  if (d < dim) write(d, dim - d);
 }
 
 // dL/dt = sum ds V + lengthwise t, into the row of `grad` that belongs to the word.
@@ -171,23 +197,22 @@ inline void write_words(const Problem& problem, const Bin& bin, const WordSum& t
   const int64_t stride = bin.rows * kPanel;
   for_words<Operand>(problem, bin, [&](const auto* row, int64_t r) {
     using Value = std::remove_const_t<std::remove_pointer_t<decltype(row)>>;
-    float* sum = total.gradient + bin.offset * panels_of(problem.dim) * kPanel + r * kPanel;
-    for (int64_t d = 0; d < problem.dim; ++d) {
-      float& value = sum[(d / kPanel) * stride + d % kPanel];
-      value = static_cast<float>(value + total.lengthwise[bin.offset + r] * widen(row[d]));
-    }
-    write_row(sum, stride, problem.dim, static_cast<Value*>(grad) + (row - static_cast<const Value*>(problem.texts.rows)));
+    const float* sum = total.gradient + bin.offset * panels_of(problem.dim) * kPanel + r * kPanel;
+    const double lengthwise = total.lengthwise[bin.offset + r];
+    write_row(sum, stride, problem.dim, static_cast<Value*>(grad) + (row - static_cast<const Value*>(problem.texts.rows)),
+              [&](int64_t d) { return lengthwise * widen(row[d]); });
   });
 }
 
 template <class Operand>
 inline void image_gradient(const Problem& problem, int64_t index, const Bins& bins, const PackedBin* words, const WordPack<Operand>& pack,
                            const Image<Operand>& image, const Scratch<Operand>& scratch, const double* norms, const Gradients& gradients,
-                           const ImageGradient<Operand>& sums, const WordSum& total, StageClock& clock) {
+                           const ImageGradient<Operand>& sums, const WordSum& total, const float* word_center, StageClock& clock) {
   const ImageShape<Operand> shape(problem.images.lengths[index], problem.dim);
   prepare_image(problem, index, true, image, clock);
   std::memset(sums.regions, 0, shape.width * shape.panels * kPanel * 4);
   if (problem.cosine) std::memset(sums.gram, 0, shape.gram_size() * 4);
+  for (double* coefficients : {sums.by_words, sums.by_regions}) std::memset(coefficients, 0, shape.rows * 8);
   for (int64_t b = 0; b < bins.count; ++b) {
     clock.enter(Stage::kPack);
     const PackedBin packed = words ? words[b] : pack.pack(problem, bins.bins[b], 0, sums.words);
@@ -198,16 +223,25 @@ inline void image_gradient(const Problem& problem, int64_t index, const Bins& bi
     mirror(sums.gram, shape.rows, shape.panels);
     const Word* gram = to_right(Operand{}, sums.gram, shape.rows, shape.panels, image.gram);
     const int64_t alloc = shape.rows / Operand::kPer;
-    product<Operand>({image.down, alloc, true}, {gram, alloc}, {sums.regions, shape.width, true}, panels_of(problem.dim) * kPanel,
-                     shape.panels, words_of<Operand>(shape.regions));
+    const Left regions = kCenters<Operand> ? Left{image.across, shape.width, false} : Left{image.down, alloc, true};
+    product<Operand>(regions, {gram, alloc}, {sums.regions, shape.width, true}, panels_of(problem.dim) * kPanel, shape.panels,
+                     words_of<Operand>(shape.regions));
   }
   clock.enter(Stage::kPack);
   transpose_blocks(reinterpret_cast<const Word*>(sums.regions), shape.panels, shape.width, reinterpret_cast<Word*>(sums.flat));
   with_typed<Operand>(problem.dtype, gradients.regions, [&](const auto* typed) {
     using Value = std::remove_const_t<std::remove_pointer_t<decltype(typed)>>;
     Value* rows = static_cast<Value*>(gradients.regions) + problem.images.starts[index] * problem.dim;
-    for (int64_t r = 0; r < shape.regions; ++r)
-      write_row(sums.flat + r * kPanel, shape.panels * kPanel * kPanel, problem.dim, rows + r * problem.dim);
+    for (int64_t r = 0; r < shape.regions; ++r) {
+      const double by_words = sums.by_words[r], by_regions = sums.by_regions[r];
+      const auto write = [&](auto more) {
+        write_row(sums.flat + r * kPanel, shape.panels * kPanel * kPanel, problem.dim, rows + r * problem.dim, more);
+      };
+      if (word_center)
+        write([=, center = image.center](int64_t d) { return by_words * word_center[d] + by_regions * center[d]; });
+      else
+        write([](int64_t) { return 0.0f; });
+    }
   });
   clock.enter(Stage::kWait);
 }
@@ -216,18 +250,21 @@ template <class Operand>
 void backward(const Problem& problem, const Bins& bins, const Gradients& gradients) {
   const ImageShape<Operand> largest(longest(problem.images), problem.dim);
   const bool direct = any_direct(problem), packed_once = bins_together<Operand>(problem, bins, 0, true) == bins.count;
+  const Buffers center_buffer(1, largest.width * 4);
+  float* word_center = kCenters<Operand> && problem.cosine ? reinterpret_cast<float*>(center_buffer[0]) : nullptr;
+  if (word_center) find_word_center<Operand>(problem, bins, word_center);
   Arena measure;
   const auto layout = [&](Arena& arena, auto&& use) {
-    const Image<Operand> image(arena, problem, largest, true);
+    const Image<Operand> image(arena, problem, largest, true, direct);
     const Scratch<Operand> scratch(arena, problem, bins, largest, direct, true);
     const ImageGradient<Operand> sums(arena, problem, bins, largest);
-    const WordPack<Operand> pack(arena, problem.dim, packed_once ? 0 : bins.max_rows, true);
+    const WordPack<Operand> pack(arena, problem.dim, packed_once ? 0 : bins.max_rows, true, word_center);
     use(image, scratch, sums, pack);
   };
   layout(measure, [](auto&&...) {});
   const int64_t threads = problem.threads < problem.images.count ? problem.threads : problem.images.count;
   Arena words_size;
-  WordPack<Operand>(words_size, problem.dim, packed_once ? bins.rows : 0, true);
+  WordPack<Operand>(words_size, problem.dim, packed_once ? bins.rows : 0, true, word_center);
   const Buffers buffers(threads, measure.used()), words_buffer(1, words_size.used());
   const Buffers norms_buffer(1, bins.rows * 8), lengthwise(1, bins.rows * 8), turns(1, bins.count * 8),
       sum_buffer(1, bins.rows * panels_of(problem.dim) * kPanel * 4);
@@ -236,7 +273,7 @@ void backward(const Problem& problem, const Bins& bins, const Gradients& gradien
                       reinterpret_cast<int64_t*>(turns[0])};
   std::memset(total.images, 0, bins.count * 8);
   Arena words_memory(words_buffer[0]);
-  const WordPack<Operand> common(words_memory, problem.dim, packed_once ? bins.rows : 0, true);
+  const WordPack<Operand> common(words_memory, problem.dim, packed_once ? bins.rows : 0, true, word_center);
   std::vector<PackedBin> words(bins.count);
 
   parallel(threads, [&](Member member) {
@@ -250,7 +287,8 @@ void backward(const Problem& problem, const Bins& bins, const Gradients& gradien
       });
       // In rising order, so that the image whose turn it is always belongs to a running thread.
       member.share(problem.images.count, [&](int64_t i) {
-        image_gradient(problem, i, bins, packed_once ? words.data() : nullptr, pack, image, scratch, norms, gradients, sums, total, clock);
+        image_gradient(problem, i, bins, packed_once ? words.data() : nullptr, pack, image, scratch, norms, gradients, sums, total,
+                       word_center, clock);
       });
       clock.enter(Stage::kPack);
       member.share(bins.count, [&](int64_t b) { write_words<Operand>(problem, bins.bins[b], total, gradients.words); });

@@ -115,6 +115,18 @@ inline void with_typed(DType dtype, const void* rows, Use use) {
   }
 }
 
+// sum[d] += row[d]
+template <class Value>
+inline void add_row(const Value* __restrict row, int64_t dim, float* __restrict sum) {
+  for (int64_t d = 0; d < dim; ++d) sum[d] += widen(row[d]);
+}
+
+// 16 words of a float32 row, less as many of the center.
+inline void less_center(const Word* words, const float* center, Word* out) {
+  for (int64_t i = 0; i < 16; i += kLanes)
+    store(reinterpret_cast<float*>(out) + i, load(reinterpret_cast<const float*>(words) + i) - load(center + i));
+}
+
 // Row `r` of an A form of `alloc` rows.
 template <class Operand, class Value>
 inline void pack_row(const Value* row, int64_t dim, int64_t alloc, int64_t r, Word* a_form) {

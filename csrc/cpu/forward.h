@@ -15,10 +15,9 @@ inline void score_bin(const Problem& problem, int64_t index, const Bin& bin, con
   const ImageShape<Operand> shape(problem.images.lengths[index], problem.dim);
   attention_of(problem, bin, words, shape, image, scratch, clock);
   clock.enter(Stage::kContext);
-  if (problem.cosine) context_norms(problem, bin, shape, image, scratch, false);
+  sum_words(problem, index, bin, shape, image, scratch, false);
   clock.enter(Stage::kPool);
-  for (int64_t r = 0; r < bin.used; ++r)
-    scratch.similarity[r] = word_similarity(problem, word_sums(problem, scratch, r), norms[bin.offset + r]);
+  for (int64_t r = 0; r < bin.used; ++r) scratch.similarity[r] = word_similarity(problem, scratch.sums[r], norms[bin.offset + r]);
   for (int64_t t = 0; t < bin.text_count; ++t) {
     const BinText& text = bin.texts[t];
     scores[index * problem.texts.count + text.text] = pool_score(problem, scratch.similarity + text.begin, text.end - text.begin);
@@ -45,14 +44,14 @@ void forward(const Problem& problem, const Bins& bins, float* scores) {
   windows.push_back(bins.count);
 
   Arena image_size, scratch_size, words_size;
-  Image<Operand>(image_size, problem, largest, direct);
+  Image<Operand>(image_size, problem, largest, false, direct);
   Scratch<Operand>(scratch_size, problem, bins, largest, direct, false);
-  WordPack<Operand>(words_size, problem.dim, window_rows, false);
+  WordPack<Operand>(words_size, problem.dim, window_rows, false, nullptr);
   const Buffers image_buffers(threads, image_size.used()), scratches(threads, scratch_size.used()), words_buffer(1, words_size.used()),
       norms_buffer(1, bins.rows * 8);
   double* norms = reinterpret_cast<double*>(norms_buffer[0]);
   Arena words_memory(words_buffer[0]);
-  const WordPack<Operand> pack(words_memory, problem.dim, window_rows, false);
+  const WordPack<Operand> pack(words_memory, problem.dim, window_rows, false, nullptr);
   std::vector<PackedBin> words(bins.count);
 
   parallel(threads, [&](Member member) {
@@ -61,7 +60,7 @@ void forward(const Problem& problem, const Bins& bins, float* scores) {
     const Scratch<Operand> scratch(arena, problem, bins, largest, direct, false);
     const auto image_of = [&](int64_t thread) {
       Arena memory(image_buffers[thread]);
-      return Image<Operand>(memory, problem, largest, direct);
+      return Image<Operand>(memory, problem, largest, false, direct);
     };
     const auto score = [&](int64_t index, int64_t bin, int64_t thread) {
       score_bin(problem, index, bins.bins[bin], words[bin], image_of(thread), scratch, norms, scores, clock);

@@ -45,41 +45,96 @@ inline bool any_direct(const Problem& problem) {
   return any;
 }
 
+// Backward in float32 multiplies by regions less their mean, the center: what the attention receives is the small difference of
+// alpha <t, v_j> and beta <c, v_j> that is left between regions, and their common part, however large, has no share in it. In bfloat16
+// a centered region would be rounded again.
+template <class Operand>
+constexpr bool kCenters = Operand::kPer == 1;
+
 template <class Operand>
 struct Image {
-  Word* across;    // B form of V^T: K is the width, columns are regions (affinities)
-  Word* down;      // B form of V: K is the regions, columns are the width (contexts, word gradients)
-  Word* gram;      // B form of G = V V^T
-  Word* rows;      // A form of V, the same as `down` in float32; null where `across` serves for it
-  float* product;  // C form of G while packing; in float32 the same as `gram`
+  Word* across;           // B form of V^T: K is the width, columns are regions (affinities). Backward in float32: less the center
+  Word* down;             // B form of V: K is the regions, columns are the width (contexts, word gradients)
+  Word* gram;             // B form of G = V V^T
+  Word* rows;             // A form of V, the same as `down` in float32; null where `across` serves for it
+  float* product;         // C form of G while packing; in float32 the same as `gram`
+  float* center;          // [width], zeros where regions are not centered
+  double* center_square;  // |center|^2
+  float* squares;         // [regions] |v_j - center|^2
+  float* pull;            // [regions] <center, v_j - center>
 
-  // `needs_down`: backward, or contexts formed directly.
-  Image(Arena& arena, const Problem& problem, const ImageShape<Operand>& largest, bool needs_down) {
+  // `backward` and `direct` (contexts formed directly) need `down`.
+  Image(Arena& arena, const Problem& problem, const ImageShape<Operand>& largest, bool backward, bool direct) {
     constexpr bool rounds = Operand::kPer > 1;
+    const bool needs_down = backward || direct;
     across = arena.take<Word>(largest.regions_size());
     rows = rounds || needs_down ? arena.take<Word>(largest.regions_size()) : nullptr;
     product = problem.cosine ? arena.take<float>(largest.gram_size()) : nullptr;
     down = !rounds ? rows : needs_down ? arena.take<Word>(largest.regions_size()) : nullptr;
     gram = !rounds ? reinterpret_cast<Word*>(product) : problem.cosine ? arena.take<Word>(largest.gram_size() / 2) : nullptr;
+    center = arena.take<float>(largest.width);
+    center_square = arena.take<double>(1);
+    squares = arena.take<float>(largest.rows);
+    pull = arena.take<float>(largest.rows);
   }
 };
 
-// Regions of one image into `across`, and `rows` where it is kept: 16 x 16 words are packed, and transposed while they are in cache.
+// The mean of the regions, or zeros. Any vector near it serves as well: its rounding does not matter.
 template <class Operand>
-inline void pack_regions(const Problem& problem, int64_t image, const ImageShape<Operand>& shape, const Image<Operand>& out) {
+inline void find_center(const Problem& problem, int64_t image, const ImageShape<Operand>& shape, bool centers, const Image<Operand>& out) {
+  std::memset(out.center, 0, shape.width * 4);
+  *out.center_square = 0.0;
+  if (!centers) return;
+  with_typed<Operand>(problem.dtype, problem.images.rows, [&](const auto* rows) {
+    rows += problem.images.starts[image] * problem.dim;
+    for (int64_t j = 0; j < shape.regions; ++j, rows += problem.dim) add_row(rows, problem.dim, out.center);
+  });
+  for (int64_t d = 0; d < problem.dim; ++d) {
+    out.center[d] /= static_cast<float>(shape.regions);
+    *out.center_square += static_cast<double>(out.center[d]) * out.center[d];
+  }
+}
+
+// out[j] = <center, v_j - center>
+template <class Operand>
+inline void find_pull(const ImageShape<Operand>& shape, const Image<Operand>& out) {
+  for (int64_t p = 0; p < shape.panels; ++p) {
+    const float* regions = reinterpret_cast<const float*>(out.across + p * shape.blocks * 256);
+    Vec sum[kParts] = {};
+    for (int64_t d = 0; d < shape.dim; ++d)
+      for (int part = 0; part < kParts; ++part) sum[part] += load(regions + d * kPanel + part * kLanes) * out.center[d];
+    for (int part = 0; part < kParts; ++part) store(out.pull + p * kPanel + part * kLanes, sum[part]);
+  }
+}
+
+// Regions of one image into `across`, less the center, and into `rows` as they are where that is kept: 16 x 16 words are packed, and
+// transposed while they are in cache. Without `across` the rows alone.
+template <class Operand>
+inline void pack_regions(const Problem& problem, int64_t image, const ImageShape<Operand>& shape, Word* across, Word* out_rows,
+                         const float* center) {
   constexpr int64_t step = 16 * Operand::kPer;
-  alignas(64) Word spare[256];
+  alignas(64) Word spare[256], centered[256];
   with_typed<Operand>(problem.dtype, problem.images.rows, [&](const auto* rows) {
     rows += problem.images.starts[image] * problem.dim;
     for (int64_t p = 0; p < shape.rows / kPanel; ++p)
       for (int64_t k = 0; k < shape.blocks; ++k) {
-        Word* block = out.rows ? out.rows + (k * shape.rows + p * kPanel) * 16 : spare;
+        Word* block = out_rows ? out_rows + (k * shape.rows + p * kPanel) * 16 : spare;
+        const int64_t there = shape.regions - p * kPanel < kPanel ? shape.regions - p * kPanel : kPanel;
         for (int64_t r = 0; r < kPanel; ++r)
-          if (p * kPanel + r < shape.regions)
+          if (r < there)
             pack_words(Operand{}, rows + (p * kPanel + r) * problem.dim, k * step, problem.dim, block + r * 16);
           else
             std::memset(block + r * 16, 0, 64);
-        transpose_blocks(block, 1, 16, out.across + (p * shape.blocks + k) * 256);
+        if (!across) continue;
+        if (center) {
+          for (int64_t r = 0; r < kPanel; ++r)
+            if (r < there)
+              less_center(block + r * 16, center + k * step, centered + r * 16);
+            else
+              std::memset(centered + r * 16, 0, 64);
+          block = centered;
+        }
+        transpose_blocks(block, 1, 16, across + (p * shape.blocks + k) * 256);
       }
   });
 }
@@ -103,26 +158,41 @@ inline void double_upper(float* c_form, int64_t rows, int64_t panels) {
 }
 
 // Fills what the direction needs. Backward wants V both ways and all of G; forward only the triangle of G.
+//
+// With regions v_j = m + v'_j (m the center) backward's G is that of <v'_k, v'_j> + <m, v'_j>, so that (e G)_j is <sum e v, v'_j>.
 template <class Operand>
 inline void prepare_image(const Problem& problem, int64_t image, bool backward, const Image<Operand>& out, StageClock& clock) {
   clock.enter(Stage::kPack);
   const ImageShape<Operand> shape(problem.images.lengths[image], problem.dim);
-  pack_regions(problem, image, shape, out);
-  const bool gram = use_gram(problem, shape.regions);
+  const bool centers = kCenters<Operand> && backward && problem.cosine, gram = use_gram(problem, shape.regions);
+  find_center(problem, image, shape, centers, out);
+  pack_regions(problem, image, shape, out.across, out.rows, centers ? out.center : nullptr);
   if (backward || (problem.cosine && !gram)) rows_to_right(Operand{}, out.rows, shape.rows, shape.blocks, out.down);
   if (!gram) return;
 
   clock.enter(Stage::kGram);
-  const Left left = out.rows ? Left{out.rows, shape.rows, false} : Left{out.across, shape.blocks * 16, true};
+  const Left left = out.rows && !centers ? Left{out.rows, shape.rows, false} : Left{out.across, shape.blocks * 16, true};
   const Right right{out.across, shape.blocks * 16};
   product<Operand>(left, right, Result{out.product, shape.rows, false}, shape.panels * kPanel, shape.panels, words_of<Operand>(problem.dim),
                    Extent::kUpperRows);
   for (int64_t p = 0; p < shape.panels; ++p)  // rows beyond the last panel are K of the next product
     std::memset(out.product + (p * shape.rows + shape.panels * kPanel) * kPanel, 0, (shape.rows - shape.panels * kPanel) * kPanel * 4);
+  for (int64_t j = 0; j < shape.panels * kPanel; ++j) out.squares[j] = out.product[(j / kPanel * shape.rows + j) * kPanel + j % kPanel];
+  std::memset(out.pull, 0, shape.rows * 4);
   if (backward)
     mirror(out.product, shape.rows, shape.panels);
   else
     double_upper(out.product, shape.rows, shape.panels);
+  if constexpr (kCenters<Operand>) {
+    if (centers) {
+      find_pull(shape, out);
+      for (int64_t p = 0; p < shape.panels; ++p)
+        for (int64_t i = 0; i < shape.regions * kPanel; i += kLanes) {
+          float* value = out.product + p * shape.rows * kPanel + i;
+          store(value, load(value) + load(out.pull + p * kPanel + i % kPanel));
+        }
+    }
+  }
   to_right(Operand{}, out.product, shape.rows, shape.panels, out.gram);
 }
 

@@ -25,7 +25,7 @@ inline void for_words(const Problem& problem, const Bin& bin, Use use) {
 template <class Operand>
 inline void word_norms(const Problem& problem, const Bin& bin, double* norms) {
   for_words<Operand>(problem, bin, [&](const auto* row, int64_t r) {
-    float lanes[kPanel] = {};
+    alignas(64) float lanes[kPanel] = {};
     for (int64_t d = 0; d < problem.dim; d += kPanel)
       for (int64_t i = 0; i < kPanel && d + i < problem.dim; ++i) lanes[i] += widen(row[d + i]) * widen(row[d + i]);
     norms[bin.offset + r] = std::sqrt(lane_sum(lanes));
@@ -35,8 +35,21 @@ inline void word_norms(const Problem& problem, const Bin& bin, double* norms) {
 // T and T^T as left operands.
 struct PackedBin {
   Left across;
-  Left down;  // backward only
+  Left down;  // backward only; less the center of the words, where there is one
 };
+
+// The mean of all words of the problem, to [width] floats. Like the center of the regions it is taken out of the products of a cosine's
+// backward in float32, and for the same reason; any vector near it serves as well.
+template <class Operand>
+inline void find_word_center(const Problem& problem, const Bins& bins, float* center) {
+  std::memset(center, 0, padded<Operand>(problem.dim) * 4);
+  int64_t words = 0;
+  for (int64_t b = 0; b < bins.count; ++b) {
+    words += bins.bins[b].used;
+    for_words<Operand>(problem, bins.bins[b], [&](const auto* row, int64_t) { add_row(row, problem.dim, center); });
+  }
+  for (int64_t d = 0; d < problem.dim; ++d) center[d] /= static_cast<float>(words);
+}
 
 // Memory for the words of up to `rows` rows of bins.
 template <class Operand>
@@ -44,9 +57,11 @@ class WordPack {
  public:
   static constexpr bool kRounds = Operand::kPer > 1;
 
-  WordPack(Arena& arena, int64_t dim, int64_t rows, bool backward) : size_(padded<Operand>(dim) / Operand::kPer), backward_(backward) {
+  // `center`: of the words, or null.
+  WordPack(Arena& arena, int64_t dim, int64_t rows, bool backward, const float* center)
+      : size_(padded<Operand>(dim) / Operand::kPer), backward_(backward), center_(center) {
     across_ = arena.take<Word>(rows * size_);
-    down_ = kRounds && backward ? arena.take<Word>(rows * size_) : across_;
+    down_ = (kRounds && backward) || center ? arena.take<Word>(rows * size_) : across_;
   }
 
   // Packs the words of `bin` at row `at` of this memory; `spare` holds the forms of one bin.
@@ -55,13 +70,26 @@ class WordPack {
     for_words<Operand>(problem, bin, [&](const auto* row, int64_t r) { pack_row<Operand>(row, problem.dim, bin.rows, r, across); });
     for (int64_t r = bin.used; r < bin.rows; ++r) clear_row<Operand>(problem.dim, bin.rows, r, across);
     PackedBin packed{{across, bin.rows, false}, {}};
-    if (backward_) packed.down = transposed(Operand{}, across, bin.rows, size_ / 16, down_ + at * size_, spare);
+    if (center_)
+      packed.down = centered(bin, across, down_ + at * size_);
+    else if (backward_)
+      packed.down = transposed(Operand{}, across, bin.rows, size_ / 16, down_ + at * size_, spare);
     return packed;
   }
 
  private:
+  Left centered(const Bin& bin, const Word* across, Word* out) const {
+    for (int64_t k = 0; k < size_; k += 16) {
+      Word* to = out + k * bin.rows;
+      for (int64_t r = 0; r < bin.used; ++r) less_center(across + (k * bin.rows) + r * 16, center_ + k, to + r * 16);
+      std::memset(to + bin.used * 16, 0, (bin.rows - bin.used) * 64);
+    }
+    return {out, bin.rows, true};
+  }
+
   int64_t size_;  // words of a row
   bool backward_;
+  const float* center_;
   Word* across_;
   Word* down_;
 };
@@ -69,7 +97,8 @@ class WordPack {
 // How many bins from `first` on are packed together; one at least.
 template <class Operand>
 inline int64_t bins_together(const Problem& problem, const Bins& bins, int64_t first, bool backward) {
-  const int64_t row_bytes = padded<Operand>(problem.dim) / Operand::kPer * 4 * (WordPack<Operand>::kRounds && backward ? 2 : 1);
+  const int64_t row_bytes =
+      padded<Operand>(problem.dim) / Operand::kPer * 4 * (backward && (WordPack<Operand>::kRounds || problem.cosine) ? 2 : 1);
   int64_t last = first + 1;
   while (last < bins.count && (bins.bins[last].offset + bins.bins[last].rows - bins.bins[first].offset) * row_bytes <= kPackedBytes) ++last;
   return last - first;

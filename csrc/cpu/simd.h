@@ -77,10 +77,35 @@ inline Vec exp(Vec x) {
   return exp_bounded<degree>(maximum(broadcast(-87.0f), x), broadcast(1.0f));
 }
 
+// A sum down many rows of which little is left in the end: few rows in float32, which costs an addition each, and the rest in double.
+class LongSum {
+ public:
+  void add(int64_t row, Vec x) {
+    part_ += x;
+    if (row % 8 == 7) flush();
+  }
+  void add_to(double* lanes) {
+    flush();
+    for (int i = 0; i < kLanes; ++i) lanes[i] += total_[i];
+  }
+
+ private:
+  typedef double WideVec __attribute__((vector_size(8 * kLanes)));
+  void flush() {
+    total_ += __builtin_convertvector(part_, WideVec);
+    part_ = Vec{};
+  }
+  Vec part_ = {};
+  WideVec total_ = {};
+};
+
 // In double, like all that is computed once a word: the gradient of a cosine near 1 is a small difference of large terms.
-inline double lane_sum(const float* p) {
-  double sum[4] = {};
-  for (int i = 0; i < kPanel; ++i) sum[i % 4] += p[i];
+template <class Value>
+inline double lane_sum(const Value* p) {
+  typedef Value Four __attribute__((vector_size(4 * sizeof(Value)), may_alias));
+  typedef double WideFour __attribute__((vector_size(32)));
+  WideFour sum = {};
+  for (int i = 0; i < kPanel; i += 4) sum += __builtin_convertvector(*reinterpret_cast<const Four*>(p + i), WideFour);
   return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "attention.h"
+#include "direct.h"
 #include "image.h"
 #include "pack.h"
 #include "pool.h"
@@ -15,15 +16,19 @@ struct Scratch {
   float* affinity;  // C forms, rows x regions
   float* normed;
   float* attention;
-  float* spread;                    // e G: backward; forward reuses `affinity`
-  float* context;                   // C form, rows x width: e V, where the Gram way is not taken
-  Word* left;                       // a tile rounded to an A form; unused in float32
-  Word* right;                      // a tile rounded to a B form; likewise
-  float *top, *sum, *dot, *square;  // [rows][16]
-  double* similarity;               // u of each word
+  float* spread;                                   // e G: backward; forward reuses `affinity`
+  float* context;                                  // C form, rows x width: e V, where the Gram way is not taken
+  Word* left;                                      // a tile rounded to an A form; unused in float32
+  Word* right;                                     // a tile rounded to a B form; likewise
+  float *top, *sum, *dot, *square, *bound, *pull;  // [rows][16]
+  float* shift;                                    // [rows]
+  WordSums* sums;
+  double* similarity;  // u of each word
   float* weights;
+  Direct<Operand> direct;
 
-  Scratch(Arena& arena, const Problem& problem, const Bins& bins, const ImageShape<Operand>& largest, bool any_direct, bool backward) {
+  Scratch(Arena& arena, const Problem& problem, const Bins& bins, const ImageShape<Operand>& largest, bool any_direct, bool backward)
+      : direct(arena, problem, largest, bins.max_rows, backward) {
     const int64_t rows = bins.max_rows, tile = rows * largest.rows;
     const int64_t wide = any_direct && largest.width > largest.rows ? rows * largest.width : tile;
     const bool rounds = Operand::kPer > 1;
@@ -34,10 +39,9 @@ struct Scratch {
     context = any_direct ? arena.take<float>(rows * largest.width) : nullptr;
     left = rounds ? arena.take<Word>(wide / 2) : nullptr;
     right = rounds && backward ? arena.take<Word>(wide / 2) : nullptr;
-    top = arena.take<float>(rows * kPanel);
-    sum = arena.take<float>(rows * kPanel);
-    dot = arena.take<float>(rows * kPanel);
-    square = arena.take<float>(rows * kPanel);
+    for (float** lanes : {&top, &sum, &dot, &square, &bound, &pull}) *lanes = arena.take<float>(rows * kPanel);
+    shift = arena.take<float>(rows);
+    sums = arena.take<WordSums>(rows);
     similarity = arena.take<double>(rows);
     weights = arena.take<float>(rows);
   }
@@ -56,6 +60,30 @@ inline void row_products(const float* a, const float* b, int64_t rows, int64_t p
   }
 }
 
+// Beside e h, whose sum is the square of the context less what the center adds: e^2 |v|^2 and, with `pulls`, e <center, v>, by the same
+// lanes.
+template <bool pulls>
+inline void gram_products(const float* e, const float* h, const float* squares, const float* pull, int64_t rows, int64_t panels,
+                          float* square_sums, float* bound_sums, float* pull_sums) {
+  constexpr int kTogether = kLanes == 16 ? 8 : 4;  // registers a sum; rows of a bin are a multiple of 16
+  for (int64_t i = 0; i < rows * kPanel; i += kTogether * kLanes) {
+    Vec sum[kTogether] = {}, bound[kTogether] = {}, pulled[kTogether] = {};
+    for (int64_t p = 0; p < panels; ++p)
+      for (int j = 0; j < kTogether; ++j) {
+        const int64_t at = p * rows * kPanel + i + j * kLanes, lanes = p * kPanel + j % kParts * kLanes;
+        const Vec ev = load(e + at);
+        sum[j] += ev * load(h + at);
+        bound[j] += ev * ev * load(squares + lanes);
+        if constexpr (pulls) pulled[j] += ev * load(pull + lanes);
+      }
+    for (int j = 0; j < kTogether; ++j) {
+      store(square_sums + i + j * kLanes, sum[j]);
+      store(bound_sums + i + j * kLanes, bound[j]);
+      store(pull_sums + i + j * kLanes, pulled[j]);
+    }
+  }
+}
+
 // Rows that hold no word are inner dimension of the gradients' products: they must be zeros there.
 inline void clear_padding(float* c_form, const Bin& bin, int64_t panels) {
   for (int64_t p = 0; p < panels; ++p) std::memset(c_form + (p * bin.rows + bin.used) * kPanel, 0, (bin.rows - bin.used) * kPanel * 4);
@@ -63,8 +91,28 @@ inline void clear_padding(float* c_form, const Bin& bin, int64_t panels) {
 
 template <class Operand>
 inline Tile tile_of(const Scratch<Operand>& scratch, const Bin& bin, int64_t regions) {
-  return {bin.texts,      bin.text_count,    bin.rows,    regions,     scratch.affinity,
+  return {bin.texts,      bin.text_count,    bin.rows,    regions,     scratch.affinity, scratch.shift,
           scratch.normed, scratch.attention, scratch.top, scratch.sum, scratch.dot};
+}
+
+// <t, center> of every word of the bin.
+template <class Operand>
+inline void shifts_of(const Bin& bin, const PackedBin& words, const ImageShape<Operand>& shape, const Image<Operand>& image,
+                      const Scratch<Operand>& scratch) {
+  if (*image.center_square == 0.0) {
+    std::memset(scratch.shift, 0, bin.rows * 4);
+    return;
+  }
+  const float* rows = reinterpret_cast<const float*>(words.across.words);
+  for (int64_t r = 0; r < bin.rows; ++r) {
+    Vec sum[kParts] = {};
+    for (int64_t k = 0; k < shape.blocks; ++k)
+      for (int part = 0; part < kParts; ++part)
+        sum[part] += load(rows + (k * bin.rows + r) * kPanel + part * kLanes) * load(image.center + k * kPanel + part * kLanes);
+    alignas(64) float lanes[kPanel];
+    for (int part = 0; part < kParts; ++part) store(lanes + part * kLanes, sum[part]);
+    scratch.shift[r] = static_cast<float>(lane_sum(lanes));
+  }
 }
 
 // Affinities of the words with the image, then their attention.
@@ -75,6 +123,7 @@ inline void attention_of(const Problem& problem, const Bin& bin, const PackedBin
   product<Operand>(words.across, {image.across, shape.blocks * 16}, {scratch.affinity, bin.rows, false}, bin.rows, shape.panels,
                    words_of<Operand>(problem.dim));
   clock.enter(Stage::kAttention);
+  shifts_of(bin, words, shape, image, scratch);
   clear_padding(scratch.attention, bin, shape.panels);
   const Tile tile = tile_of(scratch, bin, shape.regions);
   switch (problem.word_norm) {
@@ -87,40 +136,51 @@ inline void attention_of(const Problem& problem, const Bin& bin, const PackedBin
   }
 }
 
-// |sum_j e_j v_j|^2 of every word as 16 lanes, and what backward needs of it: e G in `spread` (all of it only if `backward`).
+// The sums of every word over the regions, and what backward needs beside them: e G in `spread`.
 template <class Operand>
-inline void context_norms(const Problem& problem, const Bin& bin, const ImageShape<Operand>& shape, const Image<Operand>& image,
-                          const Scratch<Operand>& scratch, bool backward) {
-  const Word* attention = to_left(Operand{}, scratch.attention, bin.rows, shape.panels, scratch.left);
-  const int64_t region_words = words_of<Operand>(shape.regions);
-  const Left left{attention, bin.rows, false};
-  if (use_gram(problem, shape.regions)) {
-    product<Operand>(left, {image.gram, shape.rows / Operand::kPer}, {scratch.spread, bin.rows, false}, bin.rows, shape.panels,
-                     region_words, backward ? Extent::kFull : Extent::kUpperInner);
-    row_products(scratch.attention, scratch.spread, bin.rows, shape.panels, scratch.square);
-    return;
+inline void sum_words(const Problem& problem, int64_t index, const Bin& bin, const ImageShape<Operand>& shape, const Image<Operand>& image,
+                      const Scratch<Operand>& scratch, bool backward) {
+  const bool gram = use_gram(problem, shape.regions);
+  if (problem.cosine) {
+    const Word* attention = to_left(Operand{}, scratch.attention, bin.rows, shape.panels, scratch.left);
+    const int64_t region_words = words_of<Operand>(shape.regions), dim_panels = panels_of(problem.dim);
+    const Left left{attention, bin.rows, false};
+    if (gram) {
+      product<Operand>(left, {image.gram, shape.rows / Operand::kPer}, {scratch.spread, bin.rows, false}, bin.rows, shape.panels,
+                       region_words, backward ? Extent::kFull : Extent::kUpperInner);
+      const auto sums = backward && kCenters<Operand> ? gram_products<true> : gram_products<false>;
+      sums(scratch.attention, scratch.spread, image.squares, image.pull, bin.rows, shape.panels, scratch.square, scratch.bound,
+           scratch.pull);
+    } else {
+      product<Operand>(left, {image.down, shape.rows / Operand::kPer}, {scratch.context, bin.rows, false}, bin.rows, dim_panels,
+                       region_words);
+      if (backward) {
+        const Word* context = to_left(Operand{}, scratch.context, bin.rows, dim_panels, scratch.left);
+        product<Operand>({context, bin.rows, false}, {image.across, shape.blocks * 16}, {scratch.spread, bin.rows, false}, bin.rows,
+                         shape.panels, words_of<Operand>(problem.dim));
+        row_products(scratch.attention, scratch.spread, bin.rows, shape.panels, scratch.square);
+      }
+    }
   }
-  const int64_t dim_panels = panels_of(problem.dim);
-  product<Operand>(left, {image.down, shape.rows / Operand::kPer}, {scratch.context, bin.rows, false}, bin.rows, dim_panels, region_words);
-  row_products(scratch.context, scratch.context, bin.rows, dim_panels, scratch.square);
-  if (!backward) return;
-  const Word* context = to_left(Operand{}, scratch.context, bin.rows, dim_panels, scratch.left);
-  product<Operand>({context, bin.rows, false}, {image.across, shape.blocks * 16}, {scratch.spread, bin.rows, false}, bin.rows, shape.panels,
-                   words_of<Operand>(problem.dim));
-}
-
-// What the cosine or dot of one word with its context is made of; e is the attention without its denominator.
-struct WordSums {
-  double dot;      // sum e s
-  double sum;      // sum e
-  double context;  // |sum e v|, 0 for the dot similarity
-};
-
-template <class Operand>
-inline WordSums word_sums(const Problem& problem, const Scratch<Operand>& scratch, int64_t row) {
-  const double square = problem.cosine ? lane_sum(scratch.square + row * kPanel) : 0.0;
-  return {lane_sum(scratch.dot + row * kPanel), lane_sum(scratch.sum + row * kPanel),
-          std::sqrt(square > 0.0 || square != square ? square : 0.0)};
+  const double center = *image.center_square;
+  scratch.direct.clear();
+  for (int64_t r = 0; r < bin.used; ++r) {
+    const auto lanes = [&](const float* values) { return lane_sum(values + r * kPanel); };
+    const double sum = lanes(scratch.sum), dot = lanes(scratch.dot);
+    WordSums& w = scratch.sums[r] = {sum, dot + sum * scratch.shift[r], 0.0, dot / sum, 0.0, false};
+    if (!problem.cosine) continue;
+    if (backward) w.mean_h = lanes(scratch.square) / sum;
+    if (gram) {
+      const double square = lanes(scratch.square) + (center > 0.0 ? sum * (lanes(scratch.pull) + sum * center) : 0.0);
+      w.context = std::sqrt(square > 0.0 || square != square ? square : 0.0);
+      w.direct = cancels(square, std::max(lanes(scratch.bound), sum * sum * center));
+      if (w.direct) scratch.direct.add(r);
+    } else {
+      sum_context<Operand>(problem, bin, r, scratch.context, bin.rows, r, w);
+    }
+  }
+  if (scratch.direct.any())
+    direct_words(problem, index, bin, shape, image, scratch.attention, scratch.spread, scratch.sums, backward, scratch.direct);
 }
 
 // u of one word. The cosine does not change when the attention is scaled, so its denominator only meets epsilon.

@@ -1,8 +1,11 @@
 """The command `gloria`, one module for each room of commands."""
 
+import warnings
+
 import typer
 
 from gloria.cli.attend import attend, localize
+from gloria.cli.common import format_warning
 from gloria.cli.convert import card, convert
 from gloria.cli.imports import import_table
 from gloria.cli.index import app as index
@@ -27,4 +30,5 @@ app.add_typer(index, name="index")
 
 def main() -> None:
     """Entry point of the console script."""
+    warnings.formatwarning = format_warning
     app()

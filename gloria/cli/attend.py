@@ -9,7 +9,7 @@ import typer
 
 from gloria.attention import attention_figure, save
 from gloria.attention_page import attention_page
-from gloria.cli.common import Table, loaded, plain_errors
+from gloria.cli.common import Table, loaded, plain_errors, say
 from gloria.data import Row, read_table
 from gloria.localization import THRESHOLDS, TOLERANCE, Localization, format_localization, localize_rows
 
@@ -38,7 +38,7 @@ def attend(
         out.mkdir(parents=True, exist_ok=True)
         save(figure, out / GRID)
         (out / PAGE).write_text(page, encoding="utf-8")
-    typer.echo(f"wrote {GRID} and {PAGE} to {out}")
+    say(f"wrote {GRID} and {PAGE} to {out}")
 
 
 def localize(
@@ -63,7 +63,7 @@ def localize(
             raise ValueError(f"all masks of {csv} are empty; expected bright pixels where the finding is")
         if out is not None:
             _write(out, found)
-    typer.echo(
+    say(
         f"Attention on the findings of {len(found)} rows with a mask or box, of {len(rows)}, in percent\n"
         f"(pointing game within {tolerance:g} pixels; mean IoU over the thresholds "
         f"{', '.join(map(str, THRESHOLDS))} of the maximum):\n{format_localization(found)}"

@@ -9,14 +9,25 @@ import torch
 import typer
 from transformers.utils import logging as transformers_logging
 
-from gloria.data import Problem, Row, find_problems, read_table
+from gloria.data import Problem, Row, find_problems, find_warnings, read_table
 from gloria.data.table import REQUIRED
+from gloria.messages import plain, plain_lines
 from gloria.modelling import GloriaModel
 from gloria.processing import GloriaProcessor
 
 Table = Annotated[
-    Path, typer.Argument(metavar="TABLE", help="CSV, JSON lines or Parquet with the columns image and report.")
+    Path, typer.Argument(metavar="TABLE", help="CSV, TSV, JSON lines or Parquet with the columns image and report.")
 ]
+
+
+def say(message: str, err: bool = False) -> None:
+    """Print what a command says. Messages quote files, so all of them go through here and none steers the terminal."""
+    typer.echo(plain_lines(message), err=err)
+
+
+def format_warning(message: Warning | str, category: type[Warning], *_place: object, **_line: object) -> str:
+    """Make one line of a warning, which may quote a file: those of the libraries that read files too."""
+    return plain(f"gloria: warning: {message}") + "\n"
 
 
 @contextmanager
@@ -27,7 +38,7 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, OSError, NotImplementedError, ImportError) as error:
-        typer.echo(f"gloria: {error}", err=True)
+        say(f"gloria: {error}", err=True)
         raise typer.Exit(2) from error
 
 
@@ -37,9 +48,11 @@ def good_rows(csv: Path, skip: bool, reports: bool = True) -> list[Row]:
     Without `reports`, neither the rows need a report nor the table a column of them.
     """
     rows = read_table(csv, REQUIRED if reports else ["image"])
+    for warning in find_warnings(rows):
+        say(f"{csv}: warning: {warning}", err=True)
     problems: Sequence[Problem] = find_problems(rows, progress=True, need_reports=reports)
     for problem in problems:
-        typer.echo(f"{csv}, {problem}", err=True)
+        say(f"{csv}, {problem}", err=True)
     bad = {problem.line for problem in problems}
     if bad and not skip:
         raise ValueError(f"{len(bad)} of {len(rows)} rows are bad; mend them, or leave them out with --bad-rows skip")
@@ -47,7 +60,7 @@ def good_rows(csv: Path, skip: bool, reports: bool = True) -> list[Row]:
     if not good:
         raise ValueError(f"{csv} has no good row")
     if bad:
-        typer.echo(f"skipping {len(bad)} bad rows of {len(rows)}", err=True)
+        say(f"skipping {len(bad)} bad rows of {len(rows)}", err=True)
     return good
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from gloria.card import write_card
-from gloria.cli.common import plain_errors
+from gloria.cli.common import plain_errors, say
 from gloria.convert import convert as convert_checkpoint
 
 
@@ -26,7 +26,7 @@ def convert(
         model.save_pretrained(out)
         processor.save_pretrained(out)
     parameters = sum(each.numel() for each in model.parameters())
-    typer.echo(f"wrote a model of {parameters / 1e6:.1f} million parameters and its processor to {out}")
+    say(f"wrote a model of {parameters / 1e6:.1f} million parameters and its processor to {out}")
 
 
 def card(
@@ -39,4 +39,4 @@ def card(
     """Write the model card of a run, README.md, for the Hugging Face hub; nothing is sent."""
     with plain_errors():
         written = write_card(run, licence, name, data, None if notes is None else notes.read_text(encoding="utf-8"))
-    typer.echo(f"wrote {written}")
+    say(f"wrote {written}")

@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from gloria.cli.common import plain_errors
+from gloria.cli.common import plain_errors, say
 from gloria.data import write_table
 from gloria.data.layouts import Imported, five_by, read_chexpert, read_mimic, read_openi, read_rsna
-from gloria.data.reports import Section
+from gloria.data.sections import Section
 
 Layout = Literal["mimic", "chexpert", "openi", "rsna"]
 # Which options mean something for which layout.
@@ -23,7 +23,7 @@ OPTIONS = {
 def import_table(
     layout: Annotated[Layout, typer.Argument(help="MIMIC-CXR(-JPG), CheXpert (Plus), Open-i, RSNA pneumonia.")],
     root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder that the data set was unpacked to.")],
-    out: Annotated[Path, typer.Option(help="Table to write: .csv, .jsonl or .parquet.")],
+    out: Annotated[Path, typer.Option(help="Table to write: .csv, .tsv or .jsonl, each also .gz, or .parquet.")],
     reports: Annotated[Path | None, typer.Option(help="mimic: folder of the reports, where it is not ROOT.")] = None,
     section: Annotated[
         Section | None, typer.Option(help="What is taken of a report. Default: both, findings and impression.")
@@ -44,16 +44,21 @@ def import_table(
                 raise ValueError(f"{name} means nothing for {layout}; it is for {', '.join(OPTIONS[name])}")
         imported = _read(layout, root, reports, section or "both", all_views)
         for line in imported.summary():
-            typer.echo(line, err=True)
+            say(line, err=True)
         if not imported.rows:
-            raise ValueError(f"nothing in {root} became a row")
+            raise ValueError(f"nothing in {root} became a row, for the reasons above; expected images and their list")
         rows = imported.rows
         if five:
             chosen, rows = five_by(rows, of_each, seed)
+            if not rows:
+                raise ValueError(
+                    f"--five takes images of all {len({row.patient for row in chosen})} patients, which leaves no row "
+                    f"for {out}; draw fewer (--of-each), or leave --five out"
+                )
             write_table(five, chosen)
-            typer.echo(f"wrote {five}: {len(chosen)} rows")
+            say(f"wrote {five}: {len(chosen)} rows")
         write_table(out, rows)
-        typer.echo(f"wrote {out}: {len(rows)} rows")
+        say(f"wrote {out}: {len(rows)} rows")
 
 
 def _read(layout: Layout, root: Path, reports: Path | None, section: Section, all_views: bool) -> Imported:

@@ -6,14 +6,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from gloria.cli.common import Table, good_rows, loaded, plain_errors
+from gloria.cli.common import Table, good_rows, loaded, plain_errors, say
 from gloria.data import read_table
 from gloria.index import EmbeddingIndex, Retriever, build_index, build_nearest
 from gloria.index.evaluate import KS, format_evaluation
 from gloria.index.evaluate import evaluate as evaluate_index
 from gloria.lock import only_writer
 from gloria.retrieval import BY, By
-from gloria_ops.retrieval import Of
+from gloria_ops import ItemKind
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `gloria train`.")]
 Folder = Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of the index.")]
@@ -22,7 +22,7 @@ Candidates = Annotated[
 ]
 Verify = Annotated[bool, typer.Option(help="Compare the hash of every file, which reads all of the index once.")]
 Cpu = Annotated[bool, typer.Option(help="Use no accelerator.")]
-COLUMN: dict[Of, str] = {"images": "image", "texts": "report"}
+COLUMN: dict[ItemKind, str] = {"images": "image", "texts": "report"}
 Dtype = Literal["float16", "bfloat16", "float32"]
 
 app = typer.Typer(help="Index encoded images or reports on disk, and search them.", no_args_is_help=True)
@@ -33,7 +33,7 @@ def build(
     run: Run,
     csv: Annotated[Path, typer.Argument(metavar="TABLE", help="Table with the column image or report.")],
     out: Annotated[Path, typer.Option(help="Folder of the index; one that was interrupted, or has grown, continues.")],
-    of: Annotated[Of, typer.Option(help="What to index: images, to be found by texts, or texts (the reports).")],
+    of: Annotated[ItemKind, typer.Option(help="What to index: images, to be found by texts, or texts (the reports).")],
     dtype: Annotated[Dtype, typer.Option(help="In which regions and words are kept.")] = "float16",
     faiss: Annotated[
         str | None,
@@ -50,14 +50,14 @@ def build(
             out, *loaded(run, cpu), read_table(csv, [COLUMN[of]]), of, dtype=dtype, batch_size=batch_size, progress=True
         )
         for problem in index.manifest.bad:
-            typer.echo(f"{csv}, {problem}", err=True)
+            say(f"{csv}, {problem}", err=True)
         if faiss is not None:
             index = build_nearest(index, faiss)
     size = sum(file.size for file in index.manifest.shards) / 2**20
     kind = f", FAISS {index.manifest.factory}" if index.manifest.factory else ""
-    typer.echo(f"{out}: {len(index)} {of}, {len(index.shards)} shards, {size:.1f} MiB{kind}")
+    say(f"{out}: {len(index)} {of}, {len(index.shards)} shards, {size:.1f} MiB{kind}")
     if index.manifest.bad:
-        typer.echo(f"left out {len(index.manifest.bad)} bad rows of {index.manifest.rows}", err=True)
+        say(f"left out {len(index.manifest.bad)} bad rows of {index.manifest.rows}", err=True)
 
 
 @app.command()
@@ -83,7 +83,7 @@ def search(
             raise ValueError("--query is empty; expected some words")
         hits: Sequence[Any] = Retriever(*loaded(run, cpu), index)(asked, k, by=by, candidates=candidates)
     for rank, hit in enumerate(hits, 1):
-        typer.echo(f"{rank:>3}  {hit.score:8.4f}  {hit.row.image}  {hit.row.label or '-'}  {hit.row.report}")
+        say(f"{rank:>3}  {hit.score:8.4f}  {hit.row.image}  {hit.row.label or '-'}  {' '.join(hit.row.report.split())}")
 
 
 @app.command()
@@ -105,8 +105,8 @@ def evaluate(
         rows = good_rows(csv, skip=True)
         found = evaluate_index(retriever, rows, k or KS, by=[by] if by else BY, candidates=candidates, progress=True)
     asked = "reports" if index.manifest.of == "images" else "images"
-    typer.echo(
+    say(
         f"{found.queries} {asked} asked of {len(index)} {index.manifest.of}; {found.paired} have a partner in the "
         "index; in percent:"
     )
-    typer.echo(format_evaluation(found))
+    say(format_evaluation(found))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gloria.cli.common import Table, good_rows, loaded, plain_errors
+from gloria.cli.common import Table, good_rows, loaded, plain_errors, say
 from gloria.retrieval import By, format_precision, precision_table, similarities
 
 
@@ -31,10 +31,10 @@ def retrieve(
         reports = [row.report for row in rows] if query is None else [query]
         found = similarities(model, processor, images, reports, batch_size, progress=True)
         if query is None and image is None:
-            typer.echo(f"Precision@K in percent on {len(rows)} rows:")
-            typer.echo(format_precision(precision_table(found, rows, sorted({1, 5, 10, 100, k}))))
+            say(f"Precision@K in percent on {len(rows)} rows:")
+            say(format_precision(precision_table(found, rows, sorted({1, 5, 10, 100, k}))))
             return
         best = found.by(by).flatten().topk(min(k, len(rows)))
     for rank, (score, index) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True), 1):
         row = rows[index]
-        typer.echo(f"{rank:>3}  {score:8.4f}  {row.image}  {row.label or '-'}  {row.report}")
+        say(f"{rank:>3}  {score:8.4f}  {row.image}  {row.label or '-'}  {' '.join(row.report.split())}")

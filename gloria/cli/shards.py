@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gloria.cli.common import Table, good_rows, plain_errors
+from gloria.cli.common import Table, good_rows, plain_errors, say
 from gloria.cli.train import BadRows
 from gloria.data import split_rows, write_shards, write_table
 from gloria.training import HELD_OUT
@@ -27,4 +27,4 @@ def shards(
         training, held = split_rows(good_rows(csv, skip=bad_rows == "skip"), held_out, seed)
         paths = write_shards(training, out, shards, longest_side, seed, progress=True)
         write_table(out / HELD_OUT, held)
-        typer.echo(f"wrote {len(training)} rows to {len(paths)} shards in {out}, and {len(held)} to {out / HELD_OUT}")
+        say(f"wrote {len(training)} rows to {len(paths)} shards in {out}, and {len(held)} to {out / HELD_OUT}")

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from gloria.cli.common import Table, plain_errors
-from gloria.data import find_problems, read_table, write_five_by_200, write_phantoms
+from gloria.cli.common import Table, plain_errors, say
+from gloria.data import find_problems, find_warnings, read_table, write_five_by_200, write_phantoms
 
 
 def validate_data(
@@ -15,14 +15,16 @@ def validate_data(
         bool, typer.Option("--without-reports", help="Rows need no report: for tables of labels.")
     ] = False,
 ) -> None:
-    """Name every bad row of a table with its line; exit with 1 if there is any."""
+    """Name every bad row of a table with its line; exit with 1 if there is any. Warn of what is odd about the whole."""
     with plain_errors():
         rows = read_table(csv)
         problems = find_problems(rows, progress=True, need_reports=not without_reports)
+    for warning in find_warnings(rows):
+        say(f"{csv}: warning: {warning}")
     for problem in problems:
-        typer.echo(f"{csv}, {problem}")
+        say(f"{csv}, {problem}")
     bad = len({problem.line for problem in problems})
-    typer.echo(f"{len(rows)} rows, {len(rows) - bad} good, {bad} bad")
+    say(f"{len(rows)} rows, {len(rows) - bad} good, {bad} bad")
     raise typer.Exit(1 if problems else 0)
 
 
@@ -47,4 +49,4 @@ def phantoms(
             table = write_five_by_200(out, seed, size, progress=True)
         else:
             table = write_phantoms(out, 500 if count is None else count, seed, size, second, progress=True)
-        typer.echo(f"wrote {table}")
+        say(f"wrote {table}")

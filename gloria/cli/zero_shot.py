@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from gloria.cli.common import good_rows, loaded, plain_errors
+from gloria.cli.common import good_rows, loaded, plain_errors, say
 from gloria.data import Row, read_table
-from gloria.data.formats import FORMATS
+from gloria.data.formats import is_table
 from gloria.prompts import COMPETITION, PER_CLASS, Prompts, generated_prompts, named_prompts, read_prompts
 from gloria.prompts import sampled_prompts as prompts_of_rows
 from gloria.zero_shot import (
@@ -67,7 +67,7 @@ def classify(
             images = [row.image for row in calibrating]
             made = classifier.calibrate(images, source=str(calibrate), progress=True)
             made.save(out.with_suffix(".calibration.json"))
-            typer.echo(f"calibrated on {made.images} images; wrote {out.with_suffix('.calibration.json')}")
+            say(f"calibrated on {made.images} images; wrote {out.with_suffix('.calibration.json')}")
         scores = classifier.scores([row.image for row in rows], progress=True)
         predicted = [classifier.classes[index] for index in scores.argmax(1).tolist()]
         with out.open("w", newline="", encoding="utf-8") as file:
@@ -75,12 +75,12 @@ def classify(
             writer.writerow(["image", "label", "predicted", *(f"score {name}" for name in classifier.classes)])
             for row, label, answer, line in zip(rows, labels, predicted, scores.tolist(), strict=True):
                 writer.writerow([row.image, label, answer, *line])
-    typer.echo(f"wrote {len(rows)} predictions to {out}")
+    say(f"wrote {len(rows)} predictions to {out}")
     known = [(answer, label) for answer, label in zip(predicted, labels, strict=True) if label]
     if known:
-        typer.echo(f"in percent, on the {len(known)} images with a label:")
+        say(f"in percent, on the {len(known)} images with a label:")
         answers, truth = zip(*known, strict=True)
-        typer.echo(format_classification(classification_table(answers, truth, classifier.classes)))
+        say(format_classification(classification_table(answers, truth, classifier.classes)))
 
 
 def _prompts(given: str, table: Path, rows: Sequence[Row], classes: list[str] | None, count: int, seed: int) -> Prompts:
@@ -94,7 +94,7 @@ def _prompts(given: str, table: Path, rows: Sequence[Row], classes: list[str] | 
     path = Path(given)
     if path.suffix.lower() in (".yaml", ".yml"):
         found = read_prompts(path, count, seed)
-    elif path.name.endswith(FORMATS):
+    elif is_table(path):
         others, own = read_table(path, ["report"]), {row.image.resolve() for row in rows if row.image}
         shared = [row for row in others if row.image and row.image.resolve() in own]
         if shared:

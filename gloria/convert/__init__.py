@@ -10,6 +10,7 @@ from gloria.convert.checkpoint import read_checkpoint
 from gloria.convert.names import UNUSED, released_names
 from gloria.convert.settings import SEEN, Settings
 from gloria.images import GloriaImageProcessor
+from gloria.messages import plain
 from gloria.modelling import GloriaModel
 from gloria.processing import GloriaProcessor
 
@@ -101,7 +102,7 @@ def _check(expected: dict[str, Tensor], given: dict[str, Tensor]) -> None:
         if given[name].shape != expected[name].shape
     ]
     found = [("missing", missing), ("unknown", unknown), ("of another shape", shapes)]
-    lines = [f"{len(each)} {what}:\n  " + "\n  ".join(each) for what, each in found if each]
+    lines = [f"{len(each)} {what}:\n  " + "\n  ".join(map(plain, each)) for what, each in found if each]
     if lines:
         raise ValueError(
             "the weights do not fit; expected those of the released code with the encoders that its settings name. "

@@ -1,13 +1,16 @@
 """Reads a Lightning checkpoint without running anything that is in it."""
 
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gloria.messages import plain, shown
+
 PREFIX = "gloria."
+SETTINGS = 100_000  # values of hyper-parameters
+FOREIGN = 20  # names of objects that a message tells
 # What Lightning and OmegaConf put beside the weights. None of it is imported: each name becomes an empty class that
 # holds what the file says it holds. Any other name (os.system, builtins.eval) is a reason to refuse the file.
 PACKAGES = ("omegaconf", "pytorch_lightning", "lightning")
@@ -50,10 +53,18 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
         raise FileNotFoundError(f"{path} does not exist; expected a checkpoint that the released code wrote")
     loaded = _loaded(path)
     weights = loaded.get("state_dict") if isinstance(loaded, dict) else None
-    if not isinstance(weights, dict) or not all(isinstance(each, Tensor) for each in weights.values()):
-        held = f"the keys {list(loaded)}" if isinstance(loaded, dict) else f"a {type(loaded).__name__}"
-        raise ValueError(f"{path} holds {held}; expected a Lightning checkpoint, whose state_dict holds tensors")
-    hyper_parameters = _plain(loaded.get("hyper_parameters", {}))
+    if not isinstance(weights, dict) or not all(map(_is_weight, weights, weights.values())):
+        held = f"the keys {shown(list(loaded))}" if isinstance(loaded, dict) else f"a {type(loaded).__name__}"
+        raise ValueError(
+            f"{path} holds {held}; expected a Lightning checkpoint, whose state_dict holds dense tensors by name"
+        )
+    try:
+        hyper_parameters = _plain(loaded.get("hyper_parameters", {}))
+    except RecursionError:
+        raise ValueError(
+            f"{path} has hyper_parameters that hold themselves, or more than {SETTINGS:,} values; save a checkpoint "
+            "without them, and the released settings are taken"
+        ) from None
     return (
         {name.removeprefix(PREFIX): tensor for name, tensor in weights.items()},
         hyper_parameters if isinstance(hyper_parameters, dict) else {},
@@ -63,29 +74,53 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
 def _loaded(path: Path) -> Any:
     try:
         named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except (ValueError, RuntimeError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is no checkpoint of torch 1.6 or later: {error}") from error
+    except Exception as error:  # a damaged pickle raises whatever its reader stumbles over
+        raise ValueError(f"{path} is not a checkpoint of torch 1.6 or later: {_said(error)}") from error
     foreign = sorted(name for name in named if name not in NAMES and name.split(".")[0] not in PACKAGES)
     if foreign:
+        named_by_file = ", ".join(map(plain, foreign[:FOREIGN]))
         raise ValueError(
-            f"{path} is refused: it names {', '.join(foreign)}, which weights and settings do not need, and to read "
-            "which may run code. Load it where it is trusted, and save its state_dict and hyper_parameters alone"
+            f"{path} is refused: it names {named_by_file}, which weights and settings do not need, and to read which "
+            "may run code. Load it where it is trusted, and save its state_dict and hyper_parameters alone"
         )
     inert: list[Any] = [(type(name.rsplit(".", 1)[1], (_Inert,), {}), name) for name in named]
     try:
         with torch.serialization.safe_globals(inert):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} cannot be read without running what is in it: {error}") from error
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read without running what is in it: {_said(error)}") from error
 
 
-def _plain(node: Any) -> Any:
-    """OmegaConf's containers and values as dicts, lists and values; other objects as they are."""
-    if isinstance(node, _Inert):
-        held = vars(node)
-        return _plain(held["_content"]) if "_content" in held else held.get("_val", node)
-    if isinstance(node, dict):
-        return {name: _plain(value) for name, value in node.items()}
-    if isinstance(node, (list, tuple)):
-        return [_plain(value) for value in node]
-    return node
+def _said(error: Exception) -> str:
+    """What an error says, in one line; some say nothing but their name."""
+    return plain(" ".join(str(error).split()) or type(error).__name__)
+
+
+def _is_weight(name: Any, held: Any) -> bool:
+    return isinstance(name, str) and isinstance(held, Tensor) and held.layout is torch.strided and not held.is_quantized
+
+
+def _plain(held: Any) -> Any:
+    """OmegaConf's containers and values as dicts, lists and values; other objects as they are.
+
+    Raises:
+        RecursionError: a value that holds itself, or more of them than `SETTINGS`: one may stand in many places, and
+            those in more.
+    """
+    left = SETTINGS
+
+    def made_plain(node: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise RecursionError
+        if isinstance(node, _Inert):
+            inner = vars(node)
+            return made_plain(inner["_content"]) if "_content" in inner else inner.get("_val", node)
+        if isinstance(node, dict):
+            return {name: made_plain(value) for name, value in node.items()}
+        if isinstance(node, (list, tuple)):
+            return [made_plain(value) for value in node]
+        return node
+
+    return made_plain(held)

@@ -1,10 +1,12 @@
 """How the released code was told to train, as far as a converted model depends on it."""
 
+import sys
 from dataclasses import dataclass
 from typing import Any
 
 from transformers import ResNetConfig
 
+from gloria.messages import shown
 from gloria_ops import LocalScore
 
 SEEN = 299  # pixels of a side that the released image encoder enlarges every image to
@@ -22,6 +24,10 @@ ONLY = {
     "model.vision.model_name": tuple(RESNETS),
     "transforms.norm": tuple(NORMS),
 }
+# Numbers of which a model is made, and what they may be.
+ABOVE_ZERO = ("model.gloria.temp1", "model.gloria.temp2", "model.gloria.temp3")
+FROM_ZERO = ("model.gloria.local_loss_weight", "model.gloria.global_loss_weight")
+COUNTS = ("data.text.word_num", "data.image.imsize", "transforms.random_crop.crop_size")
 
 
 @dataclass(frozen=True)
@@ -65,14 +71,15 @@ class Settings:
         """
         said = _flat(hyper_parameters)
         other = [
-            f"{name} is {said[name]!r}, expected {' or '.join(map(repr, known))}"
+            f"{name} is {shown(said[name])}, expected {' or '.join(map(repr, known))}"
             for name, known in ONLY.items()
             if name in said and said[name] not in known
         ]
+        other += _impossible(said)
         last_layers = said.get("model.text.last_n_layers", cls.last_layers)
         if not isinstance(last_layers, int) or last_layers < 2:
             # With one layer the released code neither sums layers nor merges word pieces.
-            other.append(f"model.text.last_n_layers is {last_layers!r}, expected 2 or more")
+            other.append(f"model.text.last_n_layers is {shown(last_layers)}, expected 2 or more")
         if other:
             raise ValueError(f"the checkpoint was trained in a way that GloriaModel does not have: {'; '.join(other)}")
         mean, std = NORMS[said.get("transforms.norm", "half")]
@@ -104,6 +111,24 @@ class Settings:
         return LocalScore(
             attention_scale=self.attention_scale, word_scale=self.word_scale, logit_scale=self.logit_scale
         )
+
+
+def _impossible(said: dict[str, Any]) -> list[str]:
+    """The numbers that are none, or too small."""
+    found = []
+    for names, kinds, least, expected in (
+        (ABOVE_ZERO, (int, float), sys.float_info.min, "a number above 0"),
+        (FROM_ZERO, (int, float), 0, "a number from 0"),
+        (COUNTS, (int,), 1, "a whole number from 1"),
+    ):
+        for name in names:
+            value = said.get(name, 1)
+            if not isinstance(value, kinds) or isinstance(value, bool) or not least <= value < sys.float_info.max:
+                found.append(f"{name} is {shown(value)}, expected {expected}")
+    name = "model.text.bert_type"
+    if not isinstance(said.get(name, ""), str):
+        found.append(f"{name} is {shown(said[name])}, expected a name")
+    return found
 
 
 def _flat(node: dict[str, Any], path: str = "") -> dict[str, Any]:

@@ -7,6 +7,7 @@ from gloria.data.problems import Problem, find_problems
 from gloria.data.shards import ShardDataset, write_shards
 from gloria.data.split import split_rows
 from gloria.data.table import Row, read_table, write_table
+from gloria.data.table_checks import find_warnings
 
 __all__ = [
     "FINDINGS",
@@ -18,6 +19,7 @@ __all__ = [
     "TableDataset",
     "draw_phantom",
     "find_problems",
+    "find_warnings",
     "read_table",
     "split_rows",
     "write_five_by_200",

@@ -1,15 +1,27 @@
-"""The files that a table may be: CSV, JSON lines and Parquet, each read as records that know where they stand."""
+"""The files that a table may be: CSV, TSV, JSON lines and Parquet, each read as records that know where they stand."""
 
 import csv
 import gzip
 import json
+import os
+import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from io import StringIO
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-FORMATS = (".csv", ".csv.gz", ".jsonl", ".ndjson", ".parquet")
+from gloria.data.cells import is_unicode, texts_of
+from gloria.data.embedded import holds_files, unpack
+from gloria.messages import shown
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_PLURALS = {",": "commas", "\t": "tabs"}
+_JSON_LINES = (".jsonl", ".ndjson")
+_LINES = (*_DELIMITERS, *_JSON_LINES)
+FORMATS = (*_LINES, *(f"{each}.gz" for each in _LINES), ".parquet")
+# Letters of a cell: as many as the module csv takes on every platform.
+_CELL = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -18,145 +30,238 @@ class Record:
 
     Attributes:
         line: number of the line on which it starts, the first of the file being 1; of Parquet, of the row, likewise.
-        cells: text by column, without blanks around it; "" where there is nothing.
+        cells: text by column, without blanks around it; "" where the value is missing.
         fault: what is wrong with the record itself, "" = nothing.
+        missing: words for a missing value that the record holds, such as "nan", by column. Their cells are "".
     """
 
     line: int
     cells: Mapping[str, str]
     fault: str = ""
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+
+def is_table(path: str | Path) -> bool:
+    """Return whether the name ends as that of a table does, in upper or lower case."""
+    return Path(path).name.lower().endswith(FORMATS)
 
 
 def unit_of(path: Path) -> str:
-    """What the number of a record counts: "line", or "row" of a format without lines."""
-    return "row" if path.suffix == ".parquet" else "line"
+    """Return what the number of a record counts: "line", or "row" of a format without lines."""
+    return "row" if _ending(path) == ".parquet" else "line"
 
 
-def read_records(path: str | Path, required: Sequence[str]) -> Iterator[Record]:
-    """Reads the records of a file, faulty ones included.
+def read_records(
+    path: str | Path, required: Sequence[str], optional: Sequence[str] = (), files: Sequence[str] = ()
+) -> Iterator[Record]:
+    """Read the records of a file, faulty ones included.
 
     Args:
-        path: .csv (also .csv.gz: with a header, UTF-8, quoted as spreadsheets do it, line breaks within quotes
-            included), .jsonl or .ndjson (an object a line, UTF-8) or .parquet.
-        required: columns that must be there, each once; of JSON lines, in every record.
+        path: ends in one of `FORMATS`, in upper or lower case. CSV and TSV have a header, and quotes as spreadsheets
+            write them, line breaks within quotes included; JSON lines have an object a line; all of these are UTF-8.
+        required: columns that must be there; of JSON lines, in every record.
+        optional: columns that are read where they are there. All others are ignored.
+        files: those among them which name files. Where Parquet holds the files themselves, they are unpacked beside it,
+            see `gloria.data.embedded.unpack`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: another format, no UTF-8, no valid file of its format, a required column missing or named twice.
+        ValueError: another format, not UTF-8, damaged, a required column missing, a column of these there twice.
         ImportError: Parquet, and pyarrow is not installed.
+        OSError: files cannot be unpacked.
     """
     path = Path(path)
-    if not path.name.endswith(FORMATS):
-        raise ValueError(
-            f"{path} is no table that can be read; expected a file that ends in one of {', '.join(FORMATS)}"
-        )
+    if not is_table(path):
+        raise ValueError(f"{path} is not a table; expected a file that ends in one of {', '.join(FORMATS)}")
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; expected a table with the columns {' and '.join(required)}")
-    if path.suffix == ".parquet":
-        return _parquet(path, required)
-    if path.suffix in (".jsonl", ".ndjson"):
-        return _json_lines(path, required)
-    return _csv(path, required)
+    if _ending(path) == ".parquet":
+        return _parquet(path, required, optional, files)
+    if _ending(path) in _JSON_LINES:
+        return _json_lines(path, required, optional)
+    return _separated(path, required, optional)
 
 
 def write_records(path: str | Path, columns: Sequence[str], records: Sequence[Mapping[str, str]]) -> None:
-    """Writes records in the format that the path ends in, with every column in every record.
+    """Write records in the format that the path ends in, with every column in every record.
+
+    The file takes its name when it is whole, so that no half of one is ever left under it.
 
     Raises:
-        ValueError: another format.
+        ValueError: another format; a text that is not valid Unicode.
         ImportError: Parquet, and pyarrow is not installed.
     """
     path = Path(path)
-    if path.suffix == ".parquet":
-        arrow = _pyarrow(path)
-        columnwise = {name: [record[name] for record in records] for name in columns}
-        schema = arrow.schema([(name, arrow.string()) for name in columns])
-        arrow.parquet.write_table(arrow.table(columnwise, schema=schema), path)
-    elif path.suffix in (".jsonl", ".ndjson"):
-        lines = (json.dumps({name: record[name] for name in columns}, ensure_ascii=False) for record in records)
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    elif path.suffix == ".csv":
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(records)
+    if not is_table(path):
+        raise ValueError(f"{path} cannot be written; expected a name that ends in one of {', '.join(FORMATS)}")
+    for number, record in enumerate(records, 1):
+        for name in columns:
+            if not is_unicode(record[name]):
+                raise ValueError(f"{path}: {name} of row {number} is {shown(record[name])}, which is not valid Unicode")
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        if _ending(path) == ".parquet":
+            arrow = _pyarrow(path)
+            columnwise = {name: [record[name] for record in records] for name in columns}
+            schema = arrow.schema([(name, arrow.string()) for name in columns])
+            arrow.parquet.write_table(arrow.table(columnwise, schema=schema), unfinished)
+        else:
+            with _opener(path)(unfinished, "wt", newline="", encoding="utf-8") as file:
+                _write_lines(file, _ending(path), columns, records)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _write_lines(file: IO[str], ending: str, columns: Sequence[str], records: Sequence[Mapping[str, str]]) -> None:
+    if ending in _JSON_LINES:
+        for record in records:
+            file.write(json.dumps({name: record[name] for name in columns}, ensure_ascii=False) + "\n")
     else:
-        raise ValueError(f"{path} is no table that can be written; expected a name in .csv, .jsonl or .parquet")
+        writer = csv.DictWriter(file, columns, delimiter=_DELIMITERS[ending])
+        writer.writeheader()
+        writer.writerows(records)
 
 
-def _csv(path: Path, required: Sequence[str]) -> Iterator[Record]:
+def _separated(path: Path, required: Sequence[str], optional: Sequence[str]) -> Iterator[Record]:
     # The module csv and not pandas: only it tells the line on which a row of several lines starts.
-    reader = csv.reader(StringIO(_decoded(path), newline=""), strict=True)
+    csv.field_size_limit(max(csv.field_size_limit(), _CELL))
+    delimiter = _DELIMITERS[_ending(path)]
+    reader = csv.reader(_lines(path, newline=""), delimiter=delimiter, strict=True)
     header: list[str] = []
+    wanted: list[str] = []
     line = 1
     try:
         for cells in reader:
             if not header and cells:
                 header = [cell.strip() for cell in cells]
-                _check_columns(path, header, required)
+                wanted = _wanted(path, header, required, optional)
             elif len(cells) not in (0, len(header)):
-                fault = f"{len(cells)} fields where the header has {len(header)}; quote fields that hold commas"
+                fault = f"{len(cells)} fields where the header has {len(header)}; quote fields that hold "
+                fault += _PLURALS[delimiter]
                 yield Record(line, {}, fault)
             elif cells:
-                yield Record(line, {name: cell.strip() for name, cell in zip(header, cells, strict=True)})
+                row = dict(zip(header, cells, strict=True))
+                yield _record(line, {name: row[name] for name in wanted})
             line = reader.line_num + 1
     except csv.Error as error:
-        raise ValueError(f"{path}, line {line}: no valid CSV ({error}); check the quotes of that row") from error
+        raise ValueError(f"{path}, line {line}: not valid CSV ({error}); check the quotes of that row") from error
 
 
-def _json_lines(path: Path, required: Sequence[str]) -> Iterator[Record]:
-    # Not splitlines(), which takes characters for line breaks that JSON strings may hold as they are.
-    for line, text in enumerate(_decoded(path).split("\n"), 1):
+def _json_lines(path: Path, required: Sequence[str], optional: Sequence[str]) -> Iterator[Record]:
+    # Other characters that Unicode takes for line breaks may stand in JSON strings as they are.
+    for line, text in enumerate(_lines(path, newline="\n"), 1):
         if not text.strip():
             continue
         try:
-            given = json.loads(text)
+            given = json.loads(text.rstrip(), object_pairs_hook=_Object)
         except json.JSONDecodeError as error:
-            yield Record(line, {}, f"no valid JSON ({error.msg}, column {error.colno}); write one object a line")
+            yield Record(line, {}, f"not valid JSON ({error.msg}, column {error.colno}); write one object a line")
             continue
-        missing = [name for name in required if name not in given] if isinstance(given, dict) else list(required)
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+            yield Record(line, {}, f"JSON that cannot be read ({error}); write one object of texts a line")
+            continue
+        missing = [name for name in required if name not in given] if isinstance(given, _Object) else list(required)
         if missing:
             yield Record(line, {}, f"no JSON object with {' and '.join(map(repr, missing))}")
+            continue
+        wanted = [name for name in (*required, *optional) if name in given]
+        twice = [name for name in wanted if name in given.twice]
+        if twice:
+            yield Record(line, {}, f"{' and '.join(map(repr, twice))} is there twice; write each name once")
         else:
-            yield Record(line, {name: _text(value) for name, value in given.items()})
+            yield _record(line, {name: given[name] for name in wanted})
 
 
-def _parquet(path: Path, required: Sequence[str]) -> Iterator[Record]:
+class _Object(dict[str, Any]):
+    """A JSON object that knows which of its names were there twice."""
+
+    def __init__(self, pairs: Sequence[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.twice = {name for name, count in Counter(name for name, _ in pairs).items() if count > 1}
+
+
+def _parquet(path: Path, required: Sequence[str], optional: Sequence[str], files: Sequence[str]) -> Iterator[Record]:
     arrow = _pyarrow(path)
     try:
         file = arrow.parquet.ParquetFile(path)
-        _check_columns(path, file.schema_arrow.names, required)
+        schema = file.schema_arrow
+        wanted = _wanted(path, schema.names, required, optional)
+        within = [name for name in wanted if name in files and holds_files(schema.field(name).type)]
+        unpacked = {name: unpack(path, name) for name in within}
         line = 0
-        for batch in file.iter_batches():
-            for given in batch.to_pylist():
+        for batch in file.iter_batches(columns=[name for name in wanted if name not in within]):
+            columns = {name: _values(batch.column(name)) for name in batch.schema.names}
+            for row in range(batch.num_rows):
+                cells: dict[str, Any] = {name: unpacked[name][line] for name in within}
+                cells |= {name: values[row] for name, values in columns.items()}
                 line += 1
-                yield Record(line, {name: _text(value) for name, value in given.items()})
-    except (arrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: no valid Parquet ({error}); write it anew") from error
+                yield _record(line, {name: cells[name] for name in wanted})
+    # Of damaged files pyarrow also raises errors of Python; IndexError: columns of different lengths.
+    except (arrow.ArrowException, OSError, UnicodeDecodeError, KeyError, IndexError, OverflowError) as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise  # of the disk, not of the content
+        raise ValueError(f"{path}: not valid Parquet ({error}); write it again") from error
 
 
-def _text(value: Any) -> str:
-    return "" if value is None else str(value).strip()
+def _values(column: Any) -> list[Any]:
+    from pyarrow import types
 
-
-def _decoded(path: Path) -> str:
+    if types.is_temporal(column.type):
+        column = column.cast("string")  # Python's own types have no nanoseconds
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); check that it is whole") from error
+        return list(column.to_pylist())
+    except UnicodeDecodeError:  # as bytes, so that the cell is named
+        return list(column.cast("binary").to_pylist())
+
+
+def _record(line: int, values: Mapping[str, Any]) -> Record:
+    """The record of any format: all cells become text here."""
     try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise ValueError(f"{path}, line {line}: no valid UTF-8 ({error.reason}); save the table as UTF-8") from error
+        cells, missing = texts_of(values)
+    except ValueError as error:
+        return Record(line, {}, str(error))
+    return Record(line, cells, missing=missing)
 
 
-def _check_columns(path: Path, columns: Sequence[str], required: Sequence[str]) -> None:
-    for name in required:
-        if columns.count(name) != 1:
+def _lines(path: Path, newline: str) -> Iterator[str]:
+    try:
+        try:
+            with _opener(path)(path, "rt", newline=newline, encoding="utf-8-sig") as file:
+                yield from file
+        except UnicodeDecodeError as error:
             raise ValueError(
-                f"{path} has the columns {list(columns)}; expected one named {name!r} (required: {', '.join(required)})"
+                f"{path}, line {_undecodable(path)}: not valid UTF-8 ({error.reason}); save the table as UTF-8"
+            ) from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read ({error}); check that it is whole") from error
+
+
+def _undecodable(path: Path) -> int:
+    """The first line that is not UTF-8: decoding in large blocks does not tell."""
+    with _opener(path)(path, "rb") as file:
+        lines = enumerate(file, 1)
+        return next((number for number, line in lines if line.decode(errors="ignore").encode() != line), 0)
+
+
+def _opener(path: Path) -> Any:
+    return gzip.open if path.name.lower().endswith(".gz") else open
+
+
+def _ending(path: Path) -> str:
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+def _wanted(path: Path, columns: Sequence[str], required: Sequence[str], optional: Sequence[str]) -> list[str]:
+    """The columns to read, each of which is there once."""
+    for name in (*required, *optional):
+        count = columns.count(name)
+        if count > 1 or (count == 0 and name in required):
+            raise ValueError(
+                f"{path} has the columns {shown(list(columns))}; expected one named {name!r}"
+                + (f" (required: {', '.join(required)})" if name in required else ", not several")
             )
+    return [name for name in (*required, *optional) if name in columns]
 
 
 def _pyarrow(path: Path) -> Any:

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from gloria.data.cache import PixelCache
 from gloria.data.reports import TEXTS, Text, text_id, text_to_read
 from gloria.data.table import Row
+from gloria.messages import plain
 from gloria.processing import GloriaProcessor
 
 BadFiles = Literal["replace", "refuse"]
@@ -88,6 +89,7 @@ def check_choices(text: str, bad_files: str) -> None:
 
 def report_unreadable(what: str, bad_files: BadFiles) -> None:
     """Raises, or warns, which Python does once for each message."""
+    what = plain(what)
     if bad_files == "refuse":
         raise ValueError(f"{what}; mend or remove the file, or let others take its place (bad_files='replace')")
     warnings.warn(f"{what}; another pair takes its place", stacklevel=3)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
-from gloria.data.table import Row
+from gloria.data.table import Row, is_there
 from gloria.images import to_rgb
+from gloria.messages import PATH, plain
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Problem:
     unit: str = "line"
 
     def __str__(self) -> str:
-        return f"{self.unit} {self.line}: {self.what}"
+        return plain(f"{self.unit} {self.line}: {self.what}")
 
 
 def find_problems(rows: Sequence[Row], progress: bool = False, need_reports: bool = True) -> list[Problem]:
@@ -41,17 +42,22 @@ def find_problems(rows: Sequence[Row], progress: bool = False, need_reports: boo
     for row in tqdm(rows, desc="checking rows", unit="row", disable=None if progress else True, leave=False):
         faults = [row.fault]
         if not row.fault:
-            faults = ["" if row.report or not need_reports else "the report is empty", _image_fault(row, seen)]
+            faults = ["" if row.report or not need_reports else _empty_report(row), _image_fault(row, seen)]
         problems += [Problem(row.line, fault, row.unit) for fault in faults if fault]
     return problems
+
+
+def _empty_report(row: Row) -> str:
+    word = row.missing.get("report")
+    return "the report is empty" if word is None else f"the report is {word!r}, which stands for a missing value"
 
 
 def _image_fault(row: Row, seen: dict[bytes, Row]) -> str:
     """What is wrong with the image of a row, "" = nothing; `seen` takes the digests of the files met so far."""
     if row.image is None:
         return "the image is not named"
-    if not row.image.is_file():
-        return f"the image {row.image} does not exist"
+    if not is_there(row.image):
+        return f"the image {plain(str(row.image), PATH)} does not exist"
     try:
         digest = hashlib.blake2b(row.image.read_bytes()).digest()
         to_rgb(row.image)

@@ -4,7 +4,7 @@ import io
 import json
 import random
 import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 from tqdm import tqdm
 
+from gloria.data.cells import is_unicode
 from gloria.data.pairs import BadFiles, check_choices, pair, report_unreadable
 from gloria.data.reports import Text
 from gloria.data.table import Row
 from gloria.images import to_rgb
+from gloria.messages import shown
 from gloria.processing import GloriaProcessor
 
 INDEX = "shards.json"
@@ -185,32 +187,70 @@ class ShardDataset(IterableDataset):
                         sample = {
                             member.name.partition(".")[2]: file.read()
                             for member in members
-                            if (file := tar.extractfile(member))
+                            if member.isfile() and (file := tar.extractfile(member))
                         }
                         yield f"{path}, {stem}", sample
-            except (tarfile.TarError, OSError, EOFError) as error:
+            # Headers of a damaged file may hold numbers and names that are none.
+            except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
                 report_unreadable(f"{path} cannot be read to its end ({error})", self.bad_files)
 
     def _decoded(self, samples: Iterable[tuple[str, dict[str, bytes]]]) -> Iterator[dict[str, Any]]:
         for place, members in samples:
             try:
-                about = json.loads(members.pop("json"))
-                (suffix,) = members
-                file = io.BytesIO(members[suffix])
-                file.name = f"{place}.{suffix}"
+                suffix, report, line = _members(members)
+            except ValueError as error:
+                report_unreadable(f"{place}: {error}", self.bad_files)
+                continue
+            file = io.BytesIO(members[suffix])
+            file.name = f"{place}.{suffix}"
+            try:
                 pixels = self.image_processor.normalise(self.image_processor.frame(file))
-                yield pair(torch.from_numpy(pixels), about["report"], about["line"], self.text, self.group_equal_texts)
-            except (KeyError, TypeError, ValueError) as error:
-                report_unreadable(f"{place}: {error!r}" if isinstance(error, KeyError) else str(error), self.bad_files)
+            except (OSError, ValueError, TypeError) as error:
+                report_unreadable(str(error), self.bad_files)
+                continue
+            yield pair(torch.from_numpy(pixels), report, line, self.text, self.group_equal_texts)
+
+
+def _members(members: Mapping[str, bytes]) -> tuple[str, str, int]:
+    """The suffix of the image of a row, its report and its line.
+
+    Raises:
+        ValueError: anything about the members that is not as `write_shards` writes it.
+    """
+    suffixes = [suffix for suffix in members if suffix != "json"]
+    if "json" not in members or len(suffixes) != 1:
+        raise ValueError(f"the members are {shown(list(members))}; expected a .json and one image")
+    try:
+        about = json.loads(members["json"])
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the .json is not valid ({error})") from None
+    if not isinstance(about, dict):
+        raise ValueError(f"the .json holds {shown(about)}; expected an object with report and line")
+    report, line = about.get("report"), about.get("line")
+    if not isinstance(report, str) or not report.strip() or not is_unicode(report):
+        raise ValueError(f"the report is {shown(report)}; expected text")
+    if not isinstance(line, int) or isinstance(line, bool) or not 0 <= line < 2**63:
+        raise ValueError(f"the line is {shown(line)}; expected the number of a line")
+    return suffixes[0], report, line
 
 
 def _counts(folder: Path) -> dict[str, int]:
+    path = folder / INDEX
     try:
-        return dict(json.loads((folder / INDEX).read_text(encoding="utf-8")))
+        counts = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); write the shards again") from error
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{folder} holds no finished shards; expected {INDEX} beside them, as `gloria shards` writes it at its end"
         ) from None
+    if (
+        not isinstance(counts, dict)
+        or not counts
+        or any(type(count) is not int or count < 1 for count in counts.values())
+    ):
+        raise ValueError(f"{path} holds {shown(counts)}; expected the number of rows of each shard, 1 or more")
+    return counts
 
 
 def _shuffled(samples: Iterable[Any], size: int, order: random.Random) -> Iterator[Any]:

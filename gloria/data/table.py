@@ -2,12 +2,17 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 
+from gloria.data.cells import identity
 from gloria.data.formats import Record, read_records, unit_of, write_records
+from gloria.messages import shown
 
 REQUIRED = ("image", "report")
 COLUMNS = ("image", "report", "patient", "split", "label", "labels", "boxes", "mask")
+READ = (*COLUMNS, "finding")
+FILES = ("image", "mask")
 
 Box = tuple[float, float, float, float]
 
@@ -30,6 +35,7 @@ class Row:
         boxes: boxes around findings, each x and y of the upper left corner, width and height, in pixels of the image.
             In a table: "12 30 100 80; 5 5 10 20".
         unit: what `line` counts, "line" or "row".
+        missing: words for a missing value that the line holds, such as "nan", by column; they are read as empty cells.
     """
 
     line: int
@@ -43,6 +49,7 @@ class Row:
     labels: Mapping[str, int] = field(default_factory=dict, hash=False)
     boxes: tuple[Box, ...] = ()
     unit: str = "line"
+    missing: Mapping[str, str] = field(default_factory=dict, hash=False, compare=False)
 
     @property
     def where(self) -> str:
@@ -51,7 +58,7 @@ class Row:
 
 
 def read_table(path: str | Path, required: Sequence[str] = REQUIRED) -> list[Row]:
-    """Reads a table: CSV, JSON lines or Parquet, by what its name ends in; see `gloria.data.formats.read_records`.
+    """Reads a table: CSV, TSV, JSON lines or Parquet, by what its name ends in; see `gloria.data.formats.read_records`.
 
     Args:
         path: the file. Columns: image (relative to the folder of the file, or absolute) and report; optional patient,
@@ -63,11 +70,13 @@ def read_table(path: str | Path, required: Sequence[str] = REQUIRED) -> list[Row
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: no table of its format, a required column missing or named twice, no row.
+        ValueError: not a table of its format, a required column missing, a column twice, no row.
         ImportError: Parquet, and pyarrow is not installed.
+        OSError: Parquet that holds images, which cannot be unpacked beside it.
     """
     path = Path(path)
-    rows = [_row(path, record) for record in read_records(path, required)]
+    optional = [name for name in READ if name not in required]
+    rows = [_row(path, record) for record in read_records(path, required, optional, FILES)]
     if not rows:
         raise ValueError(f"{path} has no row; expected a header with {' and '.join(required)}, and a line for each")
     return rows
@@ -77,11 +86,11 @@ def write_table(path: str | Path, rows: Iterable[Row]) -> None:
     """Writes rows as `read_table` reads them, with absolute paths, so that the file may lie anywhere.
 
     Args:
-        path: ends in .csv, .jsonl or .parquet, which is the format.
+        path: its ending is the format, as for `read_table`.
         rows: in any number.
 
     Raises:
-        ValueError: another format.
+        ValueError: another format; a text that is not valid Unicode.
         ImportError: Parquet, and pyarrow is not installed.
     """
     write_records(path, COLUMNS, [_cells(row) for row in rows])
@@ -99,13 +108,14 @@ def _row(path: Path, record: Record) -> Row:
         line=record.line,
         image=path.parent / cells["image"] if cells.get("image") else None,
         report=cells.get("report", ""),
-        patient=cells.get("patient", ""),
+        patient=identity(cells.get("patient", "")),
         split=cells.get("split", ""),
-        label=cells.get("label", cells.get("finding", "")),
+        label=identity(cells.get("label", cells.get("finding", ""))),
         mask=path.parent / cells["mask"] if cells.get("mask") else None,
         labels=labels,
         boxes=boxes,
         unit=unit_of(path),
+        missing=record.missing,
     )
 
 
@@ -118,9 +128,29 @@ def _cells(row: Row) -> dict[str, str]:
         "split": row.split,
         "label": row.label,
         "labels": "; ".join(f"{name}={value}" for name, value in row.labels.items()),
-        "boxes": "; ".join(" ".join(f"{value:g}" for value in box) for box in row.boxes),
+        "boxes": "; ".join(" ".join(identity(str(value)) for value in box) for box in row.boxes),
         "mask": mask,
     }
+
+
+def box_of(numbers: Iterable[str]) -> Box:
+    """Return a box of four numbers: x and y from 0, width and height above 0, all finite.
+
+    Raises:
+        ValueError: anything else.
+    """
+    x, y, width, height = map(float, numbers)
+    if not all(map(isfinite, (x, y, width, height))) or min(x, y) < 0 or min(width, height) <= 0:
+        raise ValueError("a box lies at x and y from 0, with a width and height above 0")
+    return x, y, width, height
+
+
+def is_there(path: Path) -> bool:
+    """Return whether there is such a file; a name that no file can have is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _labels(text: str) -> dict[str, int]:
@@ -128,7 +158,9 @@ def _labels(text: str) -> dict[str, int]:
     for part in filter(str.strip, text.split(";")):
         name, _, value = part.rpartition("=")
         if not name.strip() or value.strip() not in ("1", "0", "-1"):
-            raise ValueError(f"labels holds {part.strip()!r}; expected NAME=1, NAME=0 or NAME=-1, with ; between them")
+            raise ValueError(
+                f"labels holds {shown(part.strip())}; expected NAME=1, NAME=0 or NAME=-1, with ; between them"
+            )
         labels[name.strip()] = int(value)
     return labels
 
@@ -137,10 +169,10 @@ def _boxes(text: str) -> tuple[Box, ...]:
     boxes = []
     for part in filter(str.strip, text.split(";")):
         try:
-            x, y, width, height = map(float, part.split())
+            boxes.append(box_of(part.split()))
         except ValueError:
             raise ValueError(
-                f"boxes holds {part.strip()!r}; expected 'x y width height', with ; between them"
+                f"boxes holds {shown(part.strip())}; expected 'x y width height', finite, x and y from 0, width and "
+                "height above 0, with ; between them"
             ) from None
-        boxes.append((x, y, width, height))
     return tuple(boxes)

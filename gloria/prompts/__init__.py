@@ -3,18 +3,22 @@
 import random
 from collections.abc import Hashable, Iterable, Sequence
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from gloria.data import Row
+from gloria.messages import shown
 
 # The classes of the CheXpert competition, which the released zero-shot evaluation tells apart.
 COMPETITION = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 VOCABULARY = Path(__file__).with_name("chest.yaml")
 # Prompts of a class that are drawn from all phrases of its vocabulary: as many as in the released evaluation.
 PER_CLASS = 5
+# Phrases that the parts of one class may make; all of them are held, so that equal ones are drawn once.
+MOST_PHRASES = 100_000
 
 Prompts = dict[str, list[str]]
 
@@ -87,22 +91,24 @@ def read_prompts(path: str | Path, count: int = PER_CLASS, seed: int = 0) -> Pro
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: no YAML; a class that is no text, is there twice, or holds neither of both; an empty prompt; `count`
-        below 1.
+        ValueError: not YAML; a class that is not text, is there twice, or holds neither of both; an empty prompt; parts
+            that make more than `MOST_PHRASES` phrases; `count` below 1.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; expected a YAML file of prompts for each class")
     try:
         classes = yaml.load(path.read_text(encoding="utf-8"), _Once)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from error
+    except OSError:
+        raise
+    except Exception as error:  # of values that look like dates, numbers or bytes and are none, yaml raises anything
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(classes, dict) or not classes:
-        raise ValueError(f"{path} holds {classes!r}; expected a prompt list or a vocabulary for each class")
+        raise ValueError(f"{path} holds {shown(classes)}; expected a prompt list or a vocabulary for each class")
     prompts = {}
     for name, given in classes.items():
         if not isinstance(name, str) or not name.strip():
-            raise ValueError(f"{path} has a class {name!r}; expected text: put it in quotes")
+            raise ValueError(f"{path} has a class {shown(name)}; expected text: put it in quotes")
         if isinstance(given, dict):
             prompts[name] = _drawn(_phrases(f"{path}, {name}", given), count, f"{seed} {name}")
         else:
@@ -116,15 +122,22 @@ class _Once(yaml.SafeLoader):
     """YAML in which a class that is there twice is an error: its first prompts would be lost without a word."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is there twice", node.start_mark)
+        met = set()
+        for key in (self.construct_object(each, deep=True) for each, _ in node.value):
+            if isinstance(key, Hashable):  # others are refused below
+                if key in met:
+                    raise yaml.constructor.ConstructorError(None, None, f"{shown(key)} is there twice", node.start_mark)
+                met.add(key)
         return super().construct_mapping(node, deep)
 
 
 def _phrases(where: str, parts: dict[Any, Any]) -> list[str]:
     choices = [_texts(f"{where}, {part}", entries) for part, entries in parts.items()]
+    count = prod(map(len, choices))
+    if count > MOST_PHRASES:
+        raise ValueError(
+            f"{where}: the parts make {count:,} phrases; expected {MOST_PHRASES:,} at most: leave out entries or a part"
+        )
     phrases = list(dict.fromkeys(" ".join(filter(None, chosen)) for chosen in product(*choices)))
     if not all(phrases):
         raise ValueError(f"{where}: every part may be left out, which leaves no words; fill one part")
@@ -133,7 +146,9 @@ def _phrases(where: str, parts: dict[Any, Any]) -> list[str]:
 
 def _texts(where: str, given: Any) -> list[str]:
     if not isinstance(given, list) or not given or not all(isinstance(entry, str) for entry in given):
-        raise ValueError(f"{where} is {given!r}; expected a list of texts (in quotes where they look like numbers)")
+        raise ValueError(
+            f"{where} is {shown(given)}; expected a list of texts (in quotes where they look like numbers)"
+        )
     return [" ".join(entry.split()) for entry in given]
 
 

@@ -113,3 +113,45 @@ def test_phantoms_with_second_findings_and_the_fixed_set(tmp_path, monkeypatch):
     refused = gloria("phantoms", tmp_path / "b", "--set", "5x200", "-n", 3)
     assert refused.exit_code == 2
     assert "--set 5x200 has its own number of phantoms" in refused.output
+
+
+def test_validation_warns_of_the_whole_table(tmp_path, picture_file):
+    for number in range(2):
+        picture_file(tmp_path / f"{number}.png", number)
+    (tmp_path / "a.csv").write_text("image,report,patient,split\n0.png,Words.,tmp,nan\n1.png,Words.,tmp,\n")
+    result = gloria("validate-data", tmp_path / "a.csv")
+    assert result.exit_code == 0, result.output
+    everyone, missing, count = result.output.splitlines()
+    assert everyone.startswith(
+        f"{tmp_path / 'a.csv'}: warning: every row has the patient 'tmp', so that none can be held"
+    )
+    assert missing.endswith("read as a missing value: 1 (first: line 2); leave the cells empty")
+    assert count == "2 rows, 2 good, 0 bad"
+    refused = gloria("shards", tmp_path / "a.csv", "--out", tmp_path / "out")
+    assert refused.exit_code == 2
+    assert "a.csv: warning: every row has the patient 'tmp'" in refused.stderr
+
+
+@pytest.mark.parametrize("layout", ["mimic", "chexpert", "openi", "rsna"])
+def test_an_import_without_a_row_is_an_error(request, tmp_path, layout):
+    root = request.getfixturevalue(f"{layout}_tree")
+    for pattern in ("*.jpg", "*.png", "*.dcm"):
+        for image in root.rglob(pattern):
+            image.unlink()
+    result = gloria("import", layout, root, "--out", tmp_path / "a.csv")
+    assert result.exit_code == 2, result.output
+    assert "the image is not there (first: " in result.output
+    assert result.output.splitlines()[-1].startswith(f"gloria: nothing in {root} became a row")
+    assert not (tmp_path / "a.csv").exists()
+
+
+def test_a_five_by_set_that_leaves_no_patient_is_an_error(chexpert_tree, tmp_path):
+    for name in ("train.csv", "valid.csv"):
+        header, *lines = (chexpert_tree / name).read_text().splitlines(keepends=True)
+        (chexpert_tree / name).write_text(header + "".join(lines[:5] if name == "train.csv" else []))
+    out, five = tmp_path / "rest.csv", tmp_path / "five.csv"
+    result = gloria("import", "chexpert", chexpert_tree, "--out", out, "--five", five, "--of-each", 1)
+    assert result.exit_code == 2, result.output
+    assert "--five takes images of all 5 patients, which leaves no row for" in result.output
+    assert not out.exists()
+    assert not five.exists()

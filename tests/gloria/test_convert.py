@@ -2,9 +2,11 @@
 
 import json
 import os
+import pickle
 import re
 import sys
 import types
+import zipfile
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from gloria import GloriaConfig, GloriaImageProcessor, GloriaModel, GloriaProces
 from gloria.cli import app
 from gloria.convert import Settings, convert, model_of, read_checkpoint, released_names
 from gloria.convert.names import UNUSED
+from gloria.messages import shown
 from gloria_ops import LocalScore
 
 # The layout of configs/chexpert_pretrain_config.yaml in the released code, with the ResNet-50 and both losses.
@@ -252,8 +255,8 @@ def test_what_is_allowed_is_not_imported(weights, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"no archive", "is no checkpoint of torch 1.6 or later"),
-        ({"model": {}}, r"holds the keys \['model'\]; expected a Lightning checkpoint, whose state_dict holds tensors"),
+        (b"no archive", "is not a checkpoint of torch 1.6 or later"),
+        ({"model": {}}, r"holds the keys \['model'\]; expected a Lightning checkpoint, whose state_dict holds dense"),
         ({"state_dict": {"a": 1}}, r"holds the keys \['state_dict'\]; expected a Lightning checkpoint"),
         ([torch.ones(1)], "holds a list; expected a Lightning checkpoint"),
     ],
@@ -271,7 +274,7 @@ def test_other_files_are_refused(tmp_path, content, message):
 def test_a_truncated_file_is_refused(weights, tmp_path):
     whole = saved(tmp_path / "whole.ckpt", weights).read_bytes()
     (tmp_path / "half.ckpt").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"half\.ckpt is no checkpoint of torch 1.6 or later"):
+    with pytest.raises(ValueError, match=r"half\.ckpt is not a checkpoint of torch 1.6 or later"):
         read_checkpoint(tmp_path / "half.ckpt")
     with pytest.raises(FileNotFoundError, match=r"none\.ckpt does not exist; expected a checkpoint that the released"):
         read_checkpoint(tmp_path / "none.ckpt")
@@ -398,3 +401,87 @@ def test_a_text_encoder_that_is_not_there_is_named(resnet50, tmp_path, monkeypat
         convert(resnet50[0], str(tmp_path / "nowhere"), local_files_only=True)
     with pytest.raises(OSError, match="the text encoder 'emilyalsentzer/Bio_ClinicalBERT' cannot be read"):
         convert(resnet50[0], local_files_only=True)
+
+
+# Damaged files.
+
+
+def archive(path, data):
+    """A checkpoint of torch whose pickle is this."""
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", data)
+        file.writestr("archive/version", "3\n")
+    return path
+
+
+def self_referencing():
+    held = {}
+    held["held"] = held
+    return held
+
+
+def multiplying():
+    held = [1.0]
+    for _ in range(60):
+        held = [held, held]
+    return {"model": held}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x80",
+        b"\x80\x02.",
+        b"\x80\x02]q\x00h\x01.",  # what was never kept
+        b"\x80\x02(.",
+        b"\x80\x02U\xff.",
+        b"\x80\x02cos\nsystem\n.",
+        b"\x80\x02ccollections\ndefaultdict\n)R.",
+        b"\x80\x02K\x01K\x02\x86Q.",  # a storage that is none
+        b"\x80\x02\x8a\xff.",
+        pickle.dumps("\x1b[2J" * 1000, 2),
+    ],
+)
+@pytest.mark.parametrize("packed", [True, False])
+def test_malformed_pickles_end_in_a_line(tmp_path, data, packed):
+    path = tmp_path / "bad.ckpt"
+    archive(path, data) if packed else path.write_bytes(data)
+    result = CliRunner().invoke(app, ["convert", str(path), str(tmp_path / "out")])
+    assert result.exit_code == 2, result.output
+    assert re.fullmatch(r"gloria: \S+bad\.ckpt (is|holds|cannot) [^\n\x1b]+\n", result.output), result.output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("hyper_parameters", [self_referencing(), {"model": [self_referencing()]}, multiplying()])
+def test_hyper_parameters_without_end_are_refused(tmp_path, hyper_parameters):
+    path = tmp_path / "a.ckpt"
+    torch.save({"state_dict": {"a": torch.ones(1)}, "hyper_parameters": hyper_parameters}, path)
+    with pytest.raises(ValueError, match=r"hyper_parameters that hold themselves, or more than 100,000 values; save"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "state_dict", [{1: torch.ones(1)}, {"a": torch.eye(2).to_sparse()}, {"a": None}, self_referencing()]
+)
+def test_weights_that_are_none_are_refused(tmp_path, state_dict):
+    torch.save({"state_dict": state_dict}, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=r"a\.ckpt holds the keys \['state_dict'\]; expected a Lightning checkpoint"):
+        read_checkpoint(tmp_path / "a.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("path", "values", "expected"),
+    [
+        ("model.gloria.temp1", [0, -1, float("nan"), float("inf"), "4", None, True, 10**400], "a number above 0"),
+        ("model.gloria.local_loss_weight", [-1, float("nan"), "1", None], "a number from 0"),
+        ("data.image.imsize", [0, 2.5, "256", None, float("nan")], "a whole number from 1"),
+        ("transforms.random_crop.crop_size", [0, -224, "224"], "a whole number from 1"),
+        ("data.text.word_num", [0, 9.5, "97"], "a whole number from 1"),
+        ("model.text.bert_type", [5, None, ["bert"]], "a name"),
+    ],
+)
+def test_settings_that_no_model_can_have_are_named(path, values, expected):
+    for value in values:
+        with pytest.raises(ValueError, match=rf"{re.escape(path)} is {re.escape(shown(value))}, expected {expected}"):
+            Settings.of(changed(path, value))

@@ -1,6 +1,7 @@
 """Tables: rows with the right line numbers, every kind of bad row named, a split without a patient on both sides."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from gloria.data import Row, find_problems, read_table, split_rows, write_table
+from gloria.data import Row, find_problems, find_warnings, read_table, split_rows, write_table
 
 
 def picture(path, value):
@@ -47,8 +48,8 @@ def test_label_goes_before_finding_and_a_byte_order_mark_is_ignored(tmp_path):
         ("image,report,report\na,b,c\n", "expected one named 'report'"),
         ("image,report\n", "has no row"),
         ("", "has no row"),
-        ('image,report\na.png,"Words." and more\n', "line 2: no valid CSV .* check the quotes"),
-        ('image,report\na.png,fine\nb.png,"never closed\n', "line 3: no valid CSV"),
+        ('image,report\na.png,"Words." and more\n', "line 2: not valid CSV .* check the quotes"),
+        ('image,report\na.png,fine\nb.png,"never closed\n', "line 3: not valid CSV"),
     ],
 )
 def test_unusable_tables(tmp_path, text, message):
@@ -57,7 +58,7 @@ def test_unusable_tables(tmp_path, text, message):
 
 
 def test_other_encodings_are_named_with_their_line(tmp_path):
-    with pytest.raises(ValueError, match=r"line 3: no valid UTF-8 .* save the table as UTF-8"):
+    with pytest.raises(ValueError, match=r"line 3: not valid UTF-8 .* save the table as UTF-8"):
         read_table(table(tmp_path, "image,report\na.png,Words.\nb.png,Épanchement.\n", "latin-1"))
 
 
@@ -176,3 +177,46 @@ def test_tables_survive_writing(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     write_table(tmp_path / "elsewhere" / "copy.csv", rows)
     assert read_table(tmp_path / "elsewhere" / "copy.csv") == rows
+
+
+@pytest.mark.parametrize(
+    "boxes", ["1 2 nan 4", "1 2 inf 4", "-1 2 3 4", "1 -2 3 4", "1 2 0 4", "1 2 3 -4", "1 2 3", "1 2 3 4 5", "a b c d"]
+)
+def test_boxes_that_are_none_are_bad_rows(tmp_path, boxes):
+    (row,) = read_table(table(tmp_path, f'image,report,boxes\na.png,Words.,"0 0 1 1; {boxes}"\n'))
+    assert row.fault.startswith(f"boxes holds '{boxes}'; expected 'x y width height', finite")
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "b/" * 3000, "a\0b"])
+def test_names_that_no_file_can_have_are_bad_rows(tmp_path, name):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"image": name, "report": "Words."}))
+    (problem,) = find_problems(read_table(tmp_path / "a.jsonl"))
+    assert str(problem).startswith("line 1: the image ")
+    assert str(problem).endswith(" does not exist")
+    assert len(str(problem)) < 400
+    assert "\0" not in str(problem)
+
+
+def test_a_word_for_a_missing_value_is_no_report(tmp_path):
+    picture(tmp_path / "a.png", 1)
+    rows = read_table(table(tmp_path, "image,report,patient,label\na.png,nan,None,Edema\n<NA>,Words.,p,NaT\n"))
+    assert [str(problem) for problem in find_problems(rows)] == [
+        "line 2: the report is 'nan', which stands for a missing value",
+        "line 3: the image is not named",
+    ]
+    assert [(row.patient, row.label) for row in rows] == [("", "Edema"), ("p", "")]
+
+
+def test_warnings_of_a_table(tmp_path):
+    rows = read_table(table(tmp_path, "image,report,patient\na,b,\nc,d,p\ne,f,q\n"))
+    assert find_warnings(rows) == find_warnings(rows[:2]) == find_warnings(rows[1:2]) == []
+    rows = read_table(table(tmp_path, "image,report,patient\na,b,tmp\nc,d,tmp\n"))
+    assert find_warnings(rows) == [
+        "every row has the patient 'tmp', so that none can be held out; check the column patient"
+    ]
+    rows = read_table(table(tmp_path, "image,report,patient,split\na,b,nan,NA\nc,d,x,\ne,f,nan,None\n"))
+    assert find_warnings(rows) == [
+        f"rows whose {column} is '{word}', which is read as a missing value: {count} (first: line {line}); leave "
+        "the cells empty"
+        for column, word, count, line in [("patient", "nan", 2, 2), ("split", "NA", 1, 2), ("split", "None", 1, 4)]
+    ]

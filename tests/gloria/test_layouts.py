@@ -1,6 +1,8 @@
 """Public data sets: each layout becomes rows, and what is left out is named with the reason."""
 
 import csv
+import gzip
+import re
 
 import pytest
 from public_texts import CHEXPERT_PLUS, MIMIC_REPORT
@@ -78,7 +80,9 @@ def test_chexpert_has_labels_and_no_reports(chexpert_tree):
     assert (first.line, first.patient, first.split, first.report) == (2, "patient00001", "train", "")
     assert first.labels == {"Atelectasis": 1, "Pneumothorax": 0}
     assert (last.patient, last.split) == ("patient00030", "validation")
-    assert imported.left_out == {"not a frontal view": ["train/patient00001/study1/view1_lateral.jpg"]}
+    assert imported.left_out == {
+        "not a frontal view": ["CheXpert-v1.0-small/train/patient00001/study1/view1_lateral.jpg"]
+    }
     assert find_problems(imported.rows, need_reports=False) == []
     assert {problem.what for problem in find_problems(imported.rows)} == {"the report is empty"}
     assert len(read_chexpert(chexpert_tree, all_views=True).rows) == 20
@@ -97,11 +101,125 @@ def test_chexpert_plus_by_itself(tmp_path, picture_file):
     (tmp_path / "df_chexpert_plus_240401.csv").write_text(CHEXPERT_PLUS)
     kept = tmp_path / "PNG" / "PNG" / "train" / "patient00001" / "study1" / "view1_frontal.png"
     picture_file(kept, 1)
-    one, other = read_chexpert(tmp_path).rows
+    imported = read_chexpert(tmp_path)
+    (one,) = imported.rows
     assert (one.line, one.image, one.split, one.patient) == (2, kept, "train", "patient00001")
+    assert imported.left_out["the image is not there"] == ["valid/patient00030/study1/view1_frontal.jpg"]
+    picture_file(tmp_path / "valid" / "patient00030" / "study1" / "view1_frontal.png", 2)
+    _, other = read_chexpert(tmp_path).rows
     assert (other.split, other.report) == ("validation", "")
-    assert not other.image.exists()
-    assert str(other.image).endswith("valid/patient00030/study1/view1_frontal.jpg")
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "",
+        "./CheXpert-v1.0-small/",
+        "chexpert/",
+        "data/CheXpert-v1.0/",
+        "patients/patient_data_v/",
+        "ROOT/",
+        "/gone/CheXpert-v1.0-small/",
+        "D:\\CheXpert-v1.0-small\\",
+    ],
+)
+def test_chexpert_patients_are_found_behind_any_prefix(chexpert_tree, prefix):
+    shipped = read_chexpert(chexpert_tree).rows
+    assert len({row.patient for row in shipped}) == 19
+
+    def prefixed(path):
+        whole = prefix.replace("ROOT", str(chexpert_tree)) + path[1]
+        return whole.replace("/", "\\") if "\\" in prefix else whole
+
+    for table in chexpert_tree.glob("*.csv"):
+        table.write_text(re.sub(r"CheXpert-v1\.0-small/([^,]*)", prefixed, table.read_text()))
+    assert read_chexpert(chexpert_tree).rows == shipped
+
+
+def test_chexpert_images_at_the_path_of_the_table_go_first(chexpert_tree, tmp_path, picture_file):
+    elsewhere = tmp_path / "resized" / "train" / "patient00001" / "study1" / "view1_frontal.jpg"
+    picture_file(elsewhere, 1)
+    table = chexpert_tree / "train.csv"
+    inside = "CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg"
+    table.write_text(table.read_text().replace(inside, str(elsewhere)))
+    first, second, *_ = read_chexpert(chexpert_tree).rows
+    assert (first.image, first.patient) == (elsewhere, "patient00001")
+    assert second.image == chexpert_tree / "train" / "patient00002" / "study1" / "view1_frontal.jpg"
+
+
+@pytest.mark.parametrize("path", ["patient00001_study1_view1.jpg", "train/view1.jpg", "patients/a.jpg", "a/\x1b"])
+def test_chexpert_paths_without_a_patient_are_named(chexpert_tree, path):
+    table = chexpert_tree / "train.csv"
+    table.write_text(table.read_text().replace("CheXpert-v1.0-small/train/patient00003/study1/view1_frontal.jpg", path))
+    message = rf"train\.csv, line 4: the path is {re.escape(repr(path))}; expected one with the folder of a patient"
+    with pytest.raises(ValueError, match=message):
+        read_chexpert(chexpert_tree)
+
+
+def test_chexpert_in_the_folders_of_its_batches(chexpert_tree, tmp_path):
+    shipped = [(row.patient, row.split, row.image.read_bytes()) for row in read_chexpert(chexpert_tree).rows]
+    full = tmp_path / "CheXpert-v1.0"
+    batches = ("1 (validate & csv)", "2 (train 1)", "3 (train 2)")
+    tables, one, two = (full / f"CheXpert-v1.0 batch {name}" for name in batches)
+    tables.mkdir(parents=True)
+    for name in ("train.csv", "valid.csv", "valid"):
+        (chexpert_tree / name).rename(tables / name)
+    for number, patient in enumerate(sorted((chexpert_tree / "train").iterdir())):
+        target = (one, two / "train")[number % 2]
+        target.mkdir(parents=True, exist_ok=True)
+        patient.rename(target / patient.name)
+    for root in (full, tables):
+        rows = read_chexpert(root).rows
+        assert [(row.patient, row.split, row.image.read_bytes()) for row in rows] == shipped
+
+
+def test_every_layout_counts_images_that_are_not_there(mimic_tree, chexpert_tree, openi_tree, rsna_tree):
+    for root, read in (
+        (mimic_tree, read_mimic), (chexpert_tree, read_chexpert), (openi_tree, read_openi), (rsna_tree, read_rsna)
+    ):  # fmt: skip
+        whole = read(root)
+        gone = whole.rows[0].image
+        gone.unlink()
+        imported = read(root)
+        assert imported.rows == whole.rows[1:]
+        missing = imported.left_out["the image is not there"]
+        assert len(missing) == len(whole.left_out.get("the image is not there", [])) + 1
+        assert any(gone.stem in name for name in missing)
+        assert f"left out {len(missing)}: the image is not there (first: {missing[0]})" in imported.summary()
+
+
+def test_mimic_says_which_reports_lost_a_section(mimic_tree):
+    folder = mimic_tree / "files" / "p10" / "p10000032"
+    (folder / "s50414267.txt").write_text("WET READ: Edema.\n FINAL REPORT\n FINDINGS: Clear.\n ADDENDUM: Nodule.\n")
+    (folder / "s53189527.txt").write_text("FINDINGS: Early.\n IMPRESSION: Clear.\n ADDENDUM: None.\n FINDINGS: Late.\n")
+    imported = read_mimic(mimic_tree)
+    assert imported.lost == {"s50414267": ["wet read", "addendum"], "s53189527": ["findings", "addendum"]}
+    assert imported.summary()[-1] == (
+        "2 reports lost a section that had text (first: s50414267); most often: addendum 2, wet read 1, findings 1"
+    )
+    assert read_mimic(mimic_tree, section="whole").lost == {}
+
+
+def test_mimic_leaves_out_reports_that_are_no_text(mimic_tree):
+    (mimic_tree / "files" / "p11" / "p11000764" / "s53911762.txt").write_bytes(b"IMPRESSION: \xff")
+    imported = read_mimic(mimic_tree)
+    assert [row.patient for row in imported.rows] == ["p10000032", "p10000032"]
+    assert imported.left_out["the report cannot be read"] == ["s53911762"]
+
+
+def test_mimic_ids_that_passed_through_a_float(mimic_tree):
+    shipped = read_mimic(mimic_tree).rows
+    for path in mimic_tree.glob("*.csv*"):
+        opened = gzip.open if path.suffix == ".gz" else open
+        with opened(path, "rt") as file:
+            text = file.read()
+        with opened(path, "wt") as file:
+            file.write(re.sub(r"\b([15]\d{7})\b", r"\1.0", text) + ("a,nan,,\n" if "split" in path.name else ""))
+    imported = read_mimic(mimic_tree)
+    assert imported.rows == shipped
+    with gzip.open(mimic_tree / "mimic-cxr-2.0.0-metadata.csv.gz", "at") as file:
+        file.write("an-image,nan,1,x,PA,24,20\n")
+    assert read_mimic(mimic_tree).left_out["no dicom_id, subject_id or study_id"] == ["line 7"]
 
 
 def test_five_by_takes_images_that_show_one_thing_and_no_patient_of_theirs_stays(chexpert_tree):
@@ -158,7 +276,7 @@ def test_openi(openi_tree):
     assert reasons.pop("no both in the report") == ["3.xml"]
     assert reasons.pop("no image in the report") == ["10.xml"]
     ((reason, names),) = reasons.items()
-    assert reason.startswith("no valid XML")
+    assert reason.startswith("not valid XML")
     assert names == ["4.xml"]
 
 
@@ -181,7 +299,13 @@ def test_rsna(rsna_tree):
     assert find_problems([healthy, ill], need_reports=False) == []
 
 
-@pytest.mark.parametrize("line", ["a,,,,,1", "a,1,2,3,,1", "a,1,2,3,0,1", "a,x,2,3,4,1", "a,1,2,3,4,maybe"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "a,,,,,1", "a,1,2,3,,1", "a,1,2,3,0,1", "a,x,2,3,4,1", "a,1,2,3,4,maybe", "a,1,2,inf,4,1", "a,-1,2,3,4,1",
+        ",1,2,3,4,1",
+    ],
+)  # fmt: skip
 def test_rsna_boxes_that_are_none(rsna_tree, line):
     with (rsna_tree / "stage_2_train_labels.csv").open("a", newline="") as file:
         csv.writer(file).writerow(line.split(","))

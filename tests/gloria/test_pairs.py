@@ -223,7 +223,10 @@ def test_bad_members_and_cut_shards_are_named_and_passed_over(shards, rows, proc
     stems = [member.name for member, _ in members]
     assert any("000001.tar cannot be read to its end" in each for each in told)
     assert any(f"000002.tar, {stems[0]} cannot be read as an image" in each for each in told)
-    assert any(f"000002.tar, {stems[2].partition('.')[0]}: KeyError('json')" in each for each in told)
+    assert any(
+        f"000002.tar, {stems[2].partition('.')[0]}: the members are ['png']; expected a .json and one" in each
+        for each in told
+    )
     assert len(items) == 11  # as many as there would have been, some twice
     assert len(set(reports_of(items))) == 6
     with pytest.raises(ValueError, match=r"mend or remove the file"):
@@ -290,3 +293,72 @@ def test_a_trainer_reads_shards(shards, processor, config, tmp_path, workers):
     assert np.isfinite(output.training_loss)
     assert output.global_step >= 8
     assert set(epochs) == {0, 1}
+
+
+def with_json(shard, content):
+    """Gives every row of a shard this .json."""
+    with tarfile.open(shard) as tar:
+        members = [(member, tar.extractfile(member).read()) for member in tar]
+    with tarfile.open(shard, "w") as tar:
+        for member, data in members:
+            if member.name.endswith(".json"):
+                data = content
+                member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
+@pytest.mark.parametrize("text", ["report", "sentence"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"report": null, "line": 2}', "the report is None; expected text"),
+        ('{"report": 5, "line": 2}', "the report is 5; expected text"),
+        ('{"report": NaN, "line": 2}', "the report is nan; expected text"),
+        ('{"report": ["Clear."], "line": 2}', r"the report is \['Clear\.'\]; expected text"),
+        ('{"report": " ", "line": 2}', "the report is ' '; expected text"),
+        ('{"report": "\\ud800", "line": 2}', r"the report is '\\ud800'; expected text"),
+        ('{"line": 2}', "the report is None; expected text"),
+        ('{"report": "Clear."}', "the line is None; expected the number of a line"),
+        ('{"report": "Clear.", "line": "2"}', "the line is '2'; expected the number of a line"),
+        ('{"report": "Clear.", "line": 2.5}', "the line is 2.5; expected"),
+        ('{"report": "Clear.", "line": true}', "the line is True; expected"),
+        ('{"report": "Clear.", "line": 99999999999999999999}', "the line is 99999999999999999999; expected"),
+        ("null", "the .json holds None; expected an object with report and line"),
+        ("[1, 2]", r"the .json holds \[1, 2\]; expected an object"),
+        ("", "the .json is not valid"),
+        ('"\xff', "the .json is not valid"),
+        ("[" * 100_000, "the .json is not valid .*recursion"),
+        ("9" * 10_000, "the .json is not valid .*digits"),
+    ],
+)
+def test_a_row_that_is_wrong_in_any_field_is_a_bad_row(shards, processor, text, content, message):
+    with_json(shards / "000001.tar", content.encode("latin-1"))
+    dataset = ShardDataset(shards, processor, text=text)
+    with pytest.warns(UserWarning, match=rf"000001\.tar, \d+: {message}") as caught:
+        items = list(dataset)
+    assert len(items) == 11
+    assert len({item["line"] for item in items}) == 8
+    assert len(caught) == 3
+    PairCollator(processor)(items)
+    with pytest.raises(ValueError, match=message):
+        list(ShardDataset(shards, processor, text=text, bad_files="refuse"))
+
+
+def test_links_and_folders_in_a_shard_are_passed_over(shards, processor):
+    with tarfile.open(shards / "000001.tar", "a") as tar:
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE):
+            member = tarfile.TarInfo("000000999.png")
+            member.type, member.linkname = kind, "nowhere"
+            tar.addfile(member)
+    with pytest.warns(UserWarning, match=r"000000999: the members are \[\]; expected a \.json and one image"):
+        assert len({item["line"] for item in ShardDataset(shards, processor)}) == 11
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[1]", "{}", '{"000000.tar": "3"}', '{"000000.tar": 0}', '{"000000.tar": null}', "[" * 100_000, "\xff"],
+)
+def test_a_damaged_listing_of_shards_is_named(shards, processor, content):
+    (shards / "shards.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"shards\.json (is not valid JSON|holds .*; expected the number of rows)"):
+        ShardDataset(shards, processor)

@@ -65,7 +65,7 @@ def test_a_file_of_lists_and_vocabularies(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: [", "is no valid YAML"),
+        ("a: [", "is not valid YAML"),
         ("a: [x]\na: [y]", "'a' is there twice"),
         ("[a, b]", r"holds \['a', 'b'\]; expected a prompt list or a vocabulary"),
         ("", "holds None"),
@@ -89,3 +89,47 @@ def test_mistakes_in_a_file_are_named(tmp_path, text, message):
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.yaml does not exist"):
         read_prompts(tmp_path / "none.yaml")
+
+
+def test_a_vocabulary_that_makes_too_many_phrases_is_refused_with_their_number(tmp_path):
+    path = tmp_path / "prompts.yaml"
+    parts = "".join(f"  p{part}: [{', '.join(f'w{word}' for word in range(10))}]\n" for part in range(9))
+    path.write_text(f"a:\n{parts}")
+    with pytest.raises(ValueError, match=r"a: the parts make 1,000,000,000 phrases; expected 100,000 at most"):
+        read_prompts(path)
+    path.write_text("a:\n" + "".join(parts.splitlines(True)[:5]))
+    assert len(read_prompts(path, count=10**6)["a"]) == 10**5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: 2020-13-45",
+        "a: !!timestamp x",
+        "a: !!int x",
+        "a: !!bool x",
+        "a: !!binary '=='",
+        "a: !!python/object:os.system {}",
+        "? [a]\n: [x]",
+        "? {a: 1}\n: [x]",
+        "a: " + "[" * 3000 + "]" * 3000,
+        "&a [*a]",
+        "a: \x1b",
+        "a: *b",
+    ],
+)
+def test_odd_yaml_ends_in_a_message(tmp_path, text):
+    path = tmp_path / "prompts.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"prompts\.yaml") as raised:
+        read_prompts(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_file_whose_aliases_multiply_is_refused_in_a_line(tmp_path):
+    lines = ["a0: &a0 [lung]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30)]
+    path = tmp_path / "prompts.yaml"
+    path.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"a1 is \[\['lung'\].*; expected a list of texts") as raised:
+        read_prompts(path)
+    assert len(str(raised.value)) < 2000

@@ -1,15 +1,18 @@
 """CheXpert (Irvin et al., 2019), with the reports of CheXpert Plus (Chambon et al., 2024) where they are there."""
 
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gloria.data.layouts.imported import CLASSES, Imported, class_labels, listed
-from gloria.data.reports import Section
-from gloria.data.table import Row
+from gloria.data.sections import Section
+from gloria.data.table import Row, is_there
+from gloria.messages import shown
 
 SPLITS = {"train.csv": "train", "valid.csv": "validation", "test.csv": "test"}
+BATCHES = "CheXpert-v1.0 batch *"  # the folders of the full release as it is downloaded, the tables in one of them
 PLUS = "df_chexpert_plus_*.csv"
 PLUS_SECTIONS = {
     "findings": ("section_findings",),
@@ -17,46 +20,52 @@ PLUS_SECTIONS = {
     "both": ("section_findings", "section_impression"),
     "whole": ("report",),
 }
-PLUS_COLUMNS = ("path_to_image", "frontal_lateral", "deid_patient_id", "split", "report", *PLUS_SECTIONS["both"])
+PLUS_COLUMNS = ("path_to_image", "frontal_lateral", "split", "report", *PLUS_SECTIONS["both"])
 FIVE = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")  # the competition's
+_PATIENT = re.compile(r"patient[^a-z]*[0-9].*", re.IGNORECASE)  # not "patients"
 
 
 def read_chexpert(root: str | Path, section: Section = "both", all_views: bool = False) -> Imported:
     """Reads CheXpert-v1.0 and -small, alone or with df_chexpert_plus_*.csv beside train.csv; or CheXpert Plus alone.
 
+    The patient is the folder whose name starts with "patient" in the path of an image, and what stands before it in the
+    table does not matter. An image is looked for where the path says, and in the release's own folders.
+
     Args:
-        root: folder that holds train.csv, valid.csv or test.csv and the folders of that name; or CheXpert Plus's table,
-            with the images in train/ and valid/, PNG/ or PNG/PNG/.
+        root: folder that holds train.csv, valid.csv or test.csv and the folders of that name, or the folders of the
+            batches; or CheXpert Plus's table, with the images in train/ and valid/, PNG/ or PNG/PNG/.
         section: what is taken of a report: "findings", "impression", or "both"; "whole" is all of it.
         all_views: take lateral views too.
 
     Returns:
-        A row for each image, with its labels, and without a report where there is none: CheXpert itself has none.
+        A row for each image that is there, with its labels, and without a report where there is none: CheXpert itself
+        has none.
 
     Raises:
         FileNotFoundError: none of the tables is there.
-        ValueError: a table without its columns, or with labels that are none.
+        ValueError: a table without its columns, with a path without a patient, or with labels that are none.
     """
     root = Path(root)
-    imported = Imported()
-    reports = {_inside(cells["path_to_image"]): cells for _, cells in _plus(root)}
-    tables = [name for name in SPLITS if (root / name).is_file()]
-    if not tables:
-        _read_plus(root, imported, section, all_views)
+    imported, images = Imported(), _Images(root)
+    reports = {place.inside: cells for place, cells in _plus(root)}
+    folders = (root, *sorted(root.glob(BATCHES)))
+    tables = [next((folder / name for folder in folders if (folder / name).is_file()), None) for name in SPLITS]
+    if not any(tables):
+        _read_plus(root, imported, images, section, all_views)
         return imported
-    for name in tables:
-        for record in listed(root, name, ("Path", "Frontal/Lateral", *FIVE)):
-            path = _inside(record.cells["Path"])
+    for table in filter(None, tables):
+        for record in listed(table.parent, table.name, ("Path", "Frontal/Lateral", *FIVE), CLASSES):
+            place = _Place.of(table, record.line, record.cells["Path"])
             if record.cells["Frontal/Lateral"] != "Frontal" and not all_views:
-                imported.leave_out("not a frontal view", path)
+                imported.leave_out("not a frontal view", place.given)
                 continue
             try:
                 labels = class_labels(record.cells)
             except ValueError as error:
-                raise ValueError(f"{root / name}, line {record.line}: {error}") from error
-            report = _report(reports[path], section) if path in reports else ""
-            patient = path.split("/")[1]
-            imported.rows.append(Row(record.line, _image(root, path), report, patient, SPLITS[name], labels=labels))
+                raise ValueError(f"{table}, line {record.line}: {error}") from error
+            report = _report(reports[place.inside], section) if place.inside in reports else ""
+            image, split = images.find(place, table.stem), SPLITS[table.name]
+            imported.add(Row(record.line, image, report, place.patient, split, labels=labels), place.given)
     return imported
 
 
@@ -97,37 +106,82 @@ def five_by(rows: Sequence[Row], of_each: int = 200, seed: int = 0) -> tuple[lis
     return chosen, [row for row in rows if row.patient not in patients]
 
 
-def _read_plus(root: Path, imported: Imported, section: Section, all_views: bool) -> None:
-    for line, cells in _plus(root):
-        path = _inside(cells["path_to_image"])
+@dataclass(frozen=True)
+class _Place:
+    """Where a table says that an image is.
+
+    Attributes:
+        line: of the table.
+        given: the path in the table, with / as separator.
+        patient: its folder that starts with "patient".
+        inside: the path from that folder on.
+    """
+
+    line: int
+    given: str
+    patient: str
+    inside: str
+
+    @classmethod
+    def of(cls, table: Path, line: int, path: str) -> "_Place":
+        given = path.replace("\\", "/")
+        *folders, _ = parts = given.split("/")
+        for number in reversed(range(len(folders))):
+            if _PATIENT.fullmatch(folders[number]):
+                return cls(line, given, folders[number], "/".join(parts[number:]))
+        raise ValueError(
+            f"{table}, line {line}: the path is {shown(path)}; expected one with the folder of a patient, such as "
+            "train/patient00001/study1/view1_frontal.jpg"
+        )
+
+
+class _Images:
+    """Finds images: where the table says, or below the folders of a release, whatever the table calls them.
+
+    CheXpert Plus has PNG files under the names of the JPEG files. The folder in which the last image was is tried
+    first, since a release has its images in few of them.
+    """
+
+    def __init__(self, root: Path) -> None:
+        batches = [*root.glob(BATCHES), *(root.parent.glob(BATCHES) if root.match(BATCHES) else ())]
+        self.root = root
+        self.folders = [root, root / "PNG", root / "PNG" / "PNG", *sorted(batches)]
+
+    def find(self, place: _Place, split: str) -> Path | None:
+        """The file, None where there is none; split is the folder that the release has for the table."""
+        given = self.root / place.given
+        if is_there(given):
+            return given
+        for folder in self.folders:
+            for parts in ((split, place.inside), (place.inside,)):
+                path = folder.joinpath(*parts)
+                for image in (path, path.with_suffix(".png")):
+                    if is_there(image):
+                        self.folders.remove(folder)
+                        self.folders.insert(0, folder)
+                        return image
+        return None
+
+
+def _read_plus(root: Path, imported: Imported, images: _Images, section: Section, all_views: bool) -> None:
+    for place, cells in _plus(root):
         if cells["frontal_lateral"] != "Frontal" and not all_views:
-            imported.leave_out("not a frontal view", path)
+            imported.leave_out("not a frontal view", place.given)
             continue
         report, split = _report(cells, section), "validation" if cells["split"] == "valid" else cells["split"]
-        imported.rows.append(Row(line, _image(root, path), report, cells["deid_patient_id"], split))
+        image = images.find(place, cells["split"])
+        imported.add(Row(place.line, image, report, place.patient, split), place.given)
     if not imported.rows and not imported.left_out:
         raise FileNotFoundError(f"{root} holds none of {', '.join(SPLITS)} and no {PLUS}; expected CheXpert's folder")
 
 
-def _plus(root: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
-    """The records of CheXpert Plus's table, if it is there, with their lines."""
+def _plus(root: Path) -> Iterator[tuple[_Place, Mapping[str, str]]]:
+    """The records of CheXpert Plus's table, if it is there, with the places of their images."""
     for table in sorted(root.glob(PLUS))[-1:]:  # named after its date: the latest
         for record in listed(root, table.name, PLUS_COLUMNS):
-            yield record.line, record.cells
+            yield _Place.of(table, record.line, record.cells["path_to_image"]), record.cells
 
 
 def _report(cells: Mapping[str, str], section: Section) -> str:
     parts = (" ".join(cells[name].split()) for name in PLUS_SECTIONS[section])
     return " ".join(dict.fromkeys(filter(None, parts)))
-
-
-def _inside(path: str) -> str:
-    """The path of an image from train/ or valid/ on, without the name of the release's folder."""
-    return path[path.index("/") + 1 :] if path.startswith("CheXpert") else path
-
-
-def _image(root: Path, path: str) -> Path:
-    """Where the image lies: CheXpert Plus has PNG files in a folder of their own, under the same names."""
-    png = Path(path).with_suffix(".png")
-    places = (root / path, root / png, root / "PNG" / png, root / "PNG" / "PNG" / png)
-    return next((place for place in places if place.is_file()), places[0])

@@ -1,11 +1,13 @@
 """What every reader of a data set gives, and how it reads the files that the data set comes with."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gloria.data.formats import Record, read_records
-from gloria.data.table import Row
+from gloria.data.table import Row, is_there
+from gloria.messages import shown
 
 # The labels of CheXpert, which MIMIC-CXR-JPG gives too, in the order of the files.
 CLASSES = (
@@ -24,6 +26,7 @@ CLASSES = (
     "Fracture",
     "Support Devices",
 )
+KINDS = 5  # of lost sections that a summary names
 
 
 @dataclass
@@ -33,26 +36,41 @@ class Imported:
     Attributes:
         rows: their `line` is that of the file which lists the images.
         left_out: names of images or studies that became no row, by reason.
+        lost: sections with text that are in no report, by the study that has them.
     """
 
     rows: list[Row] = field(default_factory=list)
     left_out: dict[str, list[str]] = field(default_factory=dict)
+    lost: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, row: Row, name: str) -> None:
+        """Adds a row whose image is there, and notes the image that is not, by its name in the data set."""
+        if row.image is not None and is_there(row.image):
+            self.rows.append(row)
+        else:
+            self.leave_out("the image is not there", name)
 
     def leave_out(self, reason: str, name: str) -> None:
         """Notes one that becomes no row."""
         self.left_out.setdefault(reason, []).append(name)
 
     def summary(self) -> list[str]:
-        """A line for the rows and one for each reason, with the first that was left out."""
+        """A line for the rows, for each reason with the first that was left out, and for sections that were lost."""
         bare = sum(not row.report for row in self.rows)
         lines = [f"{len(self.rows)} rows, {bare} of them without a report"]
-        return lines + [
-            f"left out {len(names)}: {reason} (first: {names[0]})" for reason, names in self.left_out.items()
-        ]
+        lines += [f"left out {len(names)}: {reason} (first: {names[0]})" for reason, names in self.left_out.items()]
+        if self.lost:
+            counts = Counter(name for names in self.lost.values() for name in set(names)).most_common(KINDS)
+            kinds = ", ".join(f"{name} {count}" for name, count in counts)
+            lines.append(
+                f"{len(self.lost)} reports lost a section that had text (first: {next(iter(self.lost))}); most often: "
+                f"{kinds}"
+            )
+        return lines
 
 
-def listed(root: Path, name: str, columns: Sequence[str]) -> Iterator[Record]:
-    """The records of a file of the data set, packed (.gz) or not.
+def listed(root: Path, name: str, columns: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Record]:
+    """The columns of a file of the data set, packed (.gz) or not; the optional ones where they are there.
 
     Raises:
         FileNotFoundError: it is not in `root`.
@@ -61,7 +79,7 @@ def listed(root: Path, name: str, columns: Sequence[str]) -> Iterator[Record]:
     path = found(root, name)
     if path is None:
         raise FileNotFoundError(f"{root} holds no {name} (nor {name}.gz); expected the folder that holds it")
-    return _whole(path, columns)
+    return _whole(path, columns, optional)
 
 
 def found(root: Path, name: str) -> Path | None:
@@ -80,13 +98,13 @@ def class_labels(cells: Mapping[str, str]) -> dict[str, int]:
         text = cells.get(name, "")
         if text:
             if text not in ("1", "1.0", "0", "0.0", "-1", "-1.0"):
-                raise ValueError(f"{name} is {text!r}; expected 1.0, 0.0, -1.0 or nothing")
+                raise ValueError(f"{name} is {shown(text)}; expected 1.0, 0.0, -1.0 or nothing")
             labels[name] = round(float(text))
     return labels
 
 
-def _whole(path: Path, columns: Sequence[str]) -> Iterator[Record]:
-    for record in read_records(path, columns):
+def _whole(path: Path, columns: Sequence[str], optional: Sequence[str]) -> Iterator[Record]:
+    for record in read_records(path, columns, optional):
         if record.fault:
             raise ValueError(f"{path}, line {record.line}: {record.fault}; download the file again")
         yield record

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from gloria.data.layouts.imported import Imported, class_labels, found, listed
-from gloria.data.reports import Section, choose_section
+from gloria.data.cells import identity
+from gloria.data.layouts.imported import CLASSES, Imported, class_labels, found, listed
+from gloria.data.sections import Section, choose_section, lost_sections
 from gloria.data.table import Row
 
 METADATA = "mimic-cxr-2.0.0-metadata.csv"
@@ -26,12 +27,12 @@ def read_mimic(
     Args:
         root: folder of the release, which holds files/ and the tables.
         reports: folder that holds files/ with the reports; default: `root`.
-        section: what is taken of a report, see `gloria.data.reports.choose_section`.
+        section: what is taken of a report, see `gloria.data.sections.choose_section`.
         all_views: take lateral views too.
 
     Returns:
         A row for each image: patient is "p" and the subject's number, split is "train", "validate" or "test". Left out:
-        images of other views, and those of studies without report or without the section.
+        images of other views, those that are not there, and those of studies without report or without the section.
 
     Raises:
         FileNotFoundError: neither of the lists is there, or no folder of reports.
@@ -45,41 +46,50 @@ def read_mimic(
         )
     is_dicom = found(root, RECORDS) is not None
     columns = ("dicom_id", "subject_id", "study_id")
-    if found(root, METADATA):
-        images = listed(root, METADATA, (*columns, "ViewPosition"))
-    else:
-        images = listed(root, RECORDS if is_dicom else METADATA, columns)
+    listing = RECORDS if is_dicom and not found(root, METADATA) else METADATA
+    images = listed(root, listing, columns if listing == RECORDS else (*columns, "ViewPosition"))
     splits, labels = {}, {}
     if found(root, SPLIT):
-        listing = listed(root, SPLIT, ("dicom_id", "split"))
-        splits = {record.cells["dicom_id"]: record.cells["split"] for record in listing}
+        split_of = listed(root, SPLIT, ("dicom_id", "split"))
+        splits = {record.cells["dicom_id"]: record.cells["split"] for record in split_of}
     if found(root, LABELS):
-        listing = listed(root, LABELS, ("study_id",))
-        labels = {record.cells["study_id"]: class_labels(record.cells) for record in listing}
+        labels_of = listed(root, LABELS, ("study_id",), CLASSES)
+        labels = {identity(record.cells["study_id"]): class_labels(record.cells) for record in labels_of}
     imported = Imported()
-    said: dict[Path, str | None] = {}
+    said: dict[str, str] = {}  # of a study, which has several images
     for record in images:
-        image, subject, study = (record.cells[name] for name in columns)
+        image, subject, study = (identity(record.cells[name]) for name in columns)
+        if not (image and subject and study):
+            imported.leave_out(f"no {', '.join(columns[:-1])} or {columns[-1]}", f"line {record.line}")
+            continue
         view = record.cells.get("ViewPosition")
         if view is not None and view not in FRONTAL and not all_views:
             imported.leave_out("not a frontal view", image)
             continue
         patient = Path("files", f"p{subject[:2]}", f"p{subject}")
-        text = texts / patient / f"s{study}.txt"
-        if text not in said:  # a study has several images
-            said[text] = choose_section(text.read_text(encoding="utf-8"), section) if text.is_file() else None
-        report = said[text]
-        if not report:
-            imported.leave_out("no report" if report is None else f"no {section} in the report", f"s{study}")
+        place, name = texts / patient / f"s{study}.txt", f"s{study}"
+        if name not in said:
+            try:
+                text = place.read_text(encoding="utf-8")
+            except FileNotFoundError:
+                imported.leave_out("no report", name)
+                continue
+            except (OSError, ValueError):
+                imported.leave_out("the report cannot be read", name)
+                continue
+            said[name] = choose_section(text, section)
+            if said[name] and (lost := lost_sections(text, section)):
+                imported.lost[name] = lost
+        if not said[name]:
+            imported.leave_out(f"no {section} in the report", name)
             continue
-        imported.rows.append(
-            Row(
-                line=record.line,
-                image=root / patient / f"s{study}" / f"{image}.{'dcm' if is_dicom else 'jpg'}",
-                report=report,
-                patient=f"p{subject}",
-                split=splits.get(image, ""),
-                labels=labels.get(study, {}),
-            )
+        row = Row(
+            line=record.line,
+            image=root / patient / name / f"{image}.{'dcm' if is_dicom else 'jpg'}",
+            report=said[name],
+            patient=f"p{subject}",
+            split=splits.get(image, ""),
+            labels=labels.get(study, {}),
         )
+        imported.add(row, f"{image}.{'dcm' if is_dicom else 'jpg'}")
     return imported

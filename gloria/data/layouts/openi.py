@@ -5,7 +5,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from gloria.data.layouts.imported import Imported
-from gloria.data.reports import Section
+from gloria.data.sections import Section
 from gloria.data.table import Row
 
 IMAGES = (".png", ".jpg", ".dcm")
@@ -37,8 +37,8 @@ def read_openi(root: str | Path, section: Section = "both") -> Imported:
     for number, path in enumerate(reports, 1):
         try:
             tree = ElementTree.parse(path).getroot()
-        except ElementTree.ParseError as error:
-            imported.leave_out(f"no valid XML ({error})", path.name)
+        except (ElementTree.ParseError, LookupError, ValueError) as error:  # not well formed, an unknown encoding
+            imported.leave_out(f"not valid XML ({error})", path.name)
             continue
         report = _report(tree, section)
         if not report:
@@ -50,15 +50,12 @@ def read_openi(root: str | Path, section: Section = "both") -> Imported:
         if not names:
             imported.leave_out("no image in the report", path.name)
         for name in names:
-            if _key(name) in images:
-                imported.rows.append(Row(number, images[_key(name)], report, patient))
-            else:
-                imported.leave_out("the image is not there", name)
+            imported.add(Row(number, images.get(_key(name)), report, patient), name)
     return imported
 
 
 def _report(tree: ElementTree.Element, section: Section) -> str:
-    texts = {part.get("Label", ""): " ".join((part.text or "").split()) for part in tree.iter("AbstractText")}
+    texts = {part.get("Label", ""): " ".join("".join(part.itertext()).split()) for part in tree.iter("AbstractText")}
     wanted = _PARTS.get(section, tuple(texts))
     return " ".join(dict.fromkeys(text for name in wanted if (text := texts.get(name))))
 

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+from gloria.data.cells import identity
 from gloria.data.layouts.imported import Imported, listed
-from gloria.data.table import Box, Row
+from gloria.data.table import Box, Row, box_of
+from gloria.messages import shown
 
 LABELS = "stage_2_train_labels.csv"
 IMAGES = "stage_2_train_images"
@@ -17,8 +19,9 @@ def read_rsna(root: str | Path) -> Imported:
         root: folder that holds stage_2_train_labels.csv and stage_2_train_images/.
 
     Returns:
-        A row for each image, without a report, since there are none: labels Pneumonia 1 or 0, label "Pneumonia" or "No
-        Pneumonia", and the boxes of all its lines. Its patient is its patientId, which the release gives to one image.
+        A row for each image that is there, without a report, since there are none: labels Pneumonia 1 or 0, label
+        "Pneumonia" or "No Pneumonia", and the boxes of all its lines. Its patient is its patientId, which the release
+        gives to one image.
 
     Raises:
         FileNotFoundError: there is no such table.
@@ -28,31 +31,30 @@ def read_rsna(root: str | Path) -> Imported:
     lines: dict[str, int] = {}
     boxes: dict[str, list[Box]] = {}
     for record in listed(root, LABELS, COLUMNS):
-        image, target = record.cells["patientId"], record.cells["Target"]
+        image, target = record.cells["patientId"], identity(record.cells["Target"])
         numbers = [record.cells[name] for name in COLUMNS[1:5]]
         try:
-            x, y, width, height = (float(number or "nan") for number in numbers)
+            if not image or target not in ("0", "1"):
+                raise ValueError
+            of_line = [box_of(numbers)] if target == "1" else []
         except ValueError:
-            target = ""
-        if target not in ("0", "1") or (target == "1" and not (x >= 0 and y >= 0 and width > 0 and height > 0)):
             raise ValueError(
-                f"{root / LABELS}, line {record.line}: Target is {record.cells['Target']!r} with the box {numbers}; "
-                "expected 0 without a box, or 1 with x, y, width and height"
-            )
+                f"{root / LABELS}, line {record.line}: Target is {shown(target)} with the box {shown(numbers)}, of the "
+                f"patientId {shown(image)}; expected 0 without a box, or 1 with x, y, width and height"
+            ) from None
         lines.setdefault(image, record.line)
-        boxes.setdefault(image, []).extend([(x, y, width, height)] if target == "1" else [])
+        boxes.setdefault(image, []).extend(of_line)
     imported = Imported()
     for image, line in lines.items():
         present = bool(boxes[image])
-        imported.rows.append(
-            Row(
-                line=line,
-                image=root / IMAGES / f"{image}.dcm",
-                report="",
-                patient=image,
-                label="Pneumonia" if present else "No Pneumonia",
-                labels={"Pneumonia": int(present)},
-                boxes=tuple(boxes[image]),
-            )
+        row = Row(
+            line=line,
+            image=root / IMAGES / f"{image}.dcm",
+            report="",
+            patient=image,
+            label="Pneumonia" if present else "No Pneumonia",
+            labels={"Pneumonia": int(present)},
+            boxes=tuple(boxes[image]),
         )
+        imported.add(row, f"{image}.dcm")
     return imported

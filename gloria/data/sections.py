@@ -1,0 +1,172 @@
+"""The sections of a free-text report by their headers, and which of them say what is seen."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import lru_cache
+from typing import Literal, get_args
+
+Section = Literal["findings", "impression", "both", "whole"]
+SECTIONS: tuple[Section, ...] = get_args(Section)
+OF_BOTH = ("findings", "impression")
+
+# What headers are called, by section. Spelling mistakes are folded by likeness, not listed.
+_NAMES = {
+    "findings": ("findings", "finding"),
+    "impression": ("impression", "impressions", "conclusion", "conclusions", "summary"),
+    "comparison": ("comparison", "comparisons", "comparison exam", "comparison film", "reference exam"),
+    "indication": ("indication", "indications", "clinical indication", "reason", "reason for exam"),
+    "history": ("history", "clinical history", "patient history", "clinical information", "clinical data"),
+    "examination": ("examination", "exam", "type of examination", "type of exam", "study", "procedure"),
+    "technique": ("technique",),
+    "date": ("date",),
+    "notification": ("notification", "notifications"),
+    "recommendations": ("recommendations", "recommendation", "recommendation(s)"),
+    "addendum": ("addendum", "addenda"),
+    "wet read": ("wet read", "wetread"),
+    "comment": ("comment", "comments"),
+}
+_SECTION_OF = {name: section for section, names in _NAMES.items() for name in names}
+# These name the section wherever they stand in a header: "FINDINGS AND IMPRESSION", "PERTINENT HISTORY".
+_TELLING = (*OF_BOTH, "conclusion", "history", "comparison", "addendum", "indication", "reason", "technique")
+# What they hold is no description of the images of this report.
+_CONTEXT = (
+    "preamble", "comparison", "indication", "history", "examination", "technique", "date", "notification",
+    "recommendations",
+)  # fmt: skip
+# Least likeness of a misspelt name. "FINIDNGS" has 0.875; "COMPRESSION" is no impression with 0.857.
+_LIKENESS = 0.87
+
+# A header in capitals, at the start of a line, may hold a time before its colon; a known name may be in any letters.
+_CAPITALS = re.compile(r"[ \t]*([A-Z](?:[A-Z0-9 _.,/&()'-]|:(?=[0-9]))*):(?=\s|$)")
+_KNOWN = re.compile(rf"[ \t]*({'|'.join(map(re.escape, sorted(_SECTION_OF, key=len, reverse=True)))})[ \t]*:", re.I)
+_VIEW = re.compile(r"\b(chest|portable|ribs?|radiographs?|views?|frontal|lateral|bone window|upright|pa and lat)\b")
+
+
+@dataclass
+class _Part:
+    """A section as it stands in the report; one that is findings and impression has both names."""
+
+    names: tuple[str, ...]
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.lines).split())
+
+    @property
+    def says_something(self) -> bool:
+        return any(map(str.isalpha, self.text))
+
+
+def sections_of(text: str) -> dict[str, str]:
+    """Return the sections of a report by their headers, without line breaks.
+
+    The rules are those of MIMIC-CXR's own sections: a header in capitals that names views or the chest starts the
+    findings; misspelt names are the names that they are like; of two sections of one name, the later one is kept.
+    Unlike there, other headers in capitals ("LUNGS:") start no section: they belong to the one in which they stand, as
+    a view does that is named within the findings. Sections without a letter are left out, and so is what comes before
+    the first header.
+
+    Returns:
+        Section by name: "findings", "impression", "comparison", "indication", "history", "examination", "technique",
+        "date", "notification", "recommendations", "addendum", "wet read", "comment". A section that is findings and
+        impression is there twice.
+    """
+    return {name: part.text for part in _parts(text) for name in part.names if name != "preamble"}
+
+
+def choose_section(text: str, section: Section = "both") -> str:
+    """Return the text of a report that says what is seen.
+
+    Args:
+        text: the report, with line breaks and headers.
+        section: "findings", "impression", "both" (in this order; what is the same in both once), or "whole".
+
+    Returns:
+        The section without line breaks. Where a report has neither section, what follows the first paragraph of its
+        last section, as in MIMIC-CXR's own code, or its only paragraph if it has no header; "" where it has the other
+        section only.
+
+    Raises:
+        ValueError: another section.
+    """
+    if section not in SECTIONS:
+        raise ValueError(f"section is {section!r}; expected one of {', '.join(map(repr, SECTIONS))}")
+    if section == "whole":
+        return " ".join(text.split())
+    sections = sections_of(text)
+    if any(name in sections for name in OF_BOTH):
+        return " ".join(dict.fromkeys(sections[name] for name in _wanted(section) if name in sections))
+    last = [*_split(text)][-1]
+    paragraphs = [part for part in re.split(r"\n[ \t]*\n", "\n".join(last.lines)) if part.strip()]
+    if len(paragraphs) > 1 or last.names != ("preamble",):
+        del paragraphs[:1]
+    return " ".join(" ".join(paragraphs).split())
+
+
+def lost_sections(text: str, section: Section = "both") -> list[str]:
+    """Return the names of sections that say something about the images, and that `choose_section` leaves out.
+
+    Sections that nobody asked for are not lost, nor is what precedes the description: history, technique and their
+    like. An earlier section of the same name is, an addendum, a wet read, and a header in capitals that stands before
+    the findings ("LUNGS:").
+    """
+    if section == "whole":
+        return []
+    lost: list[str] = []
+    parts = _parts(text)
+    described = any(name in part.names for part in parts for name in OF_BOTH)
+    for number, part in enumerate(parts):
+        later = {name for other in parts[number + 1 :] for name in other.names}
+        asked = set(part.names) & set(_wanted(section))
+        if part.names[0] in _CONTEXT:
+            headers = (_CAPITALS.match(line) for line in part.lines)
+            lost += [header[1].strip().lower() for header in headers if header and described]
+        elif asked <= later if asked else part.names[0] not in OF_BOTH and (described or later):
+            lost.append(part.names[0])
+    return lost
+
+
+def _wanted(section: Section) -> tuple[str, ...]:
+    return OF_BOTH if section == "both" else (section,)
+
+
+def _parts(text: str) -> list[_Part]:
+    """The sections that say something, in their order, with what comes before the first header."""
+    return [part for part in _split(text) if part.says_something]
+
+
+def _split(text: str) -> Iterator[_Part]:
+    part, has_findings = _Part(("preamble",)), False
+    for line in text.splitlines():
+        header = _KNOWN.match(line) or _CAPITALS.match(line)
+        names, is_name = _sections_of_header(" ".join(header[1].lower().split())) if header else ((), False)
+        # A view, or "OTHER FINDINGS", within the description is a header within it.
+        within = set(names) <= set(part.names) or (
+            part.names == ("impression",) and names == ("findings",) and (has_findings or not part.says_something)
+        )
+        if header and names and not (within and not is_name):
+            yield part
+            has_findings = has_findings or ("findings" in part.names and part.says_something)
+            part = _Part(names, [line[header.end() :]])
+        else:
+            part.lines.append(line)
+    yield part
+
+
+@lru_cache(maxsize=100_000)
+def _sections_of_header(header: str) -> tuple[tuple[str, ...], bool]:
+    """The sections that a header in lower case starts, none for other headers; and whether it is their very name."""
+    like = get_close_matches(header, _SECTION_OF, 1, _LIKENESS)
+    if like:
+        return (_SECTION_OF[like[0]],), True
+    words = (get_close_matches(word, _TELLING, 1, _LIKENESS) for word in re.findall(r"[a-z]+", header))
+    told = {_SECTION_OF[word[0]] for word in words if word}
+    if told.issuperset(OF_BOTH):
+        return OF_BOTH, True
+    for section in _NAMES:
+        if section in told:
+            return (section,), False
+    return (("findings",), False) if _VIEW.search(header) else ((), False)
