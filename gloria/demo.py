@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from gloria.attention import save
 from gloria.data import Row, TableDataset, find_problems, read_table, split_rows, write_phantoms
 from gloria.images import to_rgb
+from gloria.lock import only_writer
 from gloria.modelling import GloriaModel
 from gloria.processing import GloriaProcessor
 from gloria.retrieval import Similarities, chance, format_precision, labels_of, similarities
@@ -139,10 +140,11 @@ def _one(name: str, table: Path, out: Path, steps: int, seed: int) -> None:
     model, processor = small_model([row.report for row in training], seed)
     epochs = math.ceil(steps / max(1, len(training) // BATCH))
     options = TrainingOptions(epochs=epochs, batch_size=BATCH, learning_rate=LEARNING_RATE, seed=seed, cpu=True)
-    # An earlier demo makes way: train() itself overwrites no run.
-    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
-    (out / METRICS).unlink(missing_ok=True)
-    metrics = train(model, processor, training, held_out, out, options)
+    with only_writer(out):
+        # An earlier demo makes way: train() itself overwrites no run.
+        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+        (out / METRICS).unlink(missing_ok=True)
+        metrics = train(model, processor, training, held_out, out, options)
     found = similarities(model, processor, [row.image for row in held_out], [row.report for row in held_out])
     save(montage(found, held_out), out / "retrieval.png")
 

@@ -1,11 +1,16 @@
-"""Hashes of what makes a vector: the model, and what is done to images and texts before it."""
+"""Hashes of what makes a vector or a run: the model, what is done to images and texts before it, and the rows."""
 
 import hashlib
 import json
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedConfig
 
+from gloria.data import Row, ShardDataset
 from gloria.modelling import GloriaModel
 from gloria.processing import GloriaProcessor
 
@@ -36,6 +41,44 @@ def preprocessing_fingerprint(processor: GloriaProcessor) -> str:
         "max_length": processor.max_length,
     }
     return hashlib.sha256(_canonical(settings)).hexdigest()
+
+
+def config_fingerprint(config: PreTrainedConfig) -> str:
+    """SHA-256 of the configuration of a model."""
+    return hashlib.sha256(_canonical(config.to_dict())).hexdigest()
+
+
+def rows_fingerprint(rows: Sequence[Row] | ShardDataset) -> str:
+    """SHA-256 of rows as `add_rows` takes them; of shards, of what stands in them beside the images.
+
+    Of images themselves it takes paths, or names and sizes, and reads none.
+    """
+    digest = hashlib.sha256()
+    if isinstance(rows, ShardDataset):
+        for name in sorted(rows.counts):
+            _add_shard(digest, rows.folder / name)
+    else:
+        add_rows(digest, rows)
+    return digest.hexdigest()
+
+
+def _add_shard(digest: "hashlib._Hash", path: Path) -> None:
+    digest.update(path.name.encode())
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                digest.update(f"{member.name} {member.size}".encode())
+                if member.name.endswith(".json") and (file := tar.extractfile(member)):
+                    digest.update(file.read())
+    except (tarfile.TarError, OSError, EOFError) as error:  # training names it, and reads on if it may
+        digest.update(type(error).__name__.encode())
+
+
+def add_rows(digest: "hashlib._Hash", rows: Sequence[Row]) -> None:
+    """Adds rows to a hash: their lines, absolute paths of images, reports, patients, labels and faults."""
+    for row in rows:
+        image = None if row.image is None else str(row.image.absolute())
+        digest.update(repr((row.line, image, row.report, row.patient, row.label, row.fault)).encode())
 
 
 def _canonical(settings: Any) -> bytes:

@@ -11,6 +11,7 @@ from gloria.data import read_table
 from gloria.index import EmbeddingIndex, Retriever, build_index, build_nearest
 from gloria.index.evaluate import KS, format_evaluation
 from gloria.index.evaluate import evaluate as evaluate_index
+from gloria.lock import only_writer
 from gloria.retrieval import BY, By
 from gloria_ops import ItemKind
 
@@ -44,7 +45,7 @@ def build(
     cpu: Cpu = False,
 ) -> None:
     """Encode the images or the reports of a table; bad rows are named and left out."""
-    with plain_errors():
+    with plain_errors(), only_writer(out):
         index = build_index(
             out, *loaded(run, cpu), read_table(csv, [COLUMN[of]]), of, dtype=dtype, batch_size=batch_size, progress=True
         )

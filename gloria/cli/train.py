@@ -1,6 +1,8 @@
 """`gloria train`."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -23,9 +25,10 @@ from gloria.small import small_model
 from gloria.training import DEFAULTS, HELD_OUT, METRICS, TrainingOptions, count_rows, last_checkpoint
 from gloria.training import train as run_training
 from gloria.training.options import Optimizer, Schedule
+from gloria.training.processes import on_first_process, only_run
 
 BadRows = Literal["refuse", "skip"]
-NOT_OF_A_RECIPE = {"csv", "out", "recipe", "resume"}
+NOT_OF_A_RECIPE = {"csv", "out", "recipe", "resume", "change"}
 
 
 def _follow_recipe(context: typer.Context, name_or_path: str | None) -> str | None:
@@ -109,7 +112,13 @@ def train(
     bf16: Annotated[bool, typer.Option(help="Encoders under bfloat16 autocast.")] = False,
     cpu: Annotated[bool, typer.Option(help="Use no accelerator.")] = False,
     report_to: Annotated[list[str] | None, typer.Option(help="tensorboard, wandb; may be given twice.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT from its last checkpoint.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in OUT from its last whole checkpoint, with its options.")
+    ] = False,
+    change: Annotated[
+        list[str] | None,
+        typer.Option(help="An option that may differ from the resumed run's, e.g. learning_rate; once for each."),
+    ] = None,
 ) -> None:
     """Train on a table, evaluating on held-out patients; the run folder gets model, metrics and pictures.
 
@@ -152,25 +161,33 @@ def train(
             cpu=cpu,
             report_to=tuple(report_to or ()),
         )
-        process = PartialState(cpu=cpu)  # one of those that torchrun has started, or the only one
-        rows, held = _rows(csv, held_out, seed, skip=bad_rows == "skip")
-        if resume and (checkpoint := last_checkpoint(out)):
-            model, processor = GloriaModel.from_pretrained(checkpoint), GloriaProcessor.from_pretrained(out)
-        elif preset:
-            if rows is None:
-                raise ValueError("--preset small makes its vocabulary of a table's reports; give the table, not shards")
-            model, processor = small_model([row.report for row in rows], seed)
-        else:
-            model, processor = _pretrained(str(image_encoder), str(text_encoder), image_size, seed)
-        place = {"rank": process.process_index, "ranks": process.num_processes}
-        training = (
-            ShardDataset(csv, processor, text, group_equal_reports, bad_files, seed=seed, **place)
-            if rows is None
-            else rows
-        )
-        echo = typer.echo if process.is_main_process else lambda _: None
-        echo(f"{count_rows(training)} rows to train on, {len(held)} held out")
-        metrics = run_training(model, processor, training, held, out, options, resume)
+        origin = {"preset": preset, "image_encoder": image_encoder, "text_encoder": text_encoder}
+        if not preset:
+            origin["image_size"] = str(image_size)
+        with only_run(out, cpu):  # before the table is read, which may take long
+            rows, held = _rows(csv, held_out, seed, skip=bad_rows == "skip")
+            if resume and (checkpoint := on_first_process(lambda: last_checkpoint(out))):
+                model, processor = GloriaModel.from_pretrained(checkpoint), GloriaProcessor.from_pretrained(out)
+            elif preset:
+                if rows is None:
+                    raise ValueError(
+                        "--preset small makes its vocabulary of a table's reports; give the table, not shards"
+                    )
+                model, processor = small_model([row.report for row in rows], seed)
+            else:
+                model, processor = _pretrained(str(image_encoder), str(text_encoder), image_size, seed)
+            process = PartialState()
+            place = {"rank": process.process_index, "ranks": process.num_processes}
+            training = (
+                ShardDataset(csv, processor, text, group_equal_reports, bad_files, seed=seed, **place)
+                if rows is None
+                else rows
+            )
+            echo = typer.echo if process.is_main_process else lambda _: None
+            echo(f"{count_rows(training)} rows to train on, {len(held)} held out")
+            names = [name.replace("-", "_") for name in change or ()]
+            with _left_by_an_interruption(out, process.is_main_process):
+                metrics = run_training(model, processor, training, held, out, options, resume, origin, names)
         PartialState().destroy_process_group()
     echo(f"Precision@K in percent on {len(held)} held-out rows:\n{format_precision(metrics['precision'])}")
     echo(f"wrote the model, {METRICS}, loss.png and attention.png to {out}")
@@ -188,6 +205,18 @@ def _rows(csv: Path, held_out: float, seed: int, skip: bool) -> tuple[list[Row] 
 def _given(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
+
+
+@contextmanager
+def _left_by_an_interruption(out: Path, tell: bool) -> Iterator[None]:
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        left = last_checkpoint(out, verify=False)
+        if tell:
+            kept = f"go on from {left} with --resume" if left else "no step was finished, begin again"
+            typer.echo(f"gloria: interrupted; {kept}", err=True)
+        raise
 
 
 def _terminated(_signal: int, _frame: object) -> NoReturn:

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from gloria.data import Problem, Row
 from gloria.encoding import batches, encode_texts, inference
-from gloria.fingerprint import model_fingerprint, preprocessing_fingerprint
+from gloria.fingerprint import add_rows, model_fingerprint, preprocessing_fingerprint
 from gloria.images import to_rgb
 from gloria.index.manifest import MANIFEST, Manifest
 from gloria.index.store import SHARD_BYTES, EmbeddingIndex, IndexWriter, Items
+from gloria.lock import only_writer
 from gloria.modelling import GloriaModel
 from gloria.processing import GloriaProcessor
 from gloria_ops import ItemKind
@@ -49,32 +50,46 @@ def build_index(
 
     Raises:
         ValueError: no row, or none that is good; an index in `folder` of another model, preprocessing, kind, dtype or
-        table; vectors that are not finite; `batch_size` or `shard_bytes` below 1.
+        table; another process that writes into it; vectors that are not finite; `batch_size` or `shard_bytes` below 1.
+        DiskFullError: no space is left; the shards before are whole, and the build continues when there is room.
     """
     if not len(rows) or batch_size < 1:
         raise ValueError(f"there are {len(rows)} rows and a batch_size of {batch_size}; expected 1 of each at least")
     made_by = model_fingerprint(model), preprocessing_fingerprint(processor)
     manifest = Manifest(of, model.config.projection_dim, dtype, *made_by)
-    if (Path(folder) / MANIFEST).is_file():
-        manifest = _continued(Path(folder), manifest, rows)
-    writer = IndexWriter(folder, replace(manifest, rows=len(rows)), shard_bytes)
-    digest = hashlib.sha256()
-    _digest(digest, rows[: manifest.done])
-    bad: list[Problem] = []
-    done = manifest.done
-    with inference(model):
-        for batch in batches(rows[done:], batch_size, of, progress):
-            encoded, good, faults = _encoded(model, processor, batch, of)
-            if encoded is not None:
-                writer.add(encoded, good)
-            bad += faults
-            done += len(batch)
-            _digest(digest, batch)
-            if writer.is_full:
-                writer.write(done, digest.hexdigest(), bad)
-                bad = []
-    writer.write(done, digest.hexdigest(), bad)
+    with only_writer(folder):
+        if (Path(folder) / MANIFEST).is_file():
+            manifest = _continued(Path(folder), manifest, rows)
+        writer = IndexWriter(folder, replace(manifest, rows=len(rows)), shard_bytes)
+        with inference(model):
+            _append(writer, model, processor, rows, batch_size, progress)
     return EmbeddingIndex(folder, verify=False)
+
+
+def _append(
+    writer: IndexWriter,
+    model: GloriaModel,
+    processor: GloriaProcessor,
+    rows: Sequence[Row],
+    batch_size: int,
+    progress: bool,
+) -> None:
+    """Encodes the rows that are not in the index yet."""
+    of, done = writer.manifest.of, writer.manifest.done
+    digest = hashlib.sha256()
+    add_rows(digest, rows[:done])
+    bad: list[Problem] = []
+    for batch in batches(rows[done:], batch_size, of, progress):
+        encoded, good, faults = _encoded(model, processor, batch, of)
+        if encoded is not None:
+            writer.add(encoded, good)
+        bad += faults
+        done += len(batch)
+        add_rows(digest, batch)
+        if writer.is_full:
+            writer.write(done, digest.hexdigest(), bad)
+            bad = []
+    writer.write(done, digest.hexdigest(), bad)
 
 
 def _continued(folder: Path, new: Manifest, rows: Sequence[Row]) -> Manifest:
@@ -88,7 +103,7 @@ def _continued(folder: Path, new: Manifest, rows: Sequence[Row]) -> Manifest:
                 "another folder"
             )
     digest = hashlib.sha256()
-    _digest(digest, rows[: earlier.done])
+    add_rows(digest, rows[: earlier.done])
     if earlier.done and (earlier.done > len(rows) or digest.hexdigest() != earlier.digest):
         raise ValueError(
             f"{folder} holds an index of another table: its first {earlier.done} rows are not those of this one; name "
@@ -97,12 +112,6 @@ def _continued(folder: Path, new: Manifest, rows: Sequence[Row]) -> Manifest:
     for file in earlier.shards:
         file.check(folder, verify=False)
     return earlier
-
-
-def _digest(digest: "hashlib._Hash", rows: Sequence[Row]) -> None:
-    for row in rows:
-        image = None if row.image is None else str(row.image.absolute())
-        digest.update(repr((row.line, image, row.report, row.patient, row.label, row.fault)).encode())
 
 
 def _encoded(

@@ -1,14 +1,13 @@
 """Manifest: what an index holds, what made it, and the size and hash of each of its files."""
 
-import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
 from gloria.data import Problem
+from gloria.durable import StoredFile, size_and_hash, write_json, write_whole
 from gloria_ops import ItemKind
 
 DTYPES = ("float16", "bfloat16", "float32")
@@ -17,48 +16,25 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
-class File:
+class File(StoredFile):
     """One file of the index as it was written.
 
     Attributes:
-        name: within the folder of the index.
         items: images or texts in it.
-        size: bytes.
-        sha256: of its bytes.
     """
 
-    name: str
     items: int
-    size: int
-    sha256: str
 
     @classmethod
     def written(cls, folder: Path, name: str, items: int, write: Callable[[Path], None]) -> "File":
-        """Lets `write` fill a file under another name, which becomes `name` only when all of it is on the disk."""
-        partial = folder / f"{name}.partial"
-        write(partial)
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        described = cls(name, items, partial.stat().st_size, _sha256(partial))
-        partial.replace(folder / name)
-        return described
+        """Lets `write` fill the file, see `gloria.durable.write_whole`."""
+        write_whole(folder / name, write)
+        return cls(name, *size_and_hash(folder / name), items)
 
     def check(self, folder: Path, verify: bool) -> None:
         """Raises ValueError where the file is not there, or of another size, or (`verify`) has other bytes."""
-        path = folder / self.name
-        if not path.is_file():
-            raise ValueError(f"{path} is missing, which {MANIFEST} lists; restore it, or build the index anew")
-        size = path.stat().st_size
-        if size != self.size:
-            raise ValueError(
-                f"{path} has {size} bytes; expected {self.size}: it was cut off or changed; restore it, or build the "
-                "index anew"
-            )
-        if verify and _sha256(path) != self.sha256:
-            raise ValueError(
-                f"{path} is not what was written: its SHA-256 differs from that in {MANIFEST}; restore it, or build "
-                "the index anew"
-            )
+        if fault := self.fault(folder, MANIFEST, verify):
+            raise ValueError(f"{fault}; restore it, or build the index anew")
 
 
 @dataclass(frozen=True)
@@ -103,12 +79,7 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Replaces the manifest in `folder`, at once."""
-        partial = folder / f"{MANIFEST}.partial"
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(self), indent=1) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(folder / MANIFEST)
+        write_json(folder / MANIFEST, asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
@@ -154,11 +125,3 @@ def _nested(saved: dict[str, Any]) -> dict[str, Any]:
         "shards": tuple(File(**each) for each in saved["shards"]),
         "nearest": saved["nearest"] and File(**saved["nearest"]),
     }
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

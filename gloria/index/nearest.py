@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gloria.index.manifest import File
+from gloria.index.manifest import File, Manifest
 from gloria.index.store import EmbeddingIndex
+from gloria.lock import only_writer
 
 FILE = "whole.faiss"
 # FAISS itself takes no more than 256 vectors for each cell that it trains; so many serve 1024 cells.
@@ -29,7 +30,9 @@ def build_nearest(index: EmbeddingIndex, factory: str = "Flat") -> EmbeddingInde
         The index, opened anew.
 
     Raises:
-        ValueError: FAISS is not installed; it knows no such factory, or cannot train it on so few items.
+        ValueError: FAISS is not installed; it knows no such factory, or cannot train it on so few items; another
+        process writes into the folder of the index, or has done so since it was opened.
+        DiskFullError: no space is left; the index is as it was.
     """
     faiss = _faiss()
     try:
@@ -42,8 +45,11 @@ def build_nearest(index: EmbeddingIndex, factory: str = "Flat") -> EmbeddingInde
         raise ValueError(
             f"factory is {factory!r}, which FAISS refuses for {len(index)} vectors of {index.manifest.width}: {error}"
         ) from error
-    file = File.written(index.folder, FILE, len(index), lambda path: faiss.write_index(made, str(path)))
-    replace(index.manifest, nearest=file, factory=factory).write(index.folder)
+    with only_writer(index.folder):
+        if Manifest.read(index.folder) != index.manifest:
+            raise ValueError(f"{index.folder} has changed since it was opened; open it again")
+        file = File.written(index.folder, FILE, len(index), lambda path: faiss.write_index(made, str(path)))
+        replace(index.manifest, nearest=file, factory=factory).write(index.folder)
     return EmbeddingIndex(index.folder, verify=False)
 
 

@@ -1,8 +1,9 @@
 """Training on rows of a table: options, pairs of a batch, the Trainer, and a run with its folder."""
 
+from gloria.training.checkpoints import CHECKPOINTS, last_checkpoint
 from gloria.training.collator import PairCollator
 from gloria.training.options import DEFAULTS, TrainingOptions
-from gloria.training.run import CHECKPOINTS, HELD_OUT, METRICS, count_rows, last_checkpoint, train
+from gloria.training.run import HELD_OUT, METRICS, count_rows, train
 
 __all__ = [
     "CHECKPOINTS",

@@ -1,10 +1,15 @@
-"""What one of the processes that train together does for all of them."""
+"""What one of the processes that train together does for all of them, and what all agree on."""
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
 
+import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather
+
+from gloria.lock import only_writer
 
 Found = TypeVar("Found")
 
@@ -13,7 +18,38 @@ def on_first_process(compute: Callable[[], Found]) -> Found:
     """What the first process computes, on all of them; a process alone just computes it.
 
     Args:
-        compute: called on the first process only, while the others wait; its value must be one to be pickled.
+        compute: called on the first process only, while the others wait; its value must be one to be pickled. A
+            ValueError or OSError is raised on all of them.
     """
-    found = [compute() if PartialState().is_main_process else None]
-    return broadcast_object_list(found)[0]
+    found: list[Any] = [None, None]
+    if PartialState().is_main_process:
+        try:
+            found[0] = compute()
+        except (ValueError, OSError) as error:
+            found[1] = error
+    computed, refusal = broadcast_object_list(found)
+    if refusal is not None:
+        raise refusal
+    return computed
+
+
+@contextmanager
+def only_run(out: str | Path, cpu: bool) -> Iterator[None]:
+    """Holds the lock of a run folder, one for all processes, see `gloria.lock.only_writer`.
+
+    Args:
+        out: the run folder.
+        cpu: the processes use no accelerator.
+    """
+    PartialState(cpu=cpu)  # of those that torchrun has started, or the only one
+    with ExitStack() as held:
+        on_first_process(lambda: held.enter_context(only_writer(out)))
+        yield
+
+
+def highest_of_all(value: int) -> int:
+    """The highest of the values that the processes bring, on all of them."""
+    state = PartialState()
+    if state.num_processes == 1:
+        return value
+    return int(gather(torch.tensor([value], device=state.device)).max())

@@ -28,7 +28,7 @@ class LastFinishedStep(TrainerCallback):
 
     def on_step_begin(self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Notes random numbers and buffers."""
-        self._noted = _random_state(args.device), [value.clone() for value in kwargs["model"].buffers()]
+        self._noted = random_state(args.device), [value.clone() for value in kwargs["model"].buffers()]
 
     def on_pre_optimizer_step(
         self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -49,26 +49,28 @@ class LastFinishedStep(TrainerCallback):
             raise NonFiniteError(
                 f"the {what} is {value.item()} in step {state.global_step + 1}; its batch holds the rows on lines "
                 f"{lines} of the table: look at their images and reports, and where they are in order lower "
-                "learning_rate or max_grad_norm"
+                "learning_rate or max_grad_norm, and resume with --change"
             )
 
     def return_to(self, model: nn.Module, device: torch.device) -> None:
         """Undoes what an unfinished step did to random numbers and buffers."""
         if self._noted is not None:
             state, buffers = self._noted
-            _set_random_state(state, device)
+            set_random_state(state, device)
             for value, noted in zip(model.buffers(), buffers, strict=True):
                 value.copy_(noted)
 
 
-def _random_state(device: torch.device) -> dict[str, Any]:
+def random_state(device: torch.device) -> dict[str, Any]:
+    """The states of all generators of random numbers."""
     state = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
     if device.type != "cpu":
         state["device"] = torch.get_device_module(device).get_rng_state(device)
     return state
 
 
-def _set_random_state(state: dict[str, Any], device: torch.device) -> None:
+def set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Brings back what `random_state` gave."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"])

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,17 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from gloria.data import Row, ShardDataset, TableDataset
 from gloria.data.reports import Text
+from gloria.durable import whole_or_gone, write_json
 from gloria.modelling import GloriaModel
 from gloria.processing import GloriaProcessor
+from gloria.training.checkpoints import RECORD, checkpoint_of, keep_newest, seal
 from gloria.training.collator import PairCollator
 from gloria.training.evaluation import evenly_spaced, measure_names, retrieval_measures
+from gloria.training.interruptions import Interruptions
 from gloria.training.options import TrainingOptions
-from gloria.training.processes import on_first_process
-from gloria.training.steps import LastFinishedStep
+from gloria.training.processes import highest_of_all, on_first_process
+from gloria.training.resuming import Resuming, set_rates, stopping_of
+from gloria.training.steps import LastFinishedStep, random_state, set_random_state
 
 PLATEAU = {"factor": 0.5, "patience": 5}  # released
 
@@ -35,6 +40,12 @@ class GloriaTrainer(Trainer):
         held_out: rows to evaluate on.
         checkpoints: folder for checkpoints and reports.
         options: how to train.
+
+    Attributes:
+        checkpoints: their folder.
+        record: what is kept with every checkpoint, in run.json.
+        rate_ratio: of the learning rate to that of the checkpoint that is resumed from.
+        interruptions: when Ctrl-C and terminations act, once they are entered: not within a step or a checkpoint.
 
     Raises:
         ValueError: fewer rows than processes; shards shared out among other processes than these; `best_by` is nothing
@@ -51,7 +62,9 @@ class GloriaTrainer(Trainer):
         options: TrainingOptions,
     ) -> None:
         self.options, self.processor, self.ranked = options, processor, evenly_spaced(held_out, options.retrieval_rows)
-        self.last_finished_step = LastFinishedStep()
+        self.last_finished_step, self.interruptions = LastFinishedStep(), Interruptions()
+        self.checkpoints, self.record = checkpoints, dict[str, Any]()
+        self.rate_ratio = 1.0
         known = ["loss", *measure_names(len(self.ranked), options.ks)]
         if options.best_by not in (None, *known):
             raise ValueError(f"best_by is {options.best_by!r}; expected one of {', '.join(known)}")
@@ -83,6 +96,7 @@ class GloriaTrainer(Trainer):
             callbacks=[self.last_finished_step, *stopping],
             optimizer_cls_and_kwargs=optimizer,
         )
+        self.add_callback(Resuming(self))
 
     def _dataset(self, rows: Sequence[Row], text: Text) -> TableDataset:
         given = self.options
@@ -105,6 +119,16 @@ class GloriaTrainer(Trainer):
             batches, self.args.device, num_processes=1, process_index=0, put_on_device=True, dispatch_batches=False
         )
 
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """The next batch; between two steps a run can be interrupted, of several processes all at the same step."""
+        if self.args.world_size == 1:
+            with self.interruptions.let_through():
+                return super().get_batch_samples(*args, **kwargs)
+        signal = highest_of_all(self.interruptions.pending)
+        if signal:
+            self.interruptions.act(signal)
+        return super().get_batch_samples(*args, **kwargs)
+
     def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The loss, checked while training."""
         lines = inputs.pop("lines")
@@ -117,7 +141,18 @@ class GloriaTrainer(Trainer):
         return computed
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """The loss of the held-out rows, and the measures of their retrieval."""
+        """The loss of the held-out rows, and the measures of their retrieval; it leaves the random numbers as they are.
+
+        A run can be interrupted within it, and is then evaluated again when it is resumed.
+        """
+        before = random_state(self.args.device)
+        try:
+            with self.interruptions.let_through():
+                return self._evaluated(*args, **kwargs)
+        finally:
+            set_random_state(before, self.args.device)
+
+    def _evaluated(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         output = super().evaluation_loop(*args, **kwargs)
         if not self.ranked:
             return output
@@ -129,6 +164,29 @@ class GloriaTrainer(Trainer):
         )
         named = {f"eval_{name}": value for name, value in measures.items()}
         return output._replace(metrics={**(output.metrics or {}), **named})
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # A run may resume from the evaluation at which it has stopped early.
+        if any(each.early_stopping_patience_counter >= each.early_stopping_patience for each in stopping_of(self)):
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        checkpoint, first = checkpoint_of(self.checkpoints, self.state.global_step), self.is_world_process_zero()
+        with whole_or_gone(checkpoint) if first else nullcontext():
+            super()._save_checkpoint(model, trial)
+            if first:
+                write_json(checkpoint / RECORD, self.record)
+            seal(checkpoint, self.args.process_index, self.args.world_size)
+        if first:
+            keep_newest(self.checkpoints, self.state.best_model_checkpoint)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        optimizer: Any = self.optimizer
+        given = [{name: group[name] for name in ("betas", "weight_decay")} for group in optimizer.param_groups]
+        super()._load_optimizer_and_scheduler(checkpoint)
+        set_rates(optimizer, self.lr_scheduler, given, self.options.learning_rate, self.rate_ratio)
 
 
 def _arguments(
@@ -152,7 +210,6 @@ def _arguments(
         logging_strategy="epoch",
         eval_strategy="epoch",
         save_strategy="epoch",
-        save_total_limit=2,
         metric_for_best_model=options.best_by or measured,
         load_best_model_at_end=options.best_by is not None,
         restore_callback_states_from_checkpoint=True,  # what early stopping has counted

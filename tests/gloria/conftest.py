@@ -14,8 +14,9 @@ from tokenizers import BertWordPieceTokenizer
 from transformers import AutoModel, BertConfig, BertTokenizerFast, ResNetConfig, ViTConfig
 
 from gloria import GloriaConfig, GloriaImageProcessor, GloriaModel, GloriaProcessor
-from gloria.data import Row
+from gloria.data import Row, read_table, split_rows, write_phantoms
 from gloria.retrieval import similarities
+from gloria.small import small_model
 
 REPORTS = [
     "Small left pleural effusion. Heart size is normal.",
@@ -274,6 +275,18 @@ def rows(tmp_path_factory):
 def everything(model, processor, rows):
     """Similarities of all images of the rows with all their reports."""
     return similarities(model, processor, [row.image for row in rows], [row.report for row in rows])
+
+
+@pytest.fixture(scope="session")
+def parts(tmp_path_factory):
+    """Twelve phantoms to train on, and four to hold out."""
+    return split_rows(read_table(write_phantoms(tmp_path_factory.mktemp("phantoms"), 16, size=64)), held_out=0.25)
+
+
+@pytest.fixture
+def new_model(parts, no_network):
+    """A small model and its processor, with the weights of a seed."""
+    return lambda seed=0: small_model([row.report for row in parts[0]], seed)
 
 
 @pytest.fixture

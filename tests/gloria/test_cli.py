@@ -1,17 +1,19 @@
 """The command: every part runs from a shell's arguments, and every mistake ends in one line and exit code 2."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 from gloria.cli import app
-from gloria.data import read_table
+from gloria.data import read_table, write_table
 from gloria.training import last_checkpoint
 
 SMALL = ["--preset", "small", "--epochs", "1", "--batch-size", "6", "--cpu"]
@@ -172,22 +174,59 @@ def test_odd_images_train(tmp_path):
     assert result.exit_code == 0, result.output
 
 
-def test_a_terminated_run_resumes(table, tmp_path):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_run_that_is_ended_keeps_others_out_before_and_resumes_after(table, tmp_path, number, status):
     command = [sys.executable, "-m", "gloria", "train", str(table), "--out", str(tmp_path), *SMALL]
-    command[command.index("--epochs") + 1] = "500"
+    command[command.index("--epochs") + 1] = "1000000"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
-        while last_checkpoint(tmp_path) is None and process.poll() is None:
+        while last_checkpoint(tmp_path, verify=False) is None and process.poll() is None:
             time.sleep(0.05)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == 143
+        second = gloria("train", table, "--out", tmp_path, "--resume", *SMALL)
+        assert second.exit_code == 2
+        (line,) = second.output.splitlines()
+        assert line.startswith(f"gloria: {tmp_path} is being written by process {process.pid} on ")
+        process.send_signal(number)
+        _, told = process.communicate(timeout=300)
     finally:
         process.kill()
+    assert process.returncode == status
     checkpoint = last_checkpoint(tmp_path)
-    step = int(checkpoint.rsplit("-", 1)[1])
-    assert 1 <= step < 500
+    assert told.splitlines()[-1] == f"gloria: interrupted; go on from {checkpoint} with --resume"
     assert not (tmp_path / "metrics.json").exists()
-    again = gloria("train", table, "--out", tmp_path, "--resume", *SMALL[:3], step + 2, *SMALL[4:])
-    assert again.exit_code == 0, again.output
+    assert not list(tmp_path.rglob("*.partial"))
+    step = int(checkpoint.rsplit("-", 1)[1])
+    again = ["train", table, "--out", tmp_path, "--resume", *SMALL[:3], step + 2, *SMALL[4:]]
+    refused = gloria(*again)
+    assert refused.exit_code == 2
+    assert f"the run has epochs 1000000, not {step + 2}; resume with the same, or take what is new" in refused.output
+    taken = gloria(*again, "--change", "epochs")
+    assert taken.exit_code == 0, taken.output
     assert last_checkpoint(tmp_path).endswith(f"-{step + 2}")
+    assert f'"step": {step}' in (tmp_path / "metrics.json").read_text()
+
+
+def test_what_a_model_was_made_of_is_compared_when_it_is_resumed(table, encoders, tmp_path):
+    given = ["train", table, "--out", tmp_path / "run", *encoders]
+    assert gloria(*given).exit_code == 0
+    for option, value in (("--image-size", 96), ("--image-encoder", tmp_path / "other")):
+        other = gloria(*given, "--resume", option, value)
+        assert other.exit_code == 2
+        assert f"the run has {option[2:].replace('-', '_')} " in other.output
+        assert "cannot change within a run" in other.output
+    unknown = gloria(*given, "--resume", "--change", "image-size")
+    assert "change names image_size; expected any of epochs, learning_rate" in unknown.output
+
+
+def test_the_page_on_runs_runs(table, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_table(tmp_path / "reports.csv", read_table(table))
+    page = (Path(__file__).parents[2] / "docs" / "runs.md").read_text()
+    (commands,) = re.findall(r"```sh\n(.*?)```", page, flags=re.DOTALL)
+    for number, command in enumerate(commands.splitlines()):
+        words = command.split()
+        assert words[:2] == ["gloria", "train"]
+        result = gloria(*words[1:], "--cpu")
+        assert result.exit_code == 0, result.output
+        assert (tmp_path / "runs" / "first" / "metrics.json").read_text().count('"epochs"') == (1, 1, 2)[number]

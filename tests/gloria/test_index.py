@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -125,6 +126,30 @@ def test_a_killed_build_continues_to_the_same_bytes(model, processor, rows, buil
     assert Manifest.read(folder) == whole
     EmbeddingIndex(folder)
     assert not list(folder.glob("*.partial"))
+
+
+def test_two_builds_do_not_write_into_one_folder(model, processor, rows, tmp_path, monkeypatch):
+    """The second begins within the first, in another thread."""
+    refused, original = [], type(model).get_text_features
+
+    def second():
+        try:
+            build_index(tmp_path / "index", model, processor, rows, "texts")
+        except ValueError as error:
+            refused.append(str(error))
+
+    def within(self, **given):
+        monkeypatch.setattr(type(model), "get_text_features", original)
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join()
+        return original(self, **given)
+
+    monkeypatch.setattr(type(model), "get_text_features", within)
+    index = build_index(tmp_path / "index", model, processor, rows, "texts")
+    assert len(index) == len(rows)
+    assert len(refused) == 1
+    assert f"index is being written by process {os.getpid()} on " in refused[0]
 
 
 def test_a_table_that_grows_is_appended(model, processor, rows, tmp_path, monkeypatch):

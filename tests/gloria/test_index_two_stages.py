@@ -38,6 +38,15 @@ def built(model, processor, rows, tmp_path):
     return build_nearest(index)
 
 
+def test_an_index_that_has_changed_since_it_was_opened_is_left_as_it_is(model, processor, rows, tmp_path):
+    index = build_index(tmp_path / "index", model, processor, rows[:7], "images")
+    build_index(tmp_path / "index", model, processor, rows, "images")
+    before = Manifest.read(tmp_path / "index")
+    with pytest.raises(ValueError, match="index has changed since it was opened; open it again"):
+        build_nearest(index)
+    assert Manifest.read(tmp_path / "index") == before
+
+
 @pytest.mark.parametrize("by", BY)
 def test_among_its_candidates_it_is_the_exact_search(model, processor, rows, everything, built, by):
     retriever = Retriever(model, processor, built, batch_size=4)

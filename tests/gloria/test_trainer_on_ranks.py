@@ -12,10 +12,13 @@ import torch
 import trained_on_ranks
 from safetensors.torch import load_file
 from tolerances import FLOAT32
+from typer.testing import CliRunner
 
+from gloria.cli import app
 from gloria.data import read_table, split_rows, write_phantoms
 from gloria.data.shards import write_shards
 from gloria.data.table import write_table
+from gloria.lock import LOCK, only_writer
 from gloria.training import last_checkpoint
 
 COMMAND = Path(__file__).parent / "command_on_ranks.py"
@@ -52,7 +55,7 @@ def test_two_ranks_train_as_one_process_does(tmp_path):
         torch.testing.assert_close(trained[name], values, **FLOAT32, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def test_the_command_trains_on_two_ranks_and_a_crash_of_one_leaves_a_checkpoint_for_both(table, tmp_path):
+def test_the_command_trains_on_two_ranks_and_the_end_of_one_leaves_a_checkpoint_for_both(table, tmp_path):
     def arguments(out):
         given = {"--epochs": 2, "--batch-size": 3, "--held-out": 0.25, "--schedule": "plateau", "--preset": "small"}
         return ["train", table, "--out", tmp_path / out, *chain(*given.items()), "--cpu"]
@@ -66,10 +69,17 @@ def test_the_command_trains_on_two_ranks_and_a_crash_of_one_leaves_a_checkpoint_
     assert [entry["step"] for entry in evaluations] == [2, 4]  # six of the twelve rows in a step
     assert all("eval_image_to_text_P@1" in entry for entry in evaluations)
 
-    assert torchrun(COMMAND, "--crash", 4, *arguments("crashed")).returncode != 0
-    assert Path(last_checkpoint(tmp_path / "crashed")).name == "checkpoint-3"
-    assert torchrun(COMMAND, *arguments("crashed"), "--resume").returncode == 0
-    weights, resumed = (load_file(tmp_path / run / "model.safetensors") for run in ("whole", "crashed"))
+    # A signal to one of them ends both after the same step.
+    assert torchrun(COMMAND, "--terminate", 1, *arguments("broken")).returncode != 0
+    assert Path(last_checkpoint(tmp_path / "broken")).name == "checkpoint-1"
+    # A crash in the last step may meet the other one in the step before, which it then cannot finish.
+    assert torchrun(COMMAND, "--crash", 3, *arguments("broken"), "--resume").returncode != 0
+    assert Path(last_checkpoint(tmp_path / "broken")).name in ("checkpoint-2", "checkpoint-3")
+    alone = CliRunner().invoke(app, [*map(str, arguments("broken")), "--resume"])
+    assert alone.exit_code == 2
+    assert "the run has processes 2, not 1; processes cannot change within a run" in alone.output
+    assert torchrun(COMMAND, *arguments("broken"), "--resume").returncode == 0
+    weights, resumed = (load_file(tmp_path / run / "model.safetensors") for run in ("whole", "broken"))
     for name, values in weights.items():
         assert torch.equal(values, resumed[name]), name
 
@@ -78,7 +88,11 @@ def test_the_command_shares_out_shards_among_the_ranks(table, encoders, tmp_path
     training, held_out = split_rows(read_table(table), held_out=0.25)
     write_shards(training, tmp_path / "shards", shards=2)
     write_table(tmp_path / "shards" / "held_out.csv", held_out)
-    run = torchrun(COMMAND, "train", tmp_path / "shards", "--out", tmp_path / "run", *encoders)
+    arguments = ["train", tmp_path / "shards", "--out", tmp_path / "run", *encoders]
+    with only_writer(tmp_path / "run"):  # one lock for both
+        assert torchrun(COMMAND, *arguments).returncode != 0
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK]
+    run = torchrun(COMMAND, *arguments)
     assert run.returncode == 0
     assert "12 rows to train on, 4 held out" in run.stdout
     log = json.loads((tmp_path / "run" / "metrics.json").read_text())["log"]

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers.trainer_utils import EvalLoopOutput
 
 from gloria import GloriaModel
-from gloria.data import ShardDataset, read_table, split_rows, write_phantoms, write_shards
+from gloria.data import ShardDataset, write_shards
 from gloria.retrieval import Similarities, recall_at
 from gloria.small import small_model
 from gloria.training import TrainingOptions, evaluation, train
@@ -19,11 +19,6 @@ from gloria.training.evaluation import evenly_spaced, measure_names, retrieval_m
 from gloria.training.trainer import GloriaTrainer
 
 OPTIONS = TrainingOptions(epochs=1, batch_size=6, learning_rate=1e-3, retrieval_rows=0, cpu=True, progress=False)
-
-
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory):
-    return split_rows(read_table(write_phantoms(tmp_path_factory.mktemp("phantoms"), 16, size=64)), held_out=0.25)
 
 
 @pytest.fixture

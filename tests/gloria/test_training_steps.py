@@ -7,7 +7,6 @@ import torch
 from accelerate import Accelerator
 
 from gloria import GloriaModel
-from gloria.data import read_table, split_rows, write_phantoms
 from gloria.small import small_model
 from gloria.training import PairCollator, TrainingOptions, last_checkpoint, train
 from gloria.training.steps import NonFiniteError
@@ -27,16 +26,6 @@ OPTIONS = TrainingOptions(
     cpu=True,
     progress=False,
 )
-
-
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory):
-    return split_rows(read_table(write_phantoms(tmp_path_factory.mktemp("phantoms"), 16, size=64)), held_out=0.25)
-
-
-@pytest.fixture
-def new_model(parts, no_network):
-    return lambda seed=0: small_model([row.report for row in parts[0]], seed)
 
 
 @pytest.fixture(scope="module")

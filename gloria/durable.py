@@ -1,0 +1,164 @@
+"""Files that are whole or not there: flushed to disk under another name first, and listed with size and SHA-256."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PARTIAL = ".partial"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_PROBE_BYTES = 2**20
+
+
+class DiskFullError(OSError):
+    """A file or folder could not be written, because no space or no quota is left; what was written is removed."""
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """One file of a folder as it was written.
+
+    Attributes:
+        name: within the folder.
+        size: bytes.
+        sha256: of its bytes.
+    """
+
+    name: str
+    size: int
+    sha256: str
+
+    def fault(self, folder: Path, manifest: str, verify: bool) -> str:
+        """Says what is wrong with the file, "" = nothing.
+
+        Args:
+            folder: that holds it.
+            manifest: name of the file that lists it, for the message.
+            verify: compare the hash too, which reads the file.
+        """
+        path = folder / self.name
+        try:
+            if not path.is_file():
+                return f"{path} is missing, which {manifest} lists"
+            size = path.stat().st_size
+            if size != self.size:
+                return f"{path} has {size} bytes; expected {self.size}: it was cut off or changed"
+            if verify and size_and_hash(path) != (self.size, self.sha256):
+                return f"{path} is not what was written: its SHA-256 differs from that in {manifest}"
+        except OSError as error:  # another process may be removing it
+            return f"{path} cannot be read ({error})"
+        return ""
+
+
+def size_and_hash(path: Path) -> tuple[int, str]:
+    """Reads a file: its bytes and their SHA-256."""
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+            size += len(block)
+    return size, digest.hexdigest()
+
+
+def flush(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Lets `write` fill another file, which takes the name `path` when all of it is on the disk.
+
+    Raises:
+        DiskFullError: no space is left for it. Whatever is raised, an earlier file of that name is as it was.
+    """
+    partial = path.with_name(path.name + PARTIAL)
+    with whole_or_gone(partial):
+        write(partial)
+        flush(partial)
+        partial.replace(path)
+        flush(path.parent)
+
+
+def write_json(path: Path, content: Any, indent: int = 1) -> None:
+    """Writes JSON, see `write_whole`."""
+    text = json.dumps(content, indent=indent) + "\n"
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+@contextmanager
+def whole_files(folder: Path) -> Iterator[Path]:
+    """Gives a folder to write files to, which move into `folder` when all of them are on the disk.
+
+    Raises:
+        DiskFullError: no space is left for them. Whatever is raised, what `folder` holds is as it was.
+    """
+    staged = folder / f"files{PARTIAL}"
+    _remove(staged)
+    staged.mkdir(parents=True)
+    with whole_or_gone(staged):
+        yield staged
+        written = sorted(staged.iterdir())
+        for path in written:
+            flush(path)
+        for path in written:
+            path.replace(folder / path.name)
+        flush(folder)
+        staged.rmdir()
+
+
+@contextmanager
+def whole_or_gone(path: Path) -> Iterator[None]:
+    """Removes the file or folder that is written to where the writing fails, and names a full disk as the reason.
+
+    Raises:
+        DiskFullError: the writing failed because no space is left.
+    """
+    try:
+        yield
+    except BaseException as error:
+        full = isinstance(error, Exception) and _is_full(error, path.parent)
+        _remove(path)
+        if full:
+            raise DiskFullError(f"{path} could not be written: no space is left on the disk") from error
+        raise
+
+
+def _is_full(error: Exception, folder: Path) -> bool:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return cause.errno in _FULL
+        cause = cause.__cause__ or cause.__context__
+    # Writers in Rust and C++ report an error of their own, without errno: some quote the system's, of others the file
+    # system itself must be asked.
+    if any(os.strerror(number) in str(error) for number in _FULL):
+        return True
+    probe = folder / f"probe-{os.getpid()}{PARTIAL}"
+    try:
+        with probe.open("wb") as file:
+            file.write(bytes(_PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as refused:
+        return refused.errno in _FULL
+    finally:
+        probe.unlink(missing_ok=True)
+    return False
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,102 @@
+"""One writer a folder: a lock that is held by its process, and ends with it however the process ends."""
+
+import errno
+import fcntl
+import os
+import socket
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+LOCK = ".lock"
+# File systems that have no locks answer with one of these.
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+class _Held(threading.local):
+    """Folders that this thread holds."""
+
+    def __init__(self) -> None:
+        self.folders: set[Path] = set()
+
+
+_held = _Held()
+_descriptors: set[int] = set()
+
+
+def _let_go_in_child() -> None:
+    # A forked process, such as a worker of a data loader, would keep the lock when its parent is gone.
+    for descriptor in _descriptors:
+        with suppress(OSError):
+            os.close(descriptor)
+    _descriptors.clear()
+    _held.folders.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
+
+
+@contextmanager
+def only_writer(folder: str | Path) -> Iterator[None]:
+    """Holds the lock of a folder, which is made where it does not exist, and removed again where it stays empty.
+
+    Within it, the same thread may ask for the same folder again. The lock is that of the operating system (flock) on
+    the file .lock in the folder, so none is left behind by a process that was killed. On a file system without locks,
+    a warning says so once.
+
+    Raises:
+        ValueError: another process, or another thread, writes into the folder; the message has its pid.
+    """
+    folder = Path(folder).resolve()
+    if folder in _held.folders:
+        yield
+        return
+    created = not folder.exists()
+    descriptor = _locked(folder)
+    _held.folders.add(folder)
+    _descriptors.add(descriptor)
+    try:
+        yield
+    finally:
+        _held.folders.discard(folder)
+        (folder / LOCK).unlink(missing_ok=True)
+        _descriptors.discard(descriptor)
+        os.close(descriptor)
+        if created:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
+
+
+def _locked(folder: Path) -> int:
+    path = folder / LOCK
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:  # the folder was removed in between, by who had made it
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "that has just begun"
+            os.close(descriptor)
+            raise ValueError(
+                f"{folder} is being written by process {holder}; wait until it ends, or name another folder"
+            ) from None
+        except OSError as error:
+            if error.errno not in _WITHOUT_LOCKS:
+                os.close(descriptor)
+                raise
+            warnings.warn(f"{folder} cannot be locked ({error}): let no other process write into it", stacklevel=4)
+        # Who held the lock removes the file before letting go: a lock on a removed file protects nothing.
+        try:
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                break
+        except FileNotFoundError:
+            pass
+        os.close(descriptor)
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+    return descriptor

@@ -1,0 +1,131 @@
+"""RunRecord: what a run is made of, kept with every checkpoint, and compared when the run is resumed."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+from gloria.data import Row, ShardDataset
+from gloria.fingerprint import rows_fingerprint
+from gloria.training.options import TrainingOptions
+
+# What changes no figure. Where a run computes is kept as the device.
+NOT_COMPARED = ("cache", "report_to", "progress", "cpu")
+# What a run can go on with. All else would give its position, its optimizer or its best figure another meaning.
+CHANGEABLE = (
+    "epochs",
+    "learning_rate",
+    "beta1",
+    "weight_decay",
+    "max_grad_norm",
+    "early_stopping",
+    "micro_batch_size",
+    "ks",
+    "bad_files",
+    "workers",
+    "bf16",
+    "device",
+    "training_rows",
+)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The settings of a run, as JSON holds them.
+
+    Attributes:
+        settings: the options, without those that change no figure; whatever else was said to have made the model;
+            "processes" and "device"; "training_rows" and "held_out_rows", each its "count" and "sha256".
+        changes: of each time that the run went on with other settings the "step" after which, and by name the setting
+            before and after.
+    """
+
+    settings: dict[str, Any]
+    changes: tuple[dict[str, Any], ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        training: Sequence[Row] | ShardDataset,
+        held_out: Sequence[Row],
+        options: TrainingOptions,
+        origin: Mapping[str, Any],
+    ) -> "RunRecord":
+        """The record of a run that begins now, on this process and those that train with it."""
+        compared = {name: value for name, value in asdict(options).items() if name not in NOT_COMPARED}
+        rows = training.rows if isinstance(training, ShardDataset) else len(training)
+        settings = {
+            **compared,
+            **origin,
+            "processes": PartialState().num_processes,
+            "device": PartialState().device.type,
+            "shards": isinstance(training, ShardDataset),
+            "training_rows": {"count": rows, "sha256": rows_fingerprint(training)},
+            "held_out_rows": {"count": len(held_out), "sha256": rows_fingerprint(held_out)},
+        }
+        return cls(json.loads(json.dumps(settings)))
+
+    @classmethod
+    def read(cls, path: Path) -> "RunRecord":
+        """Reads the record of a whole checkpoint."""
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        return cls(saved["settings"], tuple(saved["changes"]))
+
+    def going_on_from(self, earlier: "RunRecord", step: int, changed: Sequence[str]) -> "RunRecord":
+        """Returns this record as that of a run that goes on from a checkpoint of the earlier one.
+
+        Args:
+            earlier: the record of the checkpoint.
+            step: of the checkpoint.
+            changed: names of settings that may differ.
+
+        Raises:
+            ValueError: settings differ that may not; all of them are named, with both values.
+        """
+        differing = {
+            name: (earlier.settings[name], value)
+            for name, value in self.settings.items()
+            if name in earlier.settings and earlier.settings[name] != value
+        }
+        fixed = [name for name in differing if not self._is_changeable(name, differing[name])]
+        if "held_out_rows" in fixed:
+            raise ValueError(
+                "its held-out rows are others, so it would be evaluated on what it was trained on; "
+                "resume with the same table, share of held-out patients and seed"
+            )
+        if fixed or not set(differing) <= set(changed):
+            named = ", ".join(_difference(name, *values) for name, values in differing.items())
+            if fixed:
+                advice = f"{' and '.join(fixed)} cannot change within a run: resume with the same, or start another run"
+            else:
+                said = " ".join(f"--change {name}" for name in differing)
+                advice = f"resume with the same, or take what is new over with {said}"
+            raise ValueError(f"the run has {named}; {advice}")
+        if not differing:
+            return RunRecord(self.settings, earlier.changes)
+        now = {"step": step, **{name: list(values) for name, values in differing.items()}}
+        return RunRecord(self.settings, (*earlier.changes, now))
+
+    def _is_changeable(self, name: str, values: tuple[Any, Any]) -> bool:
+        if name == "training_rows":  # the order of an epoch, and where in it a run is, follow from their number
+            return values[0]["count"] == values[1]["count"]
+        if name == "workers":  # of shards, each has a share of its own
+            return not self.settings["shards"]
+        return name in CHANGEABLE
+
+
+def check_changes(changed: Sequence[str]) -> None:
+    """Refuses names of settings that no run can go on with when they differ."""
+    unknown = [name for name in changed if name not in CHANGEABLE]
+    if unknown:
+        raise ValueError(f"change names {', '.join(unknown)}; expected any of {', '.join(CHANGEABLE)}")
+
+
+def _difference(name: str, before: Any, now: Any) -> str:
+    if name == "training_rows":
+        counts = before["count"], now["count"]
+        return f"other training_rows, {counts[0]} of them" + (f", not {counts[1]}" if counts[0] != counts[1] else "")
+    return f"{name} {before!r}, not {now!r}"
