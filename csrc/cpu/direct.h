@@ -144,7 +144,7 @@ inline void direct_words(const Problem& problem, int64_t index, const Bin& bin, 
 template <class Operand, class Sum>
 inline void center_contexts(const ImageShape<Operand>& shape, const Image<Operand>& image, int64_t alloc, int64_t used, Sum sum,
                             float* contexts) {
-  if (*image.center_square == 0.0) return;
+  if (!kCenters<Operand> || *image.center_square == 0.0) return;
   for (int64_t p = 0; p < panels_of(shape.dim); ++p)
     for (int64_t i = 0; i < used; ++i)
       for (int64_t k = 0; k < kPanel; ++k)

@@ -45,9 +45,9 @@ inline bool any_direct(const Problem& problem) {
   return any;
 }
 
-// Backward in float32 multiplies by regions less their mean, the center: what the attention receives is the small difference of
+// Backward in float32 multiplies by regions less their mean m, the center: what the attention receives is the small difference of
 // alpha <t, v_j> and beta <c, v_j> that is left between regions, and their common part, however large, has no share in it. In bfloat16
-// a centered region would be rounded again.
+// a centered region would be rounded again; there only G is of centered regions, since it is rounded anyhow (`center_gram`).
 template <class Operand>
 constexpr bool kCenters = Operand::kPer == 1;
 
@@ -58,10 +58,10 @@ struct Image {
   Word* gram;             // B form of G = V V^T
   Word* rows;             // A form of V, the same as `down` in float32; null where `across` serves for it
   float* product;         // C form of G while packing; in float32 the same as `gram`
-  float* center;          // [width], zeros where regions are not centered
-  double* center_square;  // |center|^2
-  float* squares;         // [regions] |v_j - center|^2
-  float* pull;            // [regions] <center, v_j - center>
+  float* center;          // [width] m, zeros where `across` is not centered
+  double* center_square;  // |m|^2, 0 where G is not centered
+  float* squares;         // [regions] diagonal of G: |v_j - m|^2
+  float* pull;            // [regions] <m, v_j - m>
 
   // `backward` and `direct` (contexts formed directly) need `down`.
   Image(Arena& arena, const Problem& problem, const ImageShape<Operand>& largest, bool backward, bool direct) {
@@ -139,6 +139,32 @@ inline void pack_regions(const Problem& problem, int64_t image, const ImageShape
   });
 }
 
+// Takes q_j + q_k + r out of G in bfloat16, so that its rounding is that of <v_j - m, v_k - m>: with the mean p_j of each row, r is the
+// mean of p (|m|^2) and q = p - r. Whatever the sums lose changes q, and what is taken out with it.
+template <class Operand>
+inline void center_gram(const ImageShape<Operand>& shape, const Image<Operand>& out) {
+  const auto for_upper = [&](auto use) {  // `use(values, first column, row, whether their mirror image is missing)`
+    for (int64_t p = 0; p < shape.panels; ++p) {
+      const int64_t group = p / kGroup * kGroup * kPanel, end = group + kGroup * kPanel;
+      for (int64_t r = 0; r < end && r < shape.regions; ++r) use(out.product + (p * shape.rows + r) * kPanel, p * kPanel, r, r < group);
+    }
+  };
+  std::memset(out.pull, 0, shape.rows * 4);
+  for_upper([&](const float* values, int64_t column, int64_t row, bool mirrored) {
+    float total = 0.0f;
+    for (int i = 0; i < kPanel; ++i) out.pull[column + i] += values[i], total += values[i];
+    if (mirrored) out.pull[row] += total;
+  });
+  double mean = 0.0;
+  for (int64_t j = 0; j < shape.regions; ++j) mean += out.pull[j];
+  const float regions = static_cast<float>(shape.regions), rest = static_cast<float>(mean / shape.regions / shape.regions);
+  for (int64_t j = 0; j < shape.panels * kPanel; ++j) out.pull[j] = j < shape.regions ? out.pull[j] / regions - rest : 0.0f;
+  *out.center_square = rest;
+  for_upper([&](float* values, int64_t column, int64_t row, bool) {
+    for (int i = 0; i < kPanel; ++i) values[i] -= out.pull[column + i] + (out.pull[row] + rest);
+  });
+}
+
 // Mirrors the upper block triangle of a symmetric C form. Blocks are as wide as the products made them: kUpperRows.
 inline void mirror(float* c_form, int64_t rows, int64_t panels) {
   for (int64_t p = 0; p < panels; ++p)
@@ -159,7 +185,7 @@ inline void double_upper(float* c_form, int64_t rows, int64_t panels) {
 
 // Fills what the direction needs. Backward wants V both ways and all of G; forward only the triangle of G.
 //
-// With regions v_j = m + v'_j (m the center) backward's G is that of <v'_k, v'_j> + <m, v'_j>, so that (e G)_j is <sum e v, v'_j>.
+// With v_j = m + v'_j, G is <v'_k, v'_j> where it is centered. Backward adds <m, v'_j>, so that (e G)_j is <sum e v, v'_j>.
 template <class Operand>
 inline void prepare_image(const Problem& problem, int64_t image, bool backward, const Image<Operand>& out, StageClock& clock) {
   clock.enter(Stage::kPack);
@@ -177,21 +203,20 @@ inline void prepare_image(const Problem& problem, int64_t image, bool backward, 
                    Extent::kUpperRows);
   for (int64_t p = 0; p < shape.panels; ++p)  // rows beyond the last panel are K of the next product
     std::memset(out.product + (p * shape.rows + shape.panels * kPanel) * kPanel, 0, (shape.rows - shape.panels * kPanel) * kPanel * 4);
+  if constexpr (!kCenters<Operand>)
+    center_gram(shape, out);
+  else if (centers)
+    find_pull(shape, out);
   for (int64_t j = 0; j < shape.panels * kPanel; ++j) out.squares[j] = out.product[(j / kPanel * shape.rows + j) * kPanel + j % kPanel];
-  std::memset(out.pull, 0, shape.rows * 4);
-  if (backward)
-    mirror(out.product, shape.rows, shape.panels);
-  else
+  if (!backward) {
     double_upper(out.product, shape.rows, shape.panels);
-  if constexpr (kCenters<Operand>) {
-    if (centers) {
-      find_pull(shape, out);
-      for (int64_t p = 0; p < shape.panels; ++p)
-        for (int64_t i = 0; i < shape.regions * kPanel; i += kLanes) {
-          float* value = out.product + p * shape.rows * kPanel + i;
-          store(value, load(value) + load(out.pull + p * kPanel + i % kPanel));
-        }
-    }
+  } else {
+    mirror(out.product, shape.rows, shape.panels);
+    for (int64_t p = 0; p < shape.panels; ++p)
+      for (int64_t i = 0; i < shape.regions * kPanel; i += kLanes) {
+        float* value = out.product + p * shape.rows * kPanel + i;
+        store(value, load(value) + load(out.pull + p * kPanel + i % kPanel));
+      }
   }
   to_right(Operand{}, out.product, shape.rows, shape.panels, out.gram);
 }

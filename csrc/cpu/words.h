@@ -99,7 +99,7 @@ inline Tile tile_of(const Scratch<Operand>& scratch, const Bin& bin, int64_t reg
 template <class Operand>
 inline void shifts_of(const Bin& bin, const PackedBin& words, const ImageShape<Operand>& shape, const Image<Operand>& image,
                       const Scratch<Operand>& scratch) {
-  if (*image.center_square == 0.0) {
+  if (!kCenters<Operand> || *image.center_square == 0.0) {
     std::memset(scratch.shift, 0, bin.rows * 4);
     return;
   }
@@ -148,7 +148,7 @@ inline void sum_words(const Problem& problem, int64_t index, const Bin& bin, con
     if (gram) {
       product<Operand>(left, {image.gram, shape.rows / Operand::kPer}, {scratch.spread, bin.rows, false}, bin.rows, shape.panels,
                        region_words, backward ? Extent::kFull : Extent::kUpperInner);
-      const auto sums = backward && kCenters<Operand> ? gram_products<true> : gram_products<false>;
+      const auto sums = *image.center_square != 0.0 ? gram_products<true> : gram_products<false>;
       sums(scratch.attention, scratch.spread, image.squares, image.pull, bin.rows, shape.panels, scratch.square, scratch.bound,
            scratch.pull);
     } else {
@@ -171,7 +171,9 @@ inline void sum_words(const Problem& problem, int64_t index, const Bin& bin, con
     if (!problem.cosine) continue;
     if (backward) w.mean_h = lanes(scratch.square) / sum;
     if (gram) {
-      const double square = lanes(scratch.square) + (center > 0.0 ? sum * (lanes(scratch.pull) + sum * center) : 0.0);
+      // e G e, with <m, v'> in G once or not at all, and what is missing of (m + sum e v' / sum e)^2.
+      const double pull = center != 0.0 ? (backward ? 1 : 2) * lanes(scratch.pull) : 0.0;
+      const double square = lanes(scratch.square) + sum * (pull + sum * center);
       w.context = std::sqrt(square > 0.0 || square != square ? square : 0.0);
       w.direct = cancels(square, std::max(lanes(scratch.bound), sum * sum * center));
       if (w.direct) scratch.direct.add(r);

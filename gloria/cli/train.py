@@ -183,7 +183,7 @@ def train(
                 if rows is None
                 else rows
             )
-            echo = typer.echo if process.is_main_process else lambda _: None
+            echo = say if process.is_main_process else lambda _: None
             echo(f"{count_rows(training)} rows to train on, {len(held)} held out")
             names = [name.replace("-", "_") for name in change or ()]
             with _left_by_an_interruption(out, process.is_main_process):
@@ -215,7 +215,7 @@ def _left_by_an_interruption(out: Path, tell: bool) -> Iterator[None]:
         left = last_checkpoint(out, verify=False)
         if tell:
             kept = f"go on from {left} with --resume" if left else "no step was finished, begin again"
-            typer.echo(f"gloria: interrupted; {kept}", err=True)
+            say(f"gloria: interrupted; {kept}", err=True)
         raise
 
 

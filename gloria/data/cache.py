@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -43,13 +44,25 @@ class PixelCache:
             pass  # not there yet, or cut off by whatever ended another run
         framed = self.image_processor.frame(image)
         grey = (framed == framed[:, :, :1]).all()
-        kept.parent.mkdir(exist_ok=True)
-        # Renamed into place, so that no other process sees half a file.
-        unfinished = kept.with_suffix(f".{os.getpid()}.tmp")
-        with unfinished.open("wb") as file:
-            np.save(file, framed[:, :, :1] if grey else framed)
-        unfinished.replace(kept)
+        try:
+            self._keep(framed[:, :, :1] if grey else framed, kept)
+        except OSError as error:  # a full disk, most often: the image itself is good
+            warnings.warn(
+                f"the cache {self.folder} keeps no more images: {error}; they are decoded again", stacklevel=2
+            )
         return framed
+
+    @staticmethod
+    def _keep(pixels: np.ndarray, place: Path) -> None:
+        place.parent.mkdir(exist_ok=True)
+        # Renamed into place, so that no other process sees half a file.
+        unfinished = place.with_suffix(f".{os.getpid()}.tmp")
+        try:
+            with unfinished.open("wb") as file:
+                np.save(file, pixels)
+            unfinished.replace(place)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
     def _place(self, image: Path) -> Path:
         state = image.stat()
