@@ -37,6 +37,22 @@ bool fills(const Ragged& side, int64_t row_count) {
   return end == row_count;
 }
 
+// Whether a Python signal handler, Ctrl-C's among them, has raised: the kernels then give up. Handlers run on the main thread alone.
+bool interrupted() {
+  const py::gil_scoped_acquire gil;
+  return PyErr_CheckSignals() != 0;
+}
+
+// Runs a kernel without the lock of the interpreter. What a signal handler raised meanwhile is raised here.
+template <class Kernel>
+void run(Kernel kernel) {
+  const auto finished = [&] {
+    const py::gil_scoped_release no_gil;
+    return kernel();
+  }();
+  if (!finished) throw py::error_already_set();
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -65,9 +81,14 @@ PYBIND11_MODULE(_C, m) {
       .def(py::init([](gloria::DType dtype, int64_t dim, Ragged images, Ragged texts, gloria::WordNorm word_norm, float attention_scale,
                        bool cosine, gloria::Pool pool, float word_scale, bool pool_mean, bool pool_divide, int64_t search_words,
                        int threads, uintptr_t stage_nanoseconds) {
-             return Problem{
-                 dtype, dim,        images,    texts,       word_norm,    attention_scale, cosine,
-                 pool,  word_scale, pool_mean, pool_divide, search_words, threads,         reinterpret_cast<int64_t*>(stage_nanoseconds)};
+             return Problem{dtype,       dim,
+                            images,      texts,
+                            word_norm,   attention_scale,
+                            cosine,      pool,
+                            word_scale,  pool_mean,
+                            pool_divide, search_words,
+                            threads,     reinterpret_cast<int64_t*>(stage_nanoseconds),
+                            &interrupted};
            }),
            py::kw_only(), py::arg("dtype"), py::arg("dim"), py::arg("images"), py::arg("texts"), py::arg("word_norm"),
            py::arg("attention_scale"), py::arg("cosine"), py::arg("pool"), py::arg("word_scale"), py::arg("pool_mean"),
@@ -77,18 +98,17 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "forward",
       [](const Problem& problem, uintptr_t scores, const std::string& isa) {
-        gloria::forward(problem, reinterpret_cast<float*>(scores), isa);
+        run([&] { return gloria::forward(problem, reinterpret_cast<float*>(scores), isa); });
       },
-      py::arg("problem"), py::arg("scores"), py::arg("isa"), py::call_guard<py::gil_scoped_release>());
+      py::arg("problem"), py::arg("scores"), py::arg("isa"));
   m.def(
       "backward",
       [](const Problem& problem, uintptr_t grad_scores, uintptr_t grad_regions, uintptr_t grad_words, const std::string& isa) {
-        gloria::backward(
-            problem,
-            {reinterpret_cast<const float*>(grad_scores), reinterpret_cast<void*>(grad_regions), reinterpret_cast<void*>(grad_words)}, isa);
+        const gloria::Gradients gradients{reinterpret_cast<const float*>(grad_scores), reinterpret_cast<void*>(grad_regions),
+                                          reinterpret_cast<void*>(grad_words)};
+        run([&] { return gloria::backward(problem, gradients, isa); });
       },
-      py::arg("problem"), py::arg("grad_scores"), py::arg("grad_regions"), py::arg("grad_words"), py::arg("isa"),
-      py::call_guard<py::gil_scoped_release>());
+      py::arg("problem"), py::arg("grad_scores"), py::arg("grad_regions"), py::arg("grad_words"), py::arg("isa"));
   m.def(
       "exponential",
       [](gloria::DType dtype, uintptr_t x, uintptr_t out, int64_t count, const std::string& isa) {

@@ -40,6 +40,7 @@ struct Problem {
   int64_t search_words;  // of all texts, where the images are a corpus that is searched for these texts alone; else 0
   int threads;
   int64_t* stage_nanoseconds;  // [kStages], summed over the threads; null where nobody asks
+  bool (*interrupted)();       // asked by the caller's thread some twenty times a second whether to give up; null: never
 };
 
 // Where the results go. `scores` is (images, texts); gradients have the layout and dtype of the rows they belong to.

@@ -9,7 +9,8 @@
 
 namespace gloria::GLORIA_ISA {
 
-// Attention scales up to here need no running maximum once the affinities are normalized: e^(2*16) times any M fits in float32.
+// Attention scales up to here need no running maximum once the affinities are normalized: x is at most 1, and e^(x*16 - 16) at least
+// e^-32.
 constexpr float kBoundedScale = 16.0f;
 constexpr float kNormEpsilon = 1e-8f;    // of the clipped L2 norm (SCAN)
 constexpr double kCosineEpsilon = 1e-8;  // of the cosine: max(|c||t|, eps)
@@ -35,6 +36,20 @@ inline Vec sqrt(Vec x) {
   return x;
 }
 inline Vec leaky(Vec s) { return s > 0.0f ? s : s * kLeak; }
+
+// A square root of a sum of squares. Those of affinities beyond 1e19 overflow: they are summed once more by a smaller measure.
+class Length {
+ public:
+  void add(Vec y) {
+    const Vec small = y * 0x1p-64f;
+    squares_ += y * y;
+    small_squares_ += small * small;
+  }
+  Vec value() const { return squares_ < 1e38f ? sqrt(squares_) : sqrt(small_squares_) * 0x1p64f; }
+
+ private:
+  Vec squares_ = {}, small_squares_ = {};
+};
 
 // All ones in the lanes below `count`, to be and-ed; the padding of the last panel takes no part in the attention.
 inline IVec lanes_below(int64_t count) {
@@ -80,13 +95,13 @@ inline Vec normalize(const float* s, const float* shift, float* x, int64_t begin
     }
     return 1.0f / total;
   } else if constexpr (norm == WordNorm::kClippedL2) {
-    Vec total = Vec{};
+    Length length;
     for (int64_t r = begin; r < end; ++r) {
       const Vec y = leaky(load(s + r * kPanel) + shift[r]);
       store(x + r * kPanel, y);
-      total += y * y;
+      length.add(y);
     }
-    return 1.0f / (sqrt(total) + kNormEpsilon);
+    return 1.0f / (length.value() + kNormEpsilon);
   } else {
     return broadcast(1.0f);
   }
@@ -102,7 +117,7 @@ inline void attend_bounded(const Tile& t, float scale) {
     const Vec factor = normalize<Operand, norm>(s, t.shift, x, text.begin, text.end), scaled = factor * scale;
     for (int64_t r = text.begin; r < text.end; ++r) {
       const Vec y = load(x + r * kPanel);
-      const Vec ev = as_operand(Operand{}, valid(exp_bounded<Operand::kExpDegree>(y, scaled)));
+      const Vec ev = as_operand(Operand{}, valid(exp_bounded<Operand::kExpDegree>(y, scaled, scale)));
       if (keep) store(x + r * kPanel, y * factor);
       store(e + r * kPanel, ev);
       accumulate(t, r, part, ev, load(s + r * kPanel));
@@ -194,14 +209,15 @@ inline void affinity_gradient(const Problem& problem, const Tile& t, const WordG
       }
       for (int64_t r = text.begin; r < text.end; ++r) write(r, load(x + r * kPanel) * (load(out + r * kPanel) - total));
     } else {
-      Vec squares = Vec{}, total = Vec{};  // |y|^2 and <y, dx> over the words, y = leaky(s)
+      Length of_y;
+      Vec total = Vec{};  // <y, dx> over the words, y = leaky(s)
       for (int64_t r = text.begin; r < text.end; ++r) {
         const Vec y = leaky(load(s + r * kPanel) + t.shift[r]), dx = gradient_of_x(r);
         store(out + r * kPanel, dx);
-        squares += y * y;
+        of_y.add(y);
         total += y * dx;
       }
-      const Vec length = sqrt(squares), scaled = 1.0f / (length + kNormEpsilon);
+      const Vec length = of_y.value(), scaled = 1.0f / (length + kNormEpsilon);
       const Vec along = length > 0.0f ? total * scaled * scaled / length : Vec{};
       for (int64_t r = text.begin; r < text.end; ++r) {
         const Vec v = load(s + r * kPanel) + t.shift[r];

@@ -5,8 +5,6 @@
 // The same inputs therefore give the same bits, whatever the number of threads.
 #pragma once
 
-#include <sched.h>
-
 #include <algorithm>
 #include <type_traits>
 #include <vector>
@@ -138,15 +136,11 @@ inline void context_gradient(const Problem& problem, int64_t index, const Bin& b
   }
 }
 
-inline void wait_for_turn(const int64_t* images, int64_t turn) {
-  for (int spins = 0; __atomic_load_n(images, __ATOMIC_ACQUIRE) != turn; ++spins)
-    if (spins > 1000) sched_yield();
-}
-
 template <class Operand>
 inline void bin_gradient(const Problem& problem, int64_t index, int64_t bin_index, const Bins& bins, const ImageShape<Operand>& shape,
                          const PackedBin& words, const Image<Operand>& image, const Scratch<Operand>& scratch, const double* norms,
-                         const float* grad_scores, const ImageGradient<Operand>& out, const WordSum& total, StageClock& clock) {
+                         const float* grad_scores, const ImageGradient<Operand>& out, const WordSum& total, Member& member,
+                         StageClock& clock) {
   const Bin& bin = bins.bins[bin_index];
   attention_of(problem, bin, words, shape, image, scratch, clock);
   clock.enter(Stage::kContext);
@@ -171,7 +165,8 @@ inline void bin_gradient(const Problem& problem, int64_t index, int64_t bin_inde
                    words_of<Operand>(bin.used));
   gradient = to_left(Operand{}, scratch.spread, bin.rows, shape.panels, scratch.left);
   clock.enter(Stage::kWait);
-  wait_for_turn(total.images + bin_index, index);
+  member.wait_until([&] { return __atomic_load_n(total.images + bin_index, __ATOMIC_ACQUIRE) == index; });
+  if (member.stopped()) return;
   clock.enter(Stage::kGradWords);
   product<Operand>({gradient, bin.rows, false}, {image.down, shape.rows / Operand::kPer},
                    {total.gradient + bin.offset * dim_panels * kPanel, bin.rows, index > 0}, bin.rows, dim_panels,
@@ -209,16 +204,18 @@ inline void write_words(const Problem& problem, const Bin& bin, const WordSum& t
 template <class Operand>
 inline void image_gradient(const Problem& problem, int64_t index, const Bins& bins, const PackedBin* words, const WordPack<Operand>& pack,
                            const Image<Operand>& image, const Scratch<Operand>& scratch, const double* norms, const Gradients& gradients,
-                           const ImageGradient<Operand>& sums, const WordSum& total, const float* word_center, StageClock& clock) {
+                           const ImageGradient<Operand>& sums, const WordSum& total, const float* word_center, Member& member,
+                           StageClock& clock) {
   const ImageShape<Operand> shape(problem.images.lengths[index], problem.dim);
   prepare_image(problem, index, true, image, clock);
   std::memset(sums.regions, 0, shape.width * shape.panels * kPanel * 4);
   if (problem.cosine) std::memset(sums.gram, 0, shape.gram_size() * 4);
   for (double* coefficients : {sums.by_words, sums.by_regions}) std::memset(coefficients, 0, shape.rows * 8);
   for (int64_t b = 0; b < bins.count; ++b) {
+    if (member.stopped()) return;
     clock.enter(Stage::kPack);
     const PackedBin packed = words ? words[b] : pack.pack(problem, bins.bins[b], 0, sums.words);
-    bin_gradient(problem, index, b, bins, shape, packed, image, scratch, norms, gradients.scores, sums, total, clock);
+    bin_gradient(problem, index, b, bins, shape, packed, image, scratch, norms, gradients.scores, sums, total, member, clock);
   }
   clock.enter(Stage::kGradGram);
   if (use_gram(problem, shape.regions)) {
@@ -248,11 +245,12 @@ inline void image_gradient(const Problem& problem, int64_t index, const Bins& bi
   clock.enter(Stage::kWait);
 }
 
+// False if it was interrupted.
 template <class Operand>
-void backward(const Problem& problem, const Bins& bins, const Gradients& gradients) {
+bool backward(const Problem& problem, const Bins& bins, const Gradients& gradients) {
   const ImageShape<Operand> largest(longest(problem.images), problem.dim);
   const bool direct = any_direct(problem), packed_once = bins_together<Operand>(problem, bins, 0, true) == bins.count;
-  const Buffers center_buffer(1, largest.width * 4);
+  const Buffers center_buffer("the mean word", 1, largest.width * 4);
   float* word_center = kCenters<Operand> && problem.cosine ? reinterpret_cast<float*>(center_buffer[0]) : nullptr;
   if (word_center) find_word_center<Operand>(problem, bins, word_center);
   Arena measure;
@@ -267,9 +265,10 @@ void backward(const Problem& problem, const Bins& bins, const Gradients& gradien
   const int64_t threads = problem.threads < problem.images.count ? problem.threads : problem.images.count;
   Arena words_size;
   WordPack<Operand>(words_size, problem.dim, packed_once ? bins.rows : 0, true, word_center);
-  const Buffers buffers(threads, measure.used()), words_buffer(1, words_size.used());
-  const Buffers norms_buffer(1, bins.rows * 8), lengthwise(1, bins.rows * 8), turns(1, bins.count * 8),
-      sum_buffer(1, bins.rows * panels_of(problem.dim) * kPanel * 4);
+  const Buffers buffers("the images and tiles of each thread", threads, measure.used()), words_buffer("packed words", 1, words_size.used()),
+      norms_buffer("the lengths of words", 1, bins.rows * 8), lengthwise("the coefficients of words", 1, bins.rows * 8),
+      turns("the turns of bins", 1, bins.count * 8),
+      sum_buffer("the sums of word gradients", 1, bins.rows * panels_of(problem.dim) * kPanel * 4);
   double* norms = reinterpret_cast<double*>(norms_buffer[0]);
   const WordSum total{reinterpret_cast<float*>(sum_buffer[0]), reinterpret_cast<double*>(lengthwise[0]),
                       reinterpret_cast<int64_t*>(turns[0])};
@@ -278,7 +277,7 @@ void backward(const Problem& problem, const Bins& bins, const Gradients& gradien
   const WordPack<Operand> common(words_memory, problem.dim, packed_once ? bins.rows : 0, true, word_center);
   std::vector<PackedBin> words(bins.count);
 
-  parallel(threads, [&](Member member) {
+  return parallel(threads, problem.interrupted, [&](Member member) {
     StageClock clock(problem.stage_nanoseconds);
     Arena arena(buffers[member.index]);
     layout(arena, [&](const auto& image, const auto& scratch, const auto& sums, const auto& pack) {
@@ -290,7 +289,7 @@ void backward(const Problem& problem, const Bins& bins, const Gradients& gradien
       // In rising order, so that the image whose turn it is always belongs to a running thread.
       member.share(problem.images.count, [&](int64_t i) {
         image_gradient(problem, i, bins, packed_once ? words.data() : nullptr, pack, image, scratch, norms, gradients, sums, total,
-                       word_center, clock);
+                       word_center, member, clock);
       });
       clock.enter(Stage::kPack);
       member.share(bins.count, [&](int64_t b) { write_words<Operand>(problem, bins.bins[b], total, gradients.words); });

@@ -103,16 +103,16 @@ std::vector<std::string> available_isas() {
   return names;
 }
 
-void forward(const Problem& problem, float* scores, const std::string& isa) {
+bool forward(const Problem& problem, float* scores, const std::string& isa) {
   const Engine& engine = choose(problem.dtype, isa);
   const PackedBins bins(problem.texts, bin_capacity(problem), engine.pad);
-  engine.forward(with_useful_threads(problem), bins.all(), scores);
+  return engine.forward(with_useful_threads(problem), bins.all(), scores);
 }
 
-void backward(const Problem& problem, const Gradients& gradients, const std::string& isa) {
+bool backward(const Problem& problem, const Gradients& gradients, const std::string& isa) {
   const Engine& engine = choose(problem.dtype, isa);
   const PackedBins bins(problem.texts, bin_capacity(problem), engine.pad);
-  engine.backward(with_useful_threads(problem), bins.all(), gradients);
+  return engine.backward(with_useful_threads(problem), bins.all(), gradients);
 }
 
 void exponential(DType dtype, const float* x, float* out, int64_t count, const std::string& isa) {

@@ -24,8 +24,9 @@ inline void score_bin(const Problem& problem, int64_t index, const Bin& bin, con
   }
 }
 
+// False if it was interrupted.
 template <class Operand>
-void forward(const Problem& problem, const Bins& bins, float* scores) {
+bool forward(const Problem& problem, const Bins& bins, float* scores) {
   const ImageShape<Operand> largest(longest(problem.images), problem.dim);
   const bool direct = any_direct(problem);
   const int64_t threads = problem.threads, images = problem.images.count;
@@ -47,14 +48,15 @@ void forward(const Problem& problem, const Bins& bins, float* scores) {
   Image<Operand>(image_size, problem, largest, false, direct);
   Scratch<Operand>(scratch_size, problem, bins, largest, direct, false);
   WordPack<Operand>(words_size, problem.dim, window_rows, false, nullptr);
-  const Buffers image_buffers(threads, image_size.used()), scratches(threads, scratch_size.used()), words_buffer(1, words_size.used()),
-      norms_buffer(1, bins.rows * 8);
+  const Buffers image_buffers("the images of each thread", threads, image_size.used()),
+      scratches("the tiles of each thread", threads, scratch_size.used()), words_buffer("packed words", 1, words_size.used()),
+      norms_buffer("the lengths of words", 1, bins.rows * 8);
   double* norms = reinterpret_cast<double*>(norms_buffer[0]);
   Arena words_memory(words_buffer[0]);
   const WordPack<Operand> pack(words_memory, problem.dim, window_rows, false, nullptr);
   std::vector<PackedBin> words(bins.count);
 
-  parallel(threads, [&](Member member) {
+  return parallel(threads, problem.interrupted, [&](Member member) {
     StageClock clock(problem.stage_nanoseconds);
     Arena arena(scratches[member.index]);
     const Scratch<Operand> scratch(arena, problem, bins, largest, direct, false);
@@ -75,7 +77,7 @@ void forward(const Problem& problem, const Bins& bins, float* scores) {
       });
       member.share(whole, [&](int64_t i) {
         prepare_image(problem, i, false, image_of(member.index), clock);
-        for (int64_t b = begin; b < end; ++b) score(i, b, member.index);
+        for (int64_t b = begin; b < end && !member.stopped(); ++b) score(i, b, member.index);
         clock.enter(Stage::kWait);
       });
       for (int64_t first = whole; first < images; first += threads) {

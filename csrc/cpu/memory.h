@@ -6,6 +6,8 @@
 #include <cstdlib>
 #include <new>
 
+#include "../out_of_memory.h"
+
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #endif
@@ -44,10 +46,10 @@ class Arena {
   int64_t used_ = 0;
 };
 
-// `count` equal buffers.
+// `count` equal buffers of something that `what` names; throws OutOfMemory.
 class Buffers {
  public:
-  Buffers(int64_t count, int64_t bytes) : bytes_((bytes + 63) / 64 * 64 + 64) {
+  Buffers(const char* what, int64_t count, int64_t bytes) : bytes_((bytes + 63) / 64 * 64 + 64) {
     all_ = static_cast<size_t>(count * bytes_);
     if (mapped()) {
 #if GLORIA_MAPS
@@ -58,7 +60,7 @@ class Buffers {
     } else {
       base_ = static_cast<char*>(std::aligned_alloc(64, all_));
     }
-    if (!base_) throw std::bad_alloc();
+    if (!base_) throw OutOfMemory(what, all_);
   }
   ~Buffers() {
 #if GLORIA_MAPS

@@ -38,13 +38,13 @@ inline Vec scale_by_power(Vec p, Vec shifted) {
   return reinterpret_cast<Vec>(reinterpret_cast<UVec>(p) + (reinterpret_cast<UVec>(shifted) << 23));
 }
 
-// e^(x * scale) for a product within -87 and 88. Relative error: degree 6 below 1e-7; degree 3, for results that are rounded to
+// e^(x * scale - less) for an exponent within -87 and 88. Relative error: degree 6 below 1e-7; degree 3, for results that are rounded to
 // bfloat16, below 8e-5.
 template <int degree>
-inline Vec exp_bounded(Vec x, Vec scale) {
+inline Vec exp_bounded(Vec x, Vec scale, float less) {
   static_assert(degree == 3 || degree == 6, "the polynomials at hand");
   if constexpr (degree == 6) {
-    x = x * scale;
+    x = x * scale - less;
     const Vec shifted = x * 1.44269504088896341f + kRound;
     const Vec n = shifted - kRound;
     Vec r = x - n * 0.693145751953125f;  // ln 2 in two parts, the first exact in 15 bits
@@ -59,9 +59,9 @@ inline Vec exp_bounded(Vec x, Vec scale) {
     p = p * r + 1.0f;
     return scale_by_power(p, shifted);
   } else {
-    const Vec base2 = scale * 1.44269504088896341f;
-    const Vec shifted = x * base2 + kRound;
-    const Vec r = x * base2 - (shifted - kRound);
+    x = x * (scale * 1.44269504088896341f) - less * 1.44269504088896341f;
+    const Vec shifted = x + kRound;
+    const Vec r = x - (shifted - kRound);
     // minimax of 2^r on |r| <= 1/2, that of e^r in powers of r ln 2
     Vec p = broadcast(5.5171674e-02f);
     p = p * r + 2.4261248e-01f;
@@ -74,7 +74,7 @@ inline Vec exp_bounded(Vec x, Vec scale) {
 // e^x for x <= 88; below -87 it stays at e^-87. NaN goes through (hence the order of the maximum).
 template <int degree>
 inline Vec exp(Vec x) {
-  return exp_bounded<degree>(maximum(broadcast(-87.0f), x), broadcast(1.0f));
+  return exp_bounded<degree>(maximum(broadcast(-87.0f), x), broadcast(1.0f), 0.0f);
 }
 
 // A sum down many rows of which little is left in the end: few rows in float32, which costs an addition each, and the rest in double.

@@ -77,7 +77,7 @@ struct Case {
   Case(const Type& type_, const Knobs& knobs, const Shape& shape)
       : type(type_), images(type, shape.regions, shape.dim, random), texts(type, shape.words, shape.dim, random) {
     problem = {type.dtype, shape.dim,   images.ragged(), texts.ragged(),    knobs.norm,         knobs.attention_scale, knobs.cosine,
-               knobs.pool, /*scale*/ 3, knobs.pool_mean, knobs.pool_divide, /*search_words*/ 0, /*threads*/ 1,         nullptr};
+               knobs.pool, /*scale*/ 3, knobs.pool_mean, knobs.pool_divide, /*search_words*/ 0, /*threads*/ 1,         nullptr, nullptr};
     char text[200];
     std::snprintf(text, sizeof text, "%s, norm %d, scale %g, cosine %d, pool %d, mean %d, divide %d, %ld regions, %ld words, dim %ld",
                   type.name, static_cast<int>(knobs.norm), knobs.attention_scale, knobs.cosine, static_cast<int>(knobs.pool),
