@@ -1,5 +1,6 @@
 """Training sets from tables and from shards: the same items, every row once, and no bad file ends a run."""
 
+import errno
 import io
 import json
 import os
@@ -139,6 +140,19 @@ def test_a_damaged_cache_is_mended(tmp_path, rows, processor):
         kept.write_bytes(content)
         assert np.array_equal(cache(rows[0].image), first)
         assert np.load(kept).shape == (64, 64, 1)
+
+
+def test_a_full_disk_ends_the_cache_and_no_row(tmp_path, rows, processor, monkeypatch):
+    cache = PixelCache(tmp_path / "cache", processor.image_processor)
+
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "save", refuse)
+    with pytest.warns(UserWarning, match=f"the cache {tmp_path / 'cache'} keeps no more images: .*No space left"):
+        framed = cache(rows[0].image)
+    assert np.array_equal(framed, processor.image_processor.frame(rows[0].image))
+    assert not [file for file in (tmp_path / "cache").rglob("*") if file.is_file()]
 
 
 def test_shards_hold_every_row_once(shards, rows, processor):
