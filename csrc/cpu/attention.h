@@ -80,8 +80,8 @@ inline void for_lanes(const Tile& t, Use use) {
       }
 }
 
-// The words [begin, end) of one text in one register of lanes: y and a factor with x = norm(s) = factor * y. y is stored at `x`, where
-// there is a norm.
+// The words [begin, end) of one text in one register of lanes: y and a divisor with x = norm(s) = y / divisor. y is stored at `x`,
+// where there is a norm.
 template <class Operand, WordNorm norm>
 inline Vec normalize(const float* s, const float* shift, float* x, int64_t begin, int64_t end) {
   if constexpr (norm == WordNorm::kSoftmax) {
@@ -93,7 +93,7 @@ inline Vec normalize(const float* s, const float* shift, float* x, int64_t begin
       store(x + r * kPanel, y);
       total += y;
     }
-    return 1.0f / total;
+    return total;
   } else if constexpr (norm == WordNorm::kClippedL2) {
     Length length;
     for (int64_t r = begin; r < end; ++r) {
@@ -101,7 +101,7 @@ inline Vec normalize(const float* s, const float* shift, float* x, int64_t begin
       store(x + r * kPanel, y);
       length.add(y);
     }
-    return 1.0f / (length.value() + kNormEpsilon);
+    return length.value() + kNormEpsilon;
   } else {
     return broadcast(1.0f);
   }
@@ -114,7 +114,7 @@ inline void attend_bounded(const Tile& t, float scale) {
   for_lanes(t, [&](const BinText& text, int64_t at, int part, auto valid) {
     const float* s = t.affinity + at;
     float *x = t.normed + at, *e = t.attention + at;
-    const Vec factor = normalize<Operand, norm>(s, t.shift, x, text.begin, text.end), scaled = factor * scale;
+    const Vec factor = 1.0f / normalize<Operand, norm>(s, t.shift, x, text.begin, text.end), scaled = factor * scale;
     for (int64_t r = text.begin; r < text.end; ++r) {
       const Vec y = load(x + r * kPanel);
       const Vec ev = as_operand(Operand{}, valid(exp_bounded<Operand::kExpDegree>(y, scaled, scale)));
@@ -132,11 +132,14 @@ inline void attend_by_maximum(const Tile& t, float scale) {
   for (int64_t i = 0; i < t.rows * kPanel; ++i) t.top[i] = -__builtin_inff();
   for_lanes(t, [&](const BinText& text, int64_t at, int part, auto valid) {
     float* x = t.normed + at;
-    const Vec factor = normalize<Operand, norm>(t.affinity + at, t.shift, x, text.begin, text.end);
+    const Vec divisor = normalize<Operand, norm>(t.affinity + at, t.shift, x, text.begin, text.end);
     for (int64_t r = text.begin; r < text.end; ++r) {
       float* top = t.top + r * kPanel + part * kLanes;
-      const Vec xv = load(x + r * kPanel) * factor;
-      if constexpr (norm != WordNorm::kNone) store(x + r * kPanel, xv);
+      Vec xv = load(x + r * kPanel);
+      if constexpr (norm != WordNorm::kNone) {
+        xv /= divisor;  // no reciprocal, whose rounding a steep attention would show: a text of one word has x = 1
+        store(x + r * kPanel, xv);
+      }
       const IVec there = reinterpret_cast<IVec>(valid(reinterpret_cast<Vec>(~IVec{})));
       store(top, there ? maximum(xv, load(top)) : load(top));
     }
