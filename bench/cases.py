@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -81,8 +82,7 @@ SMALL_PROBLEM = Case("small problem", batch=4, side=7, width=128, preset="releas
 SMALL_CASES = tuple(Case("quick", batch=3, side=4, width=24, preset=preset) for preset in PRESETS)
 
 
-@dataclass(frozen=True)
-class Inputs:
+class Inputs(NamedTuple):
     """Regions (N, M, D), words (N, W, D) with zeros after each text, and the gradient of the scores (N, N)."""
 
     regions: Tensor
@@ -107,7 +107,11 @@ def make_inputs(case: Case, kind: str = "random", seed: int = 0, device: str = "
     - `random`: independent normal entries.
     - `correlated`: all rows share a direction, and each word mixes a region of its own image with noise, as trained
       features do.
-    - `unit_norm`: rows of length 1, as models that normalise tokens give.
+    - `unit_norm`: rows of length 1, as models that normalize tokens give.
+    - `centered`: the regions of an image have the mean 0, as InstanceNorm leaves them, and words are small.
+    - `steep`: affinities of 1e4 and more.
+    - `nearly_equal`: all rows have cosines of about 0.9999.
+    - `nearly_opposite`: every second region is the one before it times a number within 1e-3 of -1.
     """
     generator = torch.Generator(device).manual_seed(seed)
 
@@ -121,6 +125,16 @@ def make_inputs(case: Case, kind: str = "random", seed: int = 0, device: str = "
         shared = normal(case.width)
         matched = regions[:, torch.randint(case.regions, (max(lengths),), generator=generator, device=device)]
         regions, words = shared + 0.5 * regions, shared + 0.5 * matched + 0.25 * words
+    if kind == "centered":
+        regions, words = regions - regions.mean(dim=1, keepdim=True), words / 10
+    if kind == "steep":
+        regions, words = regions * 100, words * 100
+    if kind == "nearly_equal":
+        shared = normal(case.width)
+        regions, words = shared + regions / 100, shared + words / 100
+    if kind == "nearly_opposite":
+        pairs = case.regions // 2
+        regions[:, 1 : 2 * pairs : 2] = regions[:, : 2 * pairs : 2] * (normal(case.batch, pairs, 1) * 1e-3 - 1)
     if kind == "unit_norm":
         regions, words = (torch.nn.functional.normalize(rows, dim=-1) for rows in (regions, words))
     else:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from bench.cases import CASES, SMALL_PROBLEM, Case, make_inputs
+from bench.errors import KINDS
 from bench.lengths import LONGEST, TABLE, count_words, draw_lengths, load_table
 
 
@@ -60,7 +61,7 @@ def test_a_label_names_the_problem():
     assert case.label == {"case": "by hand", "preset": "released", **shape}
 
 
-@pytest.mark.parametrize("kind", ["random", "correlated", "unit_norm"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_inputs_are_of_their_kind_and_zero_after_each_text(kind):
     case = Case("inputs", batch=4, side=5, width=64, preset="paper")
     inputs = make_inputs(case, kind)
@@ -77,3 +78,14 @@ def test_inputs_are_of_their_kind_and_zero_after_each_text(kind):
     if kind == "correlated":
         directions = torch.nn.functional.normalize(inputs.regions.flatten(0, 1), dim=-1)
         assert (directions @ directions.T).mean() > 0.5
+    if kind == "centered":
+        assert inputs.regions.mean(dim=1).abs().max() < 1e-6
+    if kind == "steep":
+        affinity = inputs.regions.flatten(0, 1) @ inputs.words[0, : inputs.lengths[0]].T
+        assert affinity.std() > 8e3
+    if kind == "nearly_equal":
+        directions = torch.nn.functional.normalize(inputs.regions.flatten(0, 1), dim=-1)
+        assert (directions @ directions.T).min() > 0.9995
+    if kind == "nearly_opposite":
+        cosine = torch.nn.functional.cosine_similarity(inputs.regions[:, :24:2], inputs.regions[:, 1:24:2], dim=-1)
+        torch.testing.assert_close(cosine, -torch.ones(4, 12))
