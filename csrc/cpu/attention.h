@@ -213,19 +213,18 @@ inline void affinity_gradient(const Problem& problem, const Tile& t, const WordG
       for (int64_t r = text.begin; r < text.end; ++r) write(r, load(x + r * kPanel) * (load(out + r * kPanel) - total));
     } else {
       Length of_y;
-      Vec total = Vec{};  // <y, dx> over the words, y = leaky(s)
+      Vec total = Vec{};  // <x, dx> over the words; y = leaky(s)
       for (int64_t r = text.begin; r < text.end; ++r) {
-        const Vec y = leaky(load(s + r * kPanel) + t.shift[r]), dx = gradient_of_x(r);
+        const Vec dx = gradient_of_x(r);
         store(out + r * kPanel, dx);
-        of_y.add(y);
-        total += y * dx;
+        of_y.add(leaky(load(s + r * kPanel) + t.shift[r]));
+        total += load(x + r * kPanel) * dx;
       }
       const Vec length = of_y.value(), scaled = 1.0f / (length + kNormEpsilon);
-      const Vec along = length > 0.0f ? total * scaled * scaled / length : Vec{};
+      const Vec along = length > 0.0f ? total / length : Vec{};
       for (int64_t r = text.begin; r < text.end; ++r) {
-        const Vec v = load(s + r * kPanel) + t.shift[r];
-        const Vec dy = load(out + r * kPanel) * scaled - leaky(v) * along;
-        write(r, v > 0.0f ? dy : dy * kLeak);
+        const Vec dy = load(out + r * kPanel) * scaled - load(x + r * kPanel) * along;
+        write(r, load(s + r * kPanel) + t.shift[r] > 0.0f ? dy : dy * kLeak);
       }
     }
     if constexpr (totals) column.add_to(columns + at / (t.rows * kPanel) * kPanel + part * kLanes);
