@@ -13,8 +13,8 @@ inline double maximum_of(const double* u, int64_t n) {
   return top;
 }
 
-// e^(word_scale (u - top)), in float32: the argument is at most 0.
-inline float pool_term(const Problem& problem, double u, double top) { return std::exp(problem.word_scale * static_cast<float>(u - top)); }
+// e^(word_scale (u - top)). In double: of similarities near zero the mean in the log leaves only digits that float32 has not.
+inline double pool_term(const Problem& problem, double u, double top) { return std::exp(problem.word_scale * (u - top)); }
 
 inline float pool_score(const Problem& problem, const double* u, int64_t n) {
   double sum = 0.0;
@@ -44,7 +44,7 @@ inline void pool_weights(const Problem& problem, const double* u, int64_t n, flo
   const double top = maximum_of(u, n);
   double sum = 0.0;
   for (int64_t i = 0; i < n; ++i) {
-    weights[i] = problem.pool == Pool::kMax ? static_cast<float>(u[i] == top) : pool_term(problem, u[i], top);
+    weights[i] = static_cast<float>(problem.pool == Pool::kMax ? u[i] == top : pool_term(problem, u[i], top));
     sum += weights[i];
   }
   const double scale = (problem.pool == Pool::kMax || problem.pool_divide ? 1.0 : problem.word_scale) / sum;
