@@ -5,7 +5,7 @@
 
 namespace gloria::GLORIA_ISA {
 
-inline thread_local Word tiles[8][16][16];
+inline thread_local Unit tiles[8][16][16];
 
 inline void configure_tiles() {}
 inline void release_tiles() {}
@@ -14,7 +14,7 @@ inline void emulated_dot(int sum, int a, int b) {
   for (int m = 0; m < 16; ++m)
     for (int k = 0; k < 16; ++k)
       for (int n = 0; n < 16; ++n) {
-        const Word x = tiles[a][m][k], y = tiles[b][k][n];
+        const Unit x = tiles[a][m][k], y = tiles[b][k][n];
         float value;
         std::memcpy(&value, &tiles[sum][m][n], 4);
         value += widen(BFloat16{static_cast<uint16_t>(x)}) * widen(BFloat16{static_cast<uint16_t>(y)});

@@ -20,8 +20,8 @@ struct ImageGradient {
   float* regions;      // C form of (dL/dV)^T: rows are the width, columns the regions
   float* gram;         // C form of dL/dG + (dL/dG)^T, upper blocks
   float* flat;         // `regions` transposed back
-  Word* words;         // a bin's words in whatever form, while they are packed
-  Word* weighted;      // B form of beta e
+  Unit* operands;      // a bin's words in whatever form, while they are packed
+  Unit* weighted;      // B form of beta e
   double* by_words;    // [regions] coefficient of the words' center in dL/dv: sum ds
   double* by_regions;  // [regions] coefficient of the regions' center: sum (sum e) beta e
   WordGradient* terms;
@@ -30,12 +30,12 @@ struct ImageGradient {
   double* lengthwise;    // coefficient of t in dL/dt of each word, from |t| in the cosine
 
   ImageGradient(Arena& arena, const Problem& problem, const Bins& bins, const ImageShape<Operand>& largest) {
-    constexpr bool rounds = Operand::kPer > 1;
+    constexpr bool rounds = Operand::kValuesPerUnit > 1;
     regions = arena.take<float>(largest.width * largest.rows);
     gram = problem.cosine ? arena.take<float>(largest.gram_size()) : nullptr;
     flat = arena.take<float>(largest.width * largest.rows);
-    words = rounds ? arena.take<Word>(bins.max_rows * largest.blocks * 16) : nullptr;
-    weighted = rounds && problem.cosine ? arena.take<Word>(bins.max_rows * largest.rows / 2) : nullptr;
+    operands = rounds ? arena.take<Unit>(bins.max_rows * largest.blocks * 16) : nullptr;
+    weighted = rounds && problem.cosine ? arena.take<Unit>(bins.max_rows * largest.rows / 2) : nullptr;
     by_words = arena.take<double>(largest.rows);
     by_regions = arena.take<double>(largest.rows);
     terms = arena.take<WordGradient>(bins.max_rows);
@@ -120,10 +120,10 @@ inline void context_gradient(const Problem& problem, int64_t index, const Bin& b
                              const ImageGradient<Operand>& out) {
   float* weighted_values = scratch.affinity;  // s is no longer needed
   weight_attention(tile, out, weighted_values);
-  const int64_t alloc = bin.rows / Operand::kPer, words = words_of<Operand>(bin.used);
-  const Word* weighted = to_right(Operand{}, weighted_values, bin.rows, shape.panels, out.weighted);
+  const int64_t alloc = bin.rows / Operand::kValuesPerUnit, words = units_of<Operand>(bin.used);
+  const Unit* weighted = to_right(Operand{}, weighted_values, bin.rows, shape.panels, out.weighted);
   if (use_gram(problem, shape.regions)) {
-    const Word* attention = to_right(Operand{}, scratch.attention, bin.rows, shape.panels, scratch.right);
+    const Unit* attention = to_right(Operand{}, scratch.attention, bin.rows, shape.panels, scratch.right);
     product<Operand>({weighted, alloc, true}, {attention, alloc}, {out.gram, shape.rows, true}, shape.panels * kPanel, shape.panels, words,
                      Extent::kUpperRows);
     if (scratch.direct.any())
@@ -131,14 +131,14 @@ inline void context_gradient(const Problem& problem, int64_t index, const Bin& b
   } else {
     const int64_t dim_panels = panels_of(problem.dim);
     center_contexts(shape, image, bin.rows, bin.used, [&](int64_t r) { return scratch.sums[r].sum; }, scratch.context);
-    const Word* context = to_right(Operand{}, scratch.context, bin.rows, dim_panels, scratch.right);
+    const Unit* context = to_right(Operand{}, scratch.context, bin.rows, dim_panels, scratch.right);
     product<Operand>({context, alloc, true}, {weighted, alloc}, {out.regions, shape.width, true}, dim_panels * kPanel, shape.panels, words);
   }
 }
 
 template <class Operand>
 inline void bin_gradient(const Problem& problem, int64_t index, int64_t bin_index, const Bins& bins, const ImageShape<Operand>& shape,
-                         const PackedBin& words, const Image<Operand>& image, const Scratch<Operand>& scratch, const double* norms,
+                         const WordOperands& words, const Image<Operand>& image, const Scratch<Operand>& scratch, const double* norms,
                          const float* grad_scores, const ImageGradient<Operand>& out, const WordSum& total, Member& member,
                          StageClock& clock) {
   const Bin& bin = bins.bins[bin_index];
@@ -160,17 +160,17 @@ inline void bin_gradient(const Problem& problem, int64_t index, int64_t bin_inde
   // dV^T += T^T ds, then in turn dT += ds V.
   clock.enter(Stage::kGradRegions);
   const int64_t dim_panels = panels_of(problem.dim);
-  const Word* gradient = to_right(Operand{}, scratch.spread, bin.rows, shape.panels, scratch.right);
-  product<Operand>(words.down, {gradient, bin.rows / Operand::kPer}, {out.regions, shape.width, true}, dim_panels * kPanel, shape.panels,
-                   words_of<Operand>(bin.used));
+  const Unit* gradient = to_right(Operand{}, scratch.spread, bin.rows, shape.panels, scratch.right);
+  product<Operand>(words.down, {gradient, bin.rows / Operand::kValuesPerUnit}, {out.regions, shape.width, true}, dim_panels * kPanel,
+                   shape.panels, units_of<Operand>(bin.used));
   gradient = to_left(Operand{}, scratch.spread, bin.rows, shape.panels, scratch.left);
   clock.enter(Stage::kWait);
   member.wait_until([&] { return __atomic_load_n(total.images + bin_index, __ATOMIC_ACQUIRE) == index; });
   if (member.stopped()) return;
   clock.enter(Stage::kGradWords);
-  product<Operand>({gradient, bin.rows, false}, {image.down, shape.rows / Operand::kPer},
+  product<Operand>({gradient, bin.rows, false}, {image.down, shape.rows / Operand::kValuesPerUnit},
                    {total.gradient + bin.offset * dim_panels * kPanel, bin.rows, index > 0}, bin.rows, dim_panels,
-                   words_of<Operand>(shape.regions));
+                   units_of<Operand>(shape.regions));
   for (int64_t r = 0; r < bin.used; ++r)
     total.lengthwise[bin.offset + r] = (index > 0 ? total.lengthwise[bin.offset + r] : 0.0) + out.lengthwise[r];
   __atomic_store_n(total.images + bin_index, index + 1, __ATOMIC_RELEASE);
@@ -202,10 +202,10 @@ inline void write_words(const Problem& problem, const Bin& bin, const WordSum& t
 }
 
 template <class Operand>
-inline void image_gradient(const Problem& problem, int64_t index, const Bins& bins, const PackedBin* words, const WordPack<Operand>& pack,
-                           const Image<Operand>& image, const Scratch<Operand>& scratch, const double* norms, const Gradients& gradients,
-                           const ImageGradient<Operand>& sums, const WordSum& total, const float* word_center, Member& member,
-                           StageClock& clock) {
+inline void image_gradient(const Problem& problem, int64_t index, const Bins& bins, const WordOperands* words,
+                           const WordPack<Operand>& pack, const Image<Operand>& image, const Scratch<Operand>& scratch, const double* norms,
+                           const Gradients& gradients, const ImageGradient<Operand>& sums, const WordSum& total, const float* word_center,
+                           Member& member, StageClock& clock) {
   const ImageShape<Operand> shape(problem.images.lengths[index], problem.dim);
   prepare_image(problem, index, true, image, clock);
   std::memset(sums.regions, 0, shape.width * shape.panels * kPanel * 4);
@@ -214,20 +214,20 @@ inline void image_gradient(const Problem& problem, int64_t index, const Bins& bi
   for (int64_t b = 0; b < bins.count; ++b) {
     if (member.stopped()) return;
     clock.enter(Stage::kPack);
-    const PackedBin packed = words ? words[b] : pack.pack(problem, bins.bins[b], 0, sums.words);
+    const WordOperands packed = words ? words[b] : pack.pack(problem, bins.bins[b], 0, sums.operands);
     bin_gradient(problem, index, b, bins, shape, packed, image, scratch, norms, gradients.scores, sums, total, member, clock);
   }
   clock.enter(Stage::kGradGram);
   if (use_gram(problem, shape.regions)) {
     mirror(sums.gram, shape.rows, shape.panels);
-    const Word* gram = to_right(Operand{}, sums.gram, shape.rows, shape.panels, image.gram);
-    const int64_t alloc = shape.rows / Operand::kPer;
+    const Unit* gram = to_right(Operand{}, sums.gram, shape.rows, shape.panels, image.gram);
+    const int64_t alloc = shape.rows / Operand::kValuesPerUnit;
     const Left regions = kCenters<Operand> ? Left{image.across, shape.width, false} : Left{image.down, alloc, true};
     product<Operand>(regions, {gram, alloc}, {sums.regions, shape.width, true}, panels_of(problem.dim) * kPanel, shape.panels,
-                     words_of<Operand>(shape.regions));
+                     units_of<Operand>(shape.regions));
   }
   clock.enter(Stage::kPack);
-  transpose_blocks(reinterpret_cast<const Word*>(sums.regions), shape.panels, shape.width, reinterpret_cast<Word*>(sums.flat));
+  transpose_blocks(reinterpret_cast<const Unit*>(sums.regions), shape.panels, shape.width, reinterpret_cast<Unit*>(sums.flat));
   with_typed<Operand>(problem.dtype, gradients.regions, [&](const auto* typed) {
     using Value = std::remove_const_t<std::remove_pointer_t<decltype(typed)>>;
     Value* rows = static_cast<Value*>(gradients.regions) + problem.images.starts[index] * problem.dim;
@@ -275,7 +275,7 @@ bool backward(const Problem& problem, const Bins& bins, const Gradients& gradien
   std::memset(total.images, 0, bins.count * 8);
   Arena words_memory(words_buffer[0]);
   const WordPack<Operand> common(words_memory, problem.dim, packed_once ? bins.rows : 0, true, word_center);
-  std::vector<PackedBin> words(bins.count);
+  std::vector<WordOperands> words(bins.count);
 
   return parallel(threads, problem.interrupted, [&](Member member) {
     StageClock clock(problem.stage_nanoseconds);
@@ -284,7 +284,7 @@ bool backward(const Problem& problem, const Bins& bins, const Gradients& gradien
       clock.enter(Stage::kPack);
       member.share(bins.count, [&](int64_t b) {
         word_norms<Operand>(problem, bins.bins[b], norms);
-        if (packed_once) words[b] = common.pack(problem, bins.bins[b], bins.bins[b].offset, sums.words);
+        if (packed_once) words[b] = common.pack(problem, bins.bins[b], bins.bins[b].offset, sums.operands);
       });
       // In rising order, so that the image whose turn it is always belongs to a running thread.
       member.share(problem.images.count, [&](int64_t i) {

@@ -1,12 +1,12 @@
 // Best fit, longest text first, into bins of a fixed number of rows.
+#include "bins.h"
+
 #include <algorithm>
 #include <numeric>
 
-#include "dispatch.h"
-
 namespace gloria {
 
-PackedBins::PackedBins(const Ragged& texts, int64_t capacity, int64_t pad) {
+TextBins::TextBins(const Ragged& texts, int64_t capacity, int64_t pad) {
   std::vector<int64_t> order(texts.count);
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return texts.lengths[a] > texts.lengths[b]; });

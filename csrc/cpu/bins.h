@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "../problem.h"
 
@@ -25,6 +26,21 @@ struct Bins {
   int64_t count;
   int64_t rows;      // of all bins
   int64_t max_rows;  // of the largest bin
+};
+
+// The texts of one side in bins, best fit and longest first. It depends on the lengths alone, never on the number of threads: the order of
+// summation in the gradients follows from it.
+class TextBins {
+ public:
+  TextBins(const Ragged& texts, int64_t capacity, int64_t pad);
+  TextBins(const TextBins&) = delete;
+  TextBins& operator=(const TextBins&) = delete;
+  const Bins& all() const { return all_; }
+
+ private:
+  std::vector<BinText> texts_;
+  std::vector<Bin> list_;
+  Bins all_{};
 };
 
 }  // namespace gloria

@@ -32,23 +32,23 @@ struct Direct {
   int64_t* count = nullptr;
   int64_t* rows;
   int64_t* held;                        // the image whose regions are in `down`, or -1
-  Word *a_form, *down;                  // forward: V in the forms of `Image`, packed for the first word that asks
+  Unit *a_form, *down;                  // forward: V in the forms of `Image`, packed for the first word that asks
   float *attention, *context, *spread;  // C forms of kTogether rows
-  Word *left, *right;
+  Unit *left, *right;
 
   Direct(Arena& arena, const Problem& problem, const ImageShape<Operand>& largest, int64_t most, bool backward) {
     if (!problem.cosine) return;
-    constexpr bool rounds = Operand::kPer > 1;
+    constexpr bool rounds = Operand::kValuesPerUnit > 1;
     count = arena.take<int64_t>(1);
     held = arena.take<int64_t>(1);
     rows = arena.take<int64_t>(most);
-    a_form = backward ? nullptr : arena.take<Word>(largest.regions_size());
-    down = backward || !rounds ? a_form : arena.take<Word>(largest.regions_size());
+    a_form = backward ? nullptr : arena.take<Unit>(largest.regions_size());
+    down = backward || !rounds ? a_form : arena.take<Unit>(largest.regions_size());
     attention = arena.take<float>(kTogether * largest.rows);
     context = arena.take<float>(kTogether * largest.width);
     spread = backward ? arena.take<float>(kTogether * largest.rows) : nullptr;
-    left = rounds ? arena.take<Word>(kTogether * (largest.width > largest.rows ? largest.width : largest.rows) / 2) : nullptr;
-    right = rounds && backward ? arena.take<Word>(kTogether * largest.rows / 2) : nullptr;
+    left = rounds ? arena.take<Unit>(kTogether * (largest.width > largest.rows ? largest.width : largest.rows) / 2) : nullptr;
+    right = rounds && backward ? arena.take<Unit>(kTogether * largest.rows / 2) : nullptr;
     if (count) *count = 0, *held = -1;
   }
   void clear() const {
@@ -57,7 +57,7 @@ struct Direct {
   bool any() const { return count && *count > 0; }
   void add(int64_t row) const { rows[(*count)++] = row; }
 
-  const Word* down_of(const Problem& problem, int64_t image, const ImageShape<Operand>& shape) const {
+  const Unit* down_of(const Problem& problem, int64_t image, const ImageShape<Operand>& shape) const {
     if (*held != image) {
       pack_regions<Operand>(problem, image, shape, nullptr, a_form, nullptr);
       rows_to_right(Operand{}, a_form, shape.rows, shape.blocks, down);
@@ -109,9 +109,9 @@ inline int64_t direct_contexts(const Problem& problem, int64_t index, const Bin&
       else
         std::memset(to, 0, kPanel * 4);
     }
-  const Right down{backward ? image.down : direct.down_of(problem, index, shape), shape.rows / Operand::kPer};
+  const Right down{backward ? image.down : direct.down_of(problem, index, shape), shape.rows / Operand::kValuesPerUnit};
   product<Operand>({to_left(Operand{}, direct.attention, n, shape.panels, direct.left), n, false}, down, {direct.context, n, false}, n,
-                   panels_of(problem.dim), words_of<Operand>(shape.regions));
+                   panels_of(problem.dim), units_of<Operand>(shape.regions));
   return used;
 }
 
@@ -127,7 +127,7 @@ inline void direct_words(const Problem& problem, int64_t index, const Bin& bin, 
     for (int64_t i = 0; i < used; ++i) sum_context<Operand>(problem, bin, rows[i], direct.context, n, i, sums[rows[i]]);
     if (!backward) continue;
     product<Operand>({to_left(Operand{}, direct.context, n, panels_of(problem.dim), direct.left), n, false},
-                     {image.across, shape.blocks * 16}, {direct.spread, n, false}, n, shape.panels, words_of<Operand>(problem.dim));
+                     {image.across, shape.blocks * 16}, {direct.spread, n, false}, n, shape.panels, units_of<Operand>(problem.dim));
     for (int64_t i = 0; i < used; ++i) {
       alignas(32) double lanes[kPanel] = {};
       for (int64_t p = 0; p < shape.panels; ++p) {
@@ -156,7 +156,7 @@ template <class Operand>
 inline void direct_gradient(const Problem& problem, int64_t index, const Bin& bin, const ImageShape<Operand>& shape,
                             const Image<Operand>& image, const float* attention, const WordSums* sums, const WordGradient* terms,
                             const Direct<Operand>& direct, float* grad_regions) {
-  constexpr int64_t n = Direct<Operand>::kTogether, alloc = n / Operand::kPer;
+  constexpr int64_t n = Direct<Operand>::kTogether, alloc = n / Operand::kValuesPerUnit;
   const int64_t dim_panels = panels_of(problem.dim);
   for (int64_t first = 0; first < *direct.count; first += n) {
     const int64_t used = direct_contexts(problem, index, bin, shape, image, attention, true, direct, first);

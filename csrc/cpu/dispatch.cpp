@@ -105,13 +105,13 @@ std::vector<std::string> available_isas() {
 
 bool forward(const Problem& problem, float* scores, const std::string& isa) {
   const Engine& engine = choose(problem.dtype, isa);
-  const PackedBins bins(problem.texts, bin_capacity(problem), engine.pad);
+  const TextBins bins(problem.texts, bin_capacity(problem), engine.pad);
   return engine.forward(with_useful_threads(problem), bins.all(), scores);
 }
 
 bool backward(const Problem& problem, const Gradients& gradients, const std::string& isa) {
   const Engine& engine = choose(problem.dtype, isa);
-  const PackedBins bins(problem.texts, bin_capacity(problem), engine.pad);
+  const TextBins bins(problem.texts, bin_capacity(problem), engine.pad);
   return engine.backward(with_useful_threads(problem), bins.all(), gradients);
 }
 

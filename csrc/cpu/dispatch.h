@@ -8,20 +8,6 @@
 
 namespace gloria {
 
-// Depends on the lengths alone, never on the number of threads: the order of summation in the gradients follows from it.
-class PackedBins {
- public:
-  PackedBins(const Ragged& texts, int64_t capacity, int64_t pad);
-  PackedBins(const PackedBins&) = delete;
-  PackedBins& operator=(const PackedBins&) = delete;
-  const Bins& all() const { return all_; }
-
- private:
-  std::vector<BinText> texts_;
-  std::vector<Bin> list_;
-  Bins all_{};
-};
-
 // Instruction sets this processor has, fastest first.
 std::vector<std::string> available_isas();
 

@@ -1,8 +1,8 @@
 // The three tile forms that every product reads and writes, and the packing of rows into them.
 //
-// A word is 32 bits: one float32, or two neighbouring bfloat16 of the inner dimension K of a product.
-//   A form  (rows x K)   [K words / 16][rows][16 words]    left operand: 16 words of K contiguous in each row
-//   B form  (K x cols)   [cols / 16][K words][16 columns]  right operand: a panel of 16 columns, K downwards
+// A unit is 32 bits: one float32, or two neighboring bfloat16 of the inner dimension K of a product.
+//   A form  (rows x K)   [K units / 16][rows][16 units]    left operand: 16 units of K contiguous in each row
+//   B form  (K x cols)   [cols / 16][K units][16 columns]  right operand: a panel of 16 columns, K downwards
 //   C form  (rows x cols) [cols / 16][rows][16 columns]    float32 results
 // In float32 the C form of a result is its B form (K = its rows) and its A form (K = its columns): nothing is ever converted.
 // In bfloat16 a result is rounded into the form that the next product wants.
@@ -15,7 +15,7 @@
 
 namespace gloria::GLORIA_ISA {
 
-typedef uint32_t Word;
+typedef uint32_t Unit;
 
 struct BFloat16 {
   uint16_t bits;
@@ -24,15 +24,15 @@ struct Float16 {
   uint16_t bits;
 };
 
-// What a kernel multiplies: `kPer` values to a word, rows padded to `kPad` so that K always fills whole blocks of 16 words, and the
-// exponential that is exact enough for it.
+// What a kernel multiplies: `kValuesPerUnit` values to a unit, rows padded to `kPad` so that K always fills whole blocks of 16 units, and
+// the exponential that is exact enough for it.
 struct Float32Operand {
-  static constexpr int kPer = 1;
+  static constexpr int kValuesPerUnit = 1;
   static constexpr int kPad = 16;
   static constexpr int kExpDegree = 6;
 };
 struct BFloat16Operand {
-  static constexpr int kPer = 2;
+  static constexpr int kValuesPerUnit = 2;
   static constexpr int kPad = 32;
   static constexpr int kExpDegree = 3;
 };
@@ -80,19 +80,19 @@ inline void narrow(float x, Float16* out) {
   out->bits = static_cast<uint16_t>(half | sign);
 }
 
-// 16 words of a row from value `k` on, zero beyond `dim`.
-inline void pack_words(Float32Operand, const float* row, int64_t k, int64_t dim, Word* out) {
+// 16 units of a row from value `k` on, zero beyond `dim`.
+inline void pack_units(Float32Operand, const float* row, int64_t k, int64_t dim, Unit* out) {
   const int64_t n = dim - k < 16 ? dim - k : 16;
   std::memcpy(out, row + k, n * 4);
   for (int64_t i = n; i < 16; ++i) out[i] = 0;
 }
 template <class Narrow>
-inline void pack_words(Float32Operand, const Narrow* row, int64_t k, int64_t dim, Word* out) {
+inline void pack_units(Float32Operand, const Narrow* row, int64_t k, int64_t dim, Unit* out) {
   const int64_t n = dim - k < 16 ? dim - k : 16;
-  for (int64_t i = 0; i < n; ++i) out[i] = bits_as<Word>(widen(row[k + i]));
+  for (int64_t i = 0; i < n; ++i) out[i] = bits_as<Unit>(widen(row[k + i]));
   for (int64_t i = n; i < 16; ++i) out[i] = 0;
 }
-inline void pack_words(BFloat16Operand, const BFloat16* row, int64_t k, int64_t dim, Word* out) {
+inline void pack_units(BFloat16Operand, const BFloat16* row, int64_t k, int64_t dim, Unit* out) {
   const int64_t n = dim - k < 32 ? dim - k : 32;
   std::memcpy(out, row + k, n * 2);
   std::memset(reinterpret_cast<char*>(out) + n * 2, 0, (32 - n) * 2);
@@ -101,7 +101,7 @@ inline void pack_words(BFloat16Operand, const BFloat16* row, int64_t k, int64_t 
 // Calls `use` with `rows` typed by what they hold. Engines with bfloat16 products are given bfloat16 rows only.
 template <class Operand, class Use>
 inline void with_typed(DType dtype, const void* rows, Use use) {
-  if constexpr (Operand::kPer == 2) {
+  if constexpr (Operand::kValuesPerUnit == 2) {
     use(static_cast<const BFloat16*>(rows));
   } else {
     switch (dtype) {
@@ -121,33 +121,33 @@ inline void add_row(const Value* __restrict row, int64_t dim, float* __restrict 
   for (int64_t d = 0; d < dim; ++d) sum[d] += widen(row[d]);
 }
 
-// 16 words of a float32 row, less as many of the center.
-inline void less_center(const Word* words, const float* center, Word* out) {
+// 16 units of a float32 row, less as many of the center.
+inline void less_center(const Unit* units, const float* center, Unit* out) {
   for (int64_t i = 0; i < 16; i += kLanes)
-    store(reinterpret_cast<float*>(out) + i, load(reinterpret_cast<const float*>(words) + i) - load(center + i));
+    store(reinterpret_cast<float*>(out) + i, load(reinterpret_cast<const float*>(units) + i) - load(center + i));
 }
 
 // Row `r` of an A form of `alloc` rows.
 template <class Operand, class Value>
-inline void pack_row(const Value* row, int64_t dim, int64_t alloc, int64_t r, Word* a_form) {
-  constexpr int64_t step = 16 * Operand::kPer;
-  for (int64_t k = 0; k < dim; k += step) pack_words(Operand{}, row, k, dim, a_form + ((k / step) * alloc + r) * 16);
+inline void pack_row(const Value* row, int64_t dim, int64_t alloc, int64_t r, Unit* a_form) {
+  constexpr int64_t step = 16 * Operand::kValuesPerUnit;
+  for (int64_t k = 0; k < dim; k += step) pack_units(Operand{}, row, k, dim, a_form + ((k / step) * alloc + r) * 16);
 }
 template <class Operand>
-inline void clear_row(int64_t dim, int64_t alloc, int64_t r, Word* a_form) {
-  constexpr int64_t step = 16 * Operand::kPer;
+inline void clear_row(int64_t dim, int64_t alloc, int64_t r, Unit* a_form) {
+  constexpr int64_t step = 16 * Operand::kValuesPerUnit;
   for (int64_t k = 0; k < dim; k += step) std::memset(a_form + ((k / step) * alloc + r) * 16, 0, 64);
 }
 
-// A form of X (rows x K) -> B form of its transpose (K x rows), or back: both are grids of 16 x 16 words, each block transposed.
-// `from` holds `blocks` columns of `rows` rows of 16 words; `to` holds rows/16 panels of blocks*16 rows.
-inline void transpose_blocks(const Word* from, int64_t blocks, int64_t rows, Word* to) {
+// A form of X (rows x K) -> B form of its transpose (K x rows), or back: both are grids of 16 x 16 units, each block transposed.
+// `from` holds `blocks` columns of `rows` rows of 16 units; `to` holds rows/16 panels of blocks*16 rows.
+inline void transpose_blocks(const Unit* from, int64_t blocks, int64_t rows, Unit* to) {
   for (int64_t p = 0; p < rows / 16; ++p)
     for (int64_t b = 0; b < blocks; ++b) {
-      const Word* in = from + (b * rows + p * 16) * 16;
-      Word* out = to + (p * blocks * 16 + b * 16) * 16;
+      const Unit* in = from + (b * rows + p * 16) * 16;
+      Unit* out = to + (p * blocks * 16 + b * 16) * 16;
 #if defined(__AVX512F__)
-      typedef Word W16 __attribute__((vector_size(64), may_alias));
+      typedef Unit W16 __attribute__((vector_size(64), may_alias));
       W16 x[16], y[16];
       for (int i = 0; i < 16; ++i) x[i] = reinterpret_cast<const W16*>(in)[i];
       // Four rounds; each swaps one bit of the row number with one bit of the lane number.

@@ -10,7 +10,7 @@
 namespace gloria::GLORIA_ISA {
 
 template <class Operand>
-inline void score_bin(const Problem& problem, int64_t index, const Bin& bin, const PackedBin& words, const Image<Operand>& image,
+inline void score_bin(const Problem& problem, int64_t index, const Bin& bin, const WordOperands& words, const Image<Operand>& image,
                       const Scratch<Operand>& scratch, const double* norms, float* scores, StageClock& clock) {
   const ImageShape<Operand> shape(problem.images.lengths[index], problem.dim);
   attention_of(problem, bin, words, shape, image, scratch, clock);
@@ -54,7 +54,7 @@ bool forward(const Problem& problem, const Bins& bins, float* scores) {
   double* norms = reinterpret_cast<double*>(norms_buffer[0]);
   Arena words_memory(words_buffer[0]);
   const WordPack<Operand> pack(words_memory, problem.dim, window_rows, false, nullptr);
-  std::vector<PackedBin> words(bins.count);
+  std::vector<WordOperands> words(bins.count);
 
   return parallel(threads, problem.interrupted, [&](Member member) {
     StageClock clock(problem.stage_nanoseconds);

@@ -7,59 +7,35 @@
 
 #include <type_traits>
 
-#include "forms.h"
+#include "operands.h"
+#if defined(GLORIA_AMX)
+#include "gemm_amx.h"
+#endif
 
 namespace gloria::GLORIA_ISA {
 
-// Left operand: an A form of `alloc` rows, or the B form (`alloc` words of K a panel) of its transpose.
-struct Left {
-  const Word* words;
-  int64_t alloc;
-  bool transposed;
-};
-struct Right {
-  const Word* words;
-  int64_t alloc;  // words of K a panel
-};
-struct Result {
-  float* values;
-  int64_t alloc;  // rows a panel
-  bool accumulate;
-};
-
-// Which part of a product with a symmetric matrix is wanted. Blocks are kGroup panels wide.
-//   kFull          everything
-//   kUpperRows     the result is symmetric: only rows up to the end of each block of columns
-//   kUpperInner    the right operand is zero below its block diagonal: K stops at the end of each block of columns
-enum class Extent { kFull, kUpperRows, kUpperInner };
-
-#if defined(GLORIA_AMX)
-constexpr int64_t kGroup = 2;  // panels a micro-kernel
-#else
-constexpr int64_t kGroup = kLanes == 16 ? 3 : 1;  // panels a micro-kernel
-#endif
 constexpr int64_t kRows = kLanes == 16 ? 8 : kLanes == 8 ? 4 : 2;  // rows a micro-kernel
-// Words of K between visits to the results. What the right operand holds of it stays in the first-level cache; and in float32 a
+// Units of K between visits to the results. What the right operand holds of it stays in the first-level cache; and in float32 a
 // longer chain of additions would err more than all else.
 constexpr int64_t kChunk = 128;
 
-inline Vec splat(Float32Operand, Word w) { return broadcast(bits_as<float>(w)); }
+inline Vec splat(Float32Operand, Unit w) { return broadcast(bits_as<float>(w)); }
 inline Vec multiply_add(Float32Operand, Vec a, Vec b, Vec sum) { return a * b + sum; }
 
 #if defined(__AVX512BF16__)
-inline Vec splat(BFloat16Operand, Word w) { return reinterpret_cast<Vec>(_mm512_set1_epi32(static_cast<int>(w))); }
+inline Vec splat(BFloat16Operand, Unit w) { return reinterpret_cast<Vec>(_mm512_set1_epi32(static_cast<int>(w))); }
 inline Vec multiply_add(BFloat16Operand, Vec a, Vec b, Vec sum) {
   return reinterpret_cast<Vec>(
       _mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b)));
 }
 #endif
 
-// sums[i][j] += row i of the left operand times panel j of the right one, over `words` words of K.
+// sums[i][j] += row i of the left operand times panel j of the right one, over `units` units of K.
 template <class Operand, int panels, bool transposed>
-inline void dot_products(const Word* a, const Word* b, int64_t b_panel, int64_t words, Vec (&sum)[kRows][panels * kParts]) {
+inline void dot_products(const Unit* a, const Unit* b, int64_t b_panel, int64_t units, Vec (&sum)[kRows][panels * kParts]) {
   constexpr int64_t row_stride = transposed ? 1 : 16, k_stride = transposed ? 16 : 1;
 #pragma GCC unroll 4
-  for (int64_t k = 0; k < words; ++k, b += kPanel) {
+  for (int64_t k = 0; k < units; ++k, b += kPanel) {
     Vec right[panels * kParts];
 #pragma GCC unroll 16
     for (int j = 0; j < panels * kParts; ++j)
@@ -75,12 +51,12 @@ inline void dot_products(const Word* a, const Word* b, int64_t b_panel, int64_t 
 
 // One block of kRows x (panels * 16) results over one chunk of K, whose sums stay in registers.
 template <class Operand, int panels, bool transposed>
-inline void micro_kernel(const Word* a, int64_t a_block, const Word* b, int64_t b_panel, int64_t words, float* c, int64_t c_panel,
+inline void micro_kernel(const Unit* a, int64_t a_block, const Unit* b, int64_t b_panel, int64_t units, float* c, int64_t c_panel,
                          bool accumulate) {
   Vec sum[kRows][panels * kParts] = {};
   int64_t k = 0;
-  for (; k + 16 <= words; k += 16, a += a_block) dot_products<Operand, panels, transposed>(a, b + k * kPanel, b_panel, 16, sum);
-  if (k < words) dot_products<Operand, panels, transposed>(a, b + k * kPanel, b_panel, words - k, sum);
+  for (; k + 16 <= units; k += 16, a += a_block) dot_products<Operand, panels, transposed>(a, b + k * kPanel, b_panel, 16, sum);
+  if (k < units) dot_products<Operand, panels, transposed>(a, b + k * kPanel, b_panel, units - k, sum);
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 16
@@ -92,27 +68,27 @@ inline void micro_kernel(const Word* a, int64_t a_block, const Word* b, int64_t 
 
 // All rows of one group of panels: the right operand's share, 24 KiB at most, stays in the first-level cache.
 template <class Operand, int panels, bool transposed>
-inline void column_block(const Word* a, int64_t a_alloc, const Word* b, int64_t b_alloc, float* c, int64_t c_alloc, int64_t rows,
-                         int64_t words, bool accumulate) {
+inline void column_block(const Unit* a, int64_t a_alloc, const Unit* b, int64_t b_alloc, float* c, int64_t c_alloc, int64_t rows,
+                         int64_t units, bool accumulate) {
   for (int64_t i = 0; i < rows; i += kRows) {
-    const Word* from = a + (transposed ? (i / 16) * a_alloc * 16 + i % 16 : i * 16);
-    micro_kernel<Operand, panels, transposed>(from, transposed ? 256 : a_alloc * 16, b, b_alloc * 16, words, c + i * kPanel,
+    const Unit* from = a + (transposed ? (i / 16) * a_alloc * 16 + i % 16 : i * 16);
+    micro_kernel<Operand, panels, transposed>(from, transposed ? 256 : a_alloc * 16, b, b_alloc * 16, units, c + i * kPanel,
                                               c_alloc * kPanel, accumulate);
   }
 }
 
 template <class Operand, bool transposed>
-inline void product_by_registers(Left left, Right right, Result result, int64_t rows, int64_t panels, int64_t words, Extent extent) {
-  for (int64_t k = 0; k < words; k += kChunk)
+inline void product_by_registers(Left left, Right right, Result result, int64_t rows, int64_t panels, int64_t units, Extent extent) {
+  for (int64_t k = 0; k < units; k += kChunk)
     for (int64_t p = 0; p < panels; p += kGroup) {
       const int64_t n = panels - p < kGroup ? panels - p : kGroup;
       const int64_t last = (p + n) * kPanel;
       const int64_t r = extent == Extent::kUpperRows && last < rows ? last : rows;
-      const int64_t end = extent == Extent::kUpperInner && last / Operand::kPer < words ? last / Operand::kPer : words;
+      const int64_t end = extent == Extent::kUpperInner && last / Operand::kValuesPerUnit < units ? last / Operand::kValuesPerUnit : units;
       if (k >= end) continue;
       const int64_t chunk = end - k < kChunk ? end - k : kChunk;
-      const Word* a = left.words + (transposed ? k * 16 : k * left.alloc);
-      const Word* b = right.words + (p * right.alloc + k) * 16;
+      const Unit* a = left.units + (transposed ? k * 16 : k * left.alloc);
+      const Unit* b = right.units + (p * right.alloc + k) * 16;
       float* c = result.values + p * result.alloc * kPanel;
       const auto block = [&](auto count) {
         column_block<Operand, count, transposed>(a, left.alloc, b, right.alloc, c, result.alloc, r, chunk, result.accumulate || k > 0);
@@ -125,23 +101,17 @@ inline void product_by_registers(Left left, Right right, Result result, int64_t 
     }
 }
 
-#if defined(GLORIA_AMX)
-}  // namespace gloria::GLORIA_ISA
-#include "gemm_amx.h"
-namespace gloria::GLORIA_ISA {
-#endif
-
-// result (rows x panels*16) = left (rows x K) * right (K x panels*16), K given in words; rows a multiple of 16.
-// Every element sums over K in the same order wherever it stands in the tile: scores do not depend on neighbours.
+// result (rows x panels*16) = left (rows x K) * right (K x panels*16), K given in units; rows a multiple of 16.
+// Every element sums over K in the same order wherever it stands in the tile: scores do not depend on neighbors.
 template <class Operand>
-inline void product(Left left, Right right, Result result, int64_t rows, int64_t panels, int64_t words, Extent extent = Extent::kFull) {
+inline void product(Left left, Right right, Result result, int64_t rows, int64_t panels, int64_t units, Extent extent = Extent::kFull) {
 #if defined(GLORIA_AMX)
-  product_by_tiles(left, right, result, rows, panels, words, extent);
+  product_by_tiles(left, right, result, rows, panels, units, extent);
 #else
   if (left.transposed)
-    product_by_registers<Operand, true>(left, right, result, rows, panels, words, extent);
+    product_by_registers<Operand, true>(left, right, result, rows, panels, units, extent);
   else
-    product_by_registers<Operand, false>(left, right, result, rows, panels, words, extent);
+    product_by_registers<Operand, false>(left, right, result, rows, panels, units, extent);
 #endif
 }
 

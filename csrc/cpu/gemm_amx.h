@@ -11,12 +11,12 @@
 #define GLORIA_TILE_DOT(sum, a, b) _tile_dpbf16ps(sum, a, b)
 #endif
 
-#include "gemm.h"
+#include "operands.h"
 
 namespace gloria::GLORIA_ISA {
 
-constexpr int64_t kTile = 256;       // words of a tile register: 16 rows of 16
-constexpr int64_t kChunkBlocks = 8;  // blocks of 16 words of K between visits to the results: the operands of a chunk stay in cache
+constexpr int64_t kTile = 256;       // units of a tile register: 16 rows of 16
+constexpr int64_t kChunkBlocks = 8;  // blocks of 16 units of K between visits to the results: the operands of a chunk stay in cache
 
 #if !defined(GLORIA_AMX_EMULATED)
 inline void configure_tiles() {
@@ -31,7 +31,7 @@ inline void release_tiles() { _tile_release(); }
 #endif
 
 // Up to 32 x 32 results: `a` and `b` point at the first tile, the second row of tiles stands `a_next` (rows) or `b_next` (columns) further.
-inline void tile_kernel(const Word* a, int64_t a_next, int64_t a_block, const Word* b, int64_t b_next, int64_t blocks, float* c,
+inline void tile_kernel(const Unit* a, int64_t a_next, int64_t a_block, const Unit* b, int64_t b_next, int64_t blocks, float* c,
                         int64_t c_next, bool two_rows, bool two_columns, bool accumulate) {
   GLORIA_TILE_ZERO(0);
   GLORIA_TILE_ZERO(1);
@@ -75,21 +75,21 @@ inline void tile_kernel(const Word* a, int64_t a_next, int64_t a_block, const Wo
   if (two_rows && two_columns) GLORIA_TILE_STORE(3, c + c_next + kTile);
 }
 
-// See `product`. K is rounded up to whole blocks of 16 words: both forms hold zeros there.
-inline void product_by_tiles(Left left, Right right, Result result, int64_t rows, int64_t panels, int64_t words, Extent extent) {
-  alignas(64) Word turned[kChunkBlocks * 2 * kTile];  // a transposed left operand, 32 rows of a chunk turned into A form
+// See `product`. K is rounded up to whole blocks of 16 units: both forms hold zeros there.
+inline void product_by_tiles(Left left, Right right, Result result, int64_t rows, int64_t panels, int64_t units, Extent extent) {
+  alignas(64) Unit turned[kChunkBlocks * 2 * kTile];  // a transposed left operand, 32 rows of a chunk turned into A form
   configure_tiles();
-  const int64_t all_blocks = (words + 15) / 16;
+  const int64_t all_blocks = (units + 15) / 16;
   for (int64_t chunk = 0; chunk < all_blocks; chunk += kChunkBlocks)
     for (int64_t i = 0; i < rows; i += 32) {
       const bool two_rows = i + 16 < rows;
       const int64_t chunk_blocks = all_blocks - chunk < kChunkBlocks ? all_blocks - chunk : kChunkBlocks;
-      const Word* a = left.words + (chunk * left.alloc + i) * 16;
+      const Unit* a = left.units + (chunk * left.alloc + i) * 16;
       int64_t a_block = left.alloc * 16;
       if (left.transposed) {
         for (int64_t k = 0; k < chunk_blocks; ++k)
           for (int64_t half = 0; half < (two_rows ? 2 : 1); ++half)
-            transpose_blocks(left.words + ((i / 16 + half) * left.alloc + (chunk + k) * 16) * 16, 1, 16, turned + (2 * k + half) * kTile);
+            transpose_blocks(left.units + ((i / 16 + half) * left.alloc + (chunk + k) * 16) * 16, 1, 16, turned + (2 * k + half) * kTile);
         a = turned;
         a_block = 2 * kTile;
       }
@@ -103,7 +103,7 @@ inline void product_by_tiles(Left left, Right right, Result result, int64_t rows
           if (inner <= 0) continue;
           blocks = inner < blocks ? inner : blocks;
         }
-        tile_kernel(a, kTile, a_block, right.words + (p * right.alloc + chunk * 16) * 16, right.alloc * 16, blocks,
+        tile_kernel(a, kTile, a_block, right.units + (p * right.alloc + chunk * 16) * 16, right.alloc * 16, blocks,
                     result.values + (p * result.alloc + i) * kPanel, result.alloc * kPanel, two_rows, two_columns,
                     result.accumulate || chunk > 0);
       }

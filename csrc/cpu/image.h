@@ -8,29 +8,29 @@
 namespace gloria::GLORIA_ISA {
 
 // The Gram way costs 2 W M (D + M/2) a pair forward, the direct way 4 W M D: measured, the two meet near M = 1.8 D. In a batch nothing
-// else counts, so that a score never depends on its neighbours. In a search few words may share the cost of making a Gram matrix.
+// else counts, so that a score never depends on its neighbors. In a search few words may share the cost of making a Gram matrix.
 inline bool use_gram(const Problem& problem, int64_t regions) {
   const int64_t shared = problem.search_words, making = shared > 0 ? regions * problem.dim : 0, words = shared > 0 ? shared : 1;
   return problem.cosine && 5 * (words * regions + making) <= 9 * words * problem.dim;
 }
 
 template <class Operand>
-inline int64_t words_of(int64_t n) {
-  return (n + Operand::kPer - 1) / Operand::kPer;
+inline int64_t units_of(int64_t n) {
+  return (n + Operand::kValuesPerUnit - 1) / Operand::kValuesPerUnit;
 }
 
 // Sizes of one image of `regions` regions; the largest image sets the size of the buffers.
 template <class Operand>
 struct ImageShape {
   int64_t regions, dim;
-  int64_t rows = padded<Operand>(regions);                       // regions with padding
-  int64_t panels = panels_of(regions);                           // of regions
-  int64_t dim_panels = padded<Operand>(dim) / kPanel;            // of the width, whole blocks of words
-  int64_t blocks = padded<Operand>(dim) / (16 * Operand::kPer);  // of words of the width
+  int64_t rows = padded<Operand>(regions);                                 // regions with padding
+  int64_t panels = panels_of(regions);                                     // of regions
+  int64_t dim_panels = padded<Operand>(dim) / kPanel;                      // of the width, whole blocks of units
+  int64_t blocks = padded<Operand>(dim) / (16 * Operand::kValuesPerUnit);  // of units of the width
   int64_t width = padded<Operand>(dim);
   ImageShape(int64_t regions_, int64_t dim_) : regions(regions_), dim(dim_) {}
 
-  int64_t regions_size() const { return rows * blocks * 16; }        // words of V in any form
+  int64_t regions_size() const { return rows * blocks * 16; }        // units of V in any form
   int64_t gram_size() const { return rows * (rows / kPanel) * 16; }  // values of an M x M C form
 };
 
@@ -49,14 +49,14 @@ inline bool any_direct(const Problem& problem) {
 // alpha <t, v_j> and beta <c, v_j> that is left between regions, and their common part, however large, has no share in it. In bfloat16
 // a centered region would be rounded again; there only G is of centered regions, since it is rounded anyhow (`center_gram`).
 template <class Operand>
-constexpr bool kCenters = Operand::kPer == 1;
+constexpr bool kCenters = Operand::kValuesPerUnit == 1;
 
 template <class Operand>
 struct Image {
-  Word* across;           // B form of V^T: K is the width, columns are regions (affinities). Backward in float32: less the center
-  Word* down;             // B form of V: K is the regions, columns are the width (contexts, word gradients)
-  Word* gram;             // B form of G = V V^T
-  Word* rows;             // A form of V, the same as `down` in float32; null where `across` serves for it
+  Unit* across;           // B form of V^T: K is the width, columns are regions (affinities). Backward in float32: less the center
+  Unit* down;             // B form of V: K is the regions, columns are the width (contexts, word gradients)
+  Unit* gram;             // B form of G = V V^T
+  Unit* rows;             // A form of V, the same as `down` in float32; null where `across` serves for it
   float* product;         // C form of G while packing; in float32 the same as `gram`
   float* center;          // [width] m, zeros where `across` is not centered
   double* center_square;  // |m|^2, 0 where G is not centered
@@ -65,13 +65,13 @@ struct Image {
 
   // `backward` and `direct` (contexts formed directly) need `down`.
   Image(Arena& arena, const Problem& problem, const ImageShape<Operand>& largest, bool backward, bool direct) {
-    constexpr bool rounds = Operand::kPer > 1;
+    constexpr bool rounds = Operand::kValuesPerUnit > 1;
     const bool needs_down = backward || direct;
-    across = arena.take<Word>(largest.regions_size());
-    rows = rounds || needs_down ? arena.take<Word>(largest.regions_size()) : nullptr;
+    across = arena.take<Unit>(largest.regions_size());
+    rows = rounds || needs_down ? arena.take<Unit>(largest.regions_size()) : nullptr;
     product = problem.cosine ? arena.take<float>(largest.gram_size()) : nullptr;
-    down = !rounds ? rows : needs_down ? arena.take<Word>(largest.regions_size()) : nullptr;
-    gram = !rounds ? reinterpret_cast<Word*>(product) : problem.cosine ? arena.take<Word>(largest.gram_size() / 2) : nullptr;
+    down = !rounds ? rows : needs_down ? arena.take<Unit>(largest.regions_size()) : nullptr;
+    gram = !rounds ? reinterpret_cast<Unit*>(product) : problem.cosine ? arena.take<Unit>(largest.gram_size() / 2) : nullptr;
     center = arena.take<float>(largest.width);
     center_square = arena.take<double>(1);
     squares = arena.take<float>(largest.rows);
@@ -107,22 +107,22 @@ inline void find_pull(const ImageShape<Operand>& shape, const Image<Operand>& ou
   }
 }
 
-// Regions of one image into `across`, less the center, and into `rows` as they are where that is kept: 16 x 16 words are packed, and
+// Regions of one image into `across`, less the center, and into `rows` as they are where that is kept: 16 x 16 units are packed, and
 // transposed while they are in cache. Without `across` the rows alone.
 template <class Operand>
-inline void pack_regions(const Problem& problem, int64_t image, const ImageShape<Operand>& shape, Word* across, Word* out_rows,
+inline void pack_regions(const Problem& problem, int64_t image, const ImageShape<Operand>& shape, Unit* across, Unit* out_rows,
                          const float* center) {
-  constexpr int64_t step = 16 * Operand::kPer;
-  alignas(64) Word spare[256], centered[256];
+  constexpr int64_t step = 16 * Operand::kValuesPerUnit;
+  alignas(64) Unit spare[256], centered[256];
   with_typed<Operand>(problem.dtype, problem.images.rows, [&](const auto* rows) {
     rows += problem.images.starts[image] * problem.dim;
     for (int64_t p = 0; p < shape.rows / kPanel; ++p)
       for (int64_t k = 0; k < shape.blocks; ++k) {
-        Word* block = out_rows ? out_rows + (k * shape.rows + p * kPanel) * 16 : spare;
+        Unit* block = out_rows ? out_rows + (k * shape.rows + p * kPanel) * 16 : spare;
         const int64_t there = shape.regions - p * kPanel < kPanel ? shape.regions - p * kPanel : kPanel;
         for (int64_t r = 0; r < kPanel; ++r)
           if (r < there)
-            pack_words(Operand{}, rows + (p * kPanel + r) * problem.dim, k * step, problem.dim, block + r * 16);
+            pack_units(Operand{}, rows + (p * kPanel + r) * problem.dim, k * step, problem.dim, block + r * 16);
           else
             std::memset(block + r * 16, 0, 64);
         if (!across) continue;
@@ -199,7 +199,7 @@ inline void prepare_image(const Problem& problem, int64_t image, bool backward, 
   clock.enter(Stage::kGram);
   const Left left = out.rows && !centers ? Left{out.rows, shape.rows, false} : Left{out.across, shape.blocks * 16, true};
   const Right right{out.across, shape.blocks * 16};
-  product<Operand>(left, right, Result{out.product, shape.rows, false}, shape.panels * kPanel, shape.panels, words_of<Operand>(problem.dim),
+  product<Operand>(left, right, Result{out.product, shape.rows, false}, shape.panels * kPanel, shape.panels, units_of<Operand>(problem.dim),
                    Extent::kUpperRows);
   for (int64_t p = 0; p < shape.panels; ++p)  // rows beyond the last panel are K of the next product
     std::memset(out.product + (p * shape.rows + shape.panels * kPanel) * kPanel, 0, (shape.rows - shape.panels * kPanel) * kPanel * 4);

@@ -77,7 +77,7 @@ class Buffers {
 
  private:
   // Large buffers come from the system and go back to it: in the heap, what outlives them would keep their memory, and a
-  // search that makes them anew for each chunk of a corpus was seen to keep four.
+  // search that makes them again for each chunk of a corpus was seen to keep four.
   bool mapped() const { return GLORIA_MAPS && all_ >= (size_t{4} << 20); }
 
   int64_t bytes_;

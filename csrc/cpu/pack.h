@@ -9,7 +9,7 @@
 namespace gloria::GLORIA_ISA {
 
 // Packed words that are kept for all images. More of them are packed window by window (forward, whose images are then made ready once
-// for each window) or anew for each image (backward, whose sums belong to an image).
+// for each window) or again for each image (backward, whose sums belong to an image).
 constexpr int64_t kPackedBytes = int64_t{16} << 20;
 
 // The word in row `r` of its bin, typed; `use(row, r)` for every word of the bin.
@@ -33,7 +33,7 @@ inline void word_norms(const Problem& problem, const Bin& bin, double* norms) {
 }
 
 // T and T^T as left operands.
-struct PackedBin {
+struct WordOperands {
   Left across;
   Left down;  // backward only; less the center of the words, where there is one
 };
@@ -55,21 +55,21 @@ inline void find_word_center(const Problem& problem, const Bins& bins, float* ce
 template <class Operand>
 class WordPack {
  public:
-  static constexpr bool kRounds = Operand::kPer > 1;
+  static constexpr bool kRounds = Operand::kValuesPerUnit > 1;
 
   // `center`: of the words, or null.
   WordPack(Arena& arena, int64_t dim, int64_t rows, bool backward, const float* center)
-      : size_(padded<Operand>(dim) / Operand::kPer), backward_(backward), center_(center) {
-    across_ = arena.take<Word>(rows * size_);
-    down_ = (kRounds && backward) || center ? arena.take<Word>(rows * size_) : across_;
+      : size_(padded<Operand>(dim) / Operand::kValuesPerUnit), backward_(backward), center_(center) {
+    across_ = arena.take<Unit>(rows * size_);
+    down_ = (kRounds && backward) || center ? arena.take<Unit>(rows * size_) : across_;
   }
 
   // Packs the words of `bin` at row `at` of this memory; `spare` holds the forms of one bin.
-  PackedBin pack(const Problem& problem, const Bin& bin, int64_t at, Word* spare) const {
-    Word* across = across_ + at * size_;
+  WordOperands pack(const Problem& problem, const Bin& bin, int64_t at, Unit* spare) const {
+    Unit* across = across_ + at * size_;
     for_words<Operand>(problem, bin, [&](const auto* row, int64_t r) { pack_row<Operand>(row, problem.dim, bin.rows, r, across); });
     for (int64_t r = bin.used; r < bin.rows; ++r) clear_row<Operand>(problem.dim, bin.rows, r, across);
-    PackedBin packed{{across, bin.rows, false}, {}};
+    WordOperands packed{{across, bin.rows, false}, {}};
     if (center_)
       packed.down = centered(bin, across, down_ + at * size_);
     else if (backward_)
@@ -78,27 +78,27 @@ class WordPack {
   }
 
  private:
-  Left centered(const Bin& bin, const Word* across, Word* out) const {
+  Left centered(const Bin& bin, const Unit* across, Unit* out) const {
     for (int64_t k = 0; k < size_; k += 16) {
-      Word* to = out + k * bin.rows;
+      Unit* to = out + k * bin.rows;
       for (int64_t r = 0; r < bin.used; ++r) less_center(across + (k * bin.rows) + r * 16, center_ + k, to + r * 16);
       std::memset(to + bin.used * 16, 0, (bin.rows - bin.used) * 64);
     }
     return {out, bin.rows, true};
   }
 
-  int64_t size_;  // words of a row
+  int64_t size_;  // units of a row
   bool backward_;
   const float* center_;
-  Word* across_;
-  Word* down_;
+  Unit* across_;
+  Unit* down_;
 };
 
 // How many bins from `first` on are packed together; one at least.
 template <class Operand>
 inline int64_t bins_together(const Problem& problem, const Bins& bins, int64_t first, bool backward) {
   const int64_t row_bytes =
-      padded<Operand>(problem.dim) / Operand::kPer * 4 * (backward && (WordPack<Operand>::kRounds || problem.cosine) ? 2 : 1);
+      padded<Operand>(problem.dim) / Operand::kValuesPerUnit * 4 * (backward && (WordPack<Operand>::kRounds || problem.cosine) ? 2 : 1);
   int64_t last = first + 1;
   while (last < bins.count && (bins.bins[last].offset + bins.bins[last].rows - bins.bins[first].offset) * row_bytes <= kPackedBytes) ++last;
   return last - first;

@@ -13,12 +13,12 @@ namespace gloria::GLORIA_ISA {
 inline Vec as_operand(Float32Operand, Vec x) { return x; }
 
 // In float32 a C form already is the A form and the B form of the same matrix.
-inline const Word* to_left(Float32Operand, const float* c_form, int64_t, int64_t, Word*) { return reinterpret_cast<const Word*>(c_form); }
-inline const Word* to_right(Float32Operand, const float* c_form, int64_t, int64_t, Word*) { return reinterpret_cast<const Word*>(c_form); }
+inline const Unit* to_left(Float32Operand, const float* c_form, int64_t, int64_t, Unit*) { return reinterpret_cast<const Unit*>(c_form); }
+inline const Unit* to_right(Float32Operand, const float* c_form, int64_t, int64_t, Unit*) { return reinterpret_cast<const Unit*>(c_form); }
 // A form of X (rows x K) as the B form of X (its rows are the inner dimension).
-inline const Word* rows_to_right(Float32Operand, const Word* a_form, int64_t, int64_t, Word*) { return a_form; }
+inline const Unit* rows_to_right(Float32Operand, const Unit* a_form, int64_t, int64_t, Unit*) { return a_form; }
 // A form of X as the left operand X^T.
-inline Left transposed(Float32Operand, const Word* a_form, int64_t rows, int64_t, Word*, Word*) { return {a_form, rows, true}; }
+inline Left transposed(Float32Operand, const Unit* a_form, int64_t rows, int64_t, Unit*, Unit*) { return {a_form, rows, true}; }
 
 #if defined(__AVX512BF16__) || defined(GLORIA_AMX_EMULATED)
 // 16 values of each, rounded to nearest even: those of `low` in the lower half.
@@ -42,7 +42,7 @@ inline Vec as_operand(BFloat16Operand, Vec x) {
 }
 
 // C form (rows x panels*16) -> A form; an odd last panel is joined with zeros.
-inline const Word* to_left(BFloat16Operand, const float* c_form, int64_t rows, int64_t panels, Word* out) {
+inline const Unit* to_left(BFloat16Operand, const float* c_form, int64_t rows, int64_t panels, Unit* out) {
   alignas(64) static constexpr float zeros[kPanel] = {};
   for (int64_t p = 0; p < panels; p += 2)
     for (int64_t r = 0; r < rows; ++r) {
@@ -54,7 +54,7 @@ inline const Word* to_left(BFloat16Operand, const float* c_form, int64_t rows, i
 }
 
 // C form (rows x panels*16) -> B form whose inner dimension is the rows.
-inline const Word* to_right(BFloat16Operand, const float* c_form, int64_t rows, int64_t panels, Word* out) {
+inline const Unit* to_right(BFloat16Operand, const float* c_form, int64_t rows, int64_t panels, Unit* out) {
   const __m512i interleave = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19,
                                               3, 18, 2, 17, 1, 16, 0);
   for (int64_t i = 0; i < panels * rows / 2; ++i) {  // rows is even: pairs never cross a panel
@@ -64,8 +64,8 @@ inline const Word* to_right(BFloat16Operand, const float* c_form, int64_t rows, 
   return out;
 }
 
-inline const Word* rows_to_right(BFloat16Operand, const Word* a_form, int64_t rows, int64_t blocks, Word* out) {
-  __m512i first, second;  // lanes of a pair of rows, interleaved: 32 values become two panels of 16 words
+inline const Unit* rows_to_right(BFloat16Operand, const Unit* a_form, int64_t rows, int64_t blocks, Unit* out) {
+  __m512i first, second;  // lanes of a pair of rows, interleaved: 32 values become two panels of 16 units
   {
     alignas(64) uint16_t index[64];
     for (int i = 0; i < 64; ++i) index[i] = static_cast<uint16_t>((i & 1) * 32 + i / 2);
@@ -74,16 +74,16 @@ inline const Word* rows_to_right(BFloat16Operand, const Word* a_form, int64_t ro
   }
   for (int64_t b = 0; b < blocks; ++b)
     for (int64_t r = 0; r < rows; r += 2) {
-      const Word* in = a_form + (b * rows + r) * 16;
+      const Unit* in = a_form + (b * rows + r) * 16;
       const __m512i even = _mm512_load_si512(in), odd = _mm512_load_si512(in + 16);
-      Word* to = out + (2 * b * (rows / 2) + r / 2) * 16;
+      Unit* to = out + (2 * b * (rows / 2) + r / 2) * 16;
       _mm512_store_si512(to, _mm512_permutex2var_epi16(even, first, odd));
       _mm512_store_si512(to + (rows / 2) * 16, _mm512_permutex2var_epi16(even, second, odd));
     }
   return out;
 }
 
-inline Left transposed(BFloat16Operand, const Word* a_form, int64_t rows, int64_t blocks, Word* out, [[maybe_unused]] Word* spare) {
+inline Left transposed(BFloat16Operand, const Unit* a_form, int64_t rows, int64_t blocks, Unit* out, [[maybe_unused]] Unit* spare) {
 #if defined(GLORIA_AMX)
   rows_to_right(BFloat16Operand{}, a_form, rows, blocks, spare);
   transpose_blocks(spare, 2 * blocks, rows / 2, out);

@@ -18,8 +18,8 @@ struct Scratch {
   float* attention;
   float* spread;                                   // e G: backward; forward reuses `affinity`
   float* context;                                  // C form, rows x width: e V, where the Gram way is not taken
-  Word* left;                                      // a tile rounded to an A form; unused in float32
-  Word* right;                                     // a tile rounded to a B form; likewise
+  Unit* left;                                      // a tile rounded to an A form; unused in float32
+  Unit* right;                                     // a tile rounded to a B form; likewise
   float *top, *sum, *dot, *square, *bound, *pull;  // [rows][16]
   float* shift;                                    // [rows]
   WordSums* sums;
@@ -31,14 +31,14 @@ struct Scratch {
       : direct(arena, problem, largest, bins.max_rows, backward) {
     const int64_t rows = bins.max_rows, tile = rows * largest.rows;
     const int64_t wide = any_direct && largest.width > largest.rows ? rows * largest.width : tile;
-    const bool rounds = Operand::kPer > 1;
+    const bool rounds = Operand::kValuesPerUnit > 1;
     affinity = arena.take<float>(tile);
     attention = arena.take<float>(tile);
     normed = problem.word_norm == WordNorm::kNone ? affinity : backward ? arena.take<float>(tile) : attention;
     spread = backward ? arena.take<float>(tile) : affinity;
     context = any_direct ? arena.take<float>(rows * largest.width) : nullptr;
-    left = rounds ? arena.take<Word>(wide / 2) : nullptr;
-    right = rounds && backward ? arena.take<Word>(wide / 2) : nullptr;
+    left = rounds ? arena.take<Unit>(wide / 2) : nullptr;
+    right = rounds && backward ? arena.take<Unit>(wide / 2) : nullptr;
     for (float** lanes : {&top, &sum, &dot, &square, &bound, &pull}) *lanes = arena.take<float>(rows * kPanel);
     shift = arena.take<float>(rows);
     sums = arena.take<WordSums>(rows);
@@ -97,13 +97,13 @@ inline Tile tile_of(const Scratch<Operand>& scratch, const Bin& bin, int64_t reg
 
 // <t, center> of every word of the bin.
 template <class Operand>
-inline void shifts_of(const Bin& bin, const PackedBin& words, const ImageShape<Operand>& shape, const Image<Operand>& image,
+inline void shifts_of(const Bin& bin, const WordOperands& words, const ImageShape<Operand>& shape, const Image<Operand>& image,
                       const Scratch<Operand>& scratch) {
   if (!kCenters<Operand> || *image.center_square == 0.0) {
     std::memset(scratch.shift, 0, bin.rows * 4);
     return;
   }
-  const float* rows = reinterpret_cast<const float*>(words.across.words);
+  const float* rows = reinterpret_cast<const float*>(words.across.units);
   for (int64_t r = 0; r < bin.rows; ++r) {
     Vec sum[kParts] = {};
     for (int64_t k = 0; k < shape.blocks; ++k)
@@ -117,11 +117,11 @@ inline void shifts_of(const Bin& bin, const PackedBin& words, const ImageShape<O
 
 // Affinities of the words with the image, then their attention.
 template <class Operand>
-inline void attention_of(const Problem& problem, const Bin& bin, const PackedBin& words, const ImageShape<Operand>& shape,
+inline void attention_of(const Problem& problem, const Bin& bin, const WordOperands& words, const ImageShape<Operand>& shape,
                          const Image<Operand>& image, const Scratch<Operand>& scratch, StageClock& clock) {
   clock.enter(Stage::kAffinity);
   product<Operand>(words.across, {image.across, shape.blocks * 16}, {scratch.affinity, bin.rows, false}, bin.rows, shape.panels,
-                   words_of<Operand>(problem.dim));
+                   units_of<Operand>(problem.dim));
   clock.enter(Stage::kAttention);
   shifts_of(bin, words, shape, image, scratch);
   clear_padding(scratch.attention, bin, shape.panels);
@@ -142,22 +142,22 @@ inline void sum_words(const Problem& problem, int64_t index, const Bin& bin, con
                       const Scratch<Operand>& scratch, bool backward) {
   const bool gram = use_gram(problem, shape.regions);
   if (problem.cosine) {
-    const Word* attention = to_left(Operand{}, scratch.attention, bin.rows, shape.panels, scratch.left);
-    const int64_t region_words = words_of<Operand>(shape.regions), dim_panels = panels_of(problem.dim);
+    const Unit* attention = to_left(Operand{}, scratch.attention, bin.rows, shape.panels, scratch.left);
+    const int64_t region_words = units_of<Operand>(shape.regions), dim_panels = panels_of(problem.dim);
     const Left left{attention, bin.rows, false};
     if (gram) {
-      product<Operand>(left, {image.gram, shape.rows / Operand::kPer}, {scratch.spread, bin.rows, false}, bin.rows, shape.panels,
+      product<Operand>(left, {image.gram, shape.rows / Operand::kValuesPerUnit}, {scratch.spread, bin.rows, false}, bin.rows, shape.panels,
                        region_words, backward ? Extent::kFull : Extent::kUpperInner);
       const auto sums = *image.center_square != 0.0 ? gram_products<true> : gram_products<false>;
       sums(scratch.attention, scratch.spread, image.squares, image.pull, bin.rows, shape.panels, scratch.square, scratch.bound,
            scratch.pull);
     } else {
-      product<Operand>(left, {image.down, shape.rows / Operand::kPer}, {scratch.context, bin.rows, false}, bin.rows, dim_panels,
+      product<Operand>(left, {image.down, shape.rows / Operand::kValuesPerUnit}, {scratch.context, bin.rows, false}, bin.rows, dim_panels,
                        region_words);
       if (backward) {
-        const Word* context = to_left(Operand{}, scratch.context, bin.rows, dim_panels, scratch.left);
+        const Unit* context = to_left(Operand{}, scratch.context, bin.rows, dim_panels, scratch.left);
         product<Operand>({context, bin.rows, false}, {image.across, shape.blocks * 16}, {scratch.spread, bin.rows, false}, bin.rows,
-                         shape.panels, words_of<Operand>(problem.dim));
+                         shape.panels, units_of<Operand>(problem.dim));
         row_products(scratch.attention, scratch.spread, bin.rows, shape.panels, scratch.square);
       }
     }

@@ -59,7 +59,7 @@ struct Rows {
   const char* at(int64_t value) const { return bytes.data() + (value + 1) * type->bytes; }
 };
 
-// One side of a batch: the items stand in falling order, with a row of NaN between neighbours.
+// One side of a batch: the items stand in falling order, with a row of NaN between neighbors.
 struct Side {
   std::vector<int64_t> lengths, starts;
   Rows rows;
