@@ -80,7 +80,7 @@ def well_posed(rounded: Problem, score: LocalScore) -> Tensor:
 
     Not those where two regions tie for a hard attention, or nearly tie for a steep one, or two words for the maximum
     over words, nor those with an affinity at the kink of the leaky ReLU: there each of two results is right. Nor those
-    whose context is less than the rounding of its regions: there none is; nor those whose similarities are so near zero
+    whose context is less than the rounding of its regions: there none is, unless by luck; nor those whose similarities are so near zero
     that of the mean in the log float64 itself has no digits.
     """
     posed = torch.ones(rounded.cotangent.shape, dtype=torch.bool)
@@ -101,7 +101,7 @@ def well_posed(rounded: Problem, score: LocalScore) -> Tensor:
             (not steep or leads(logits, max(1e-5, 16 * eps)))
             and (score.pool != "max" or leads(similarities, 16 * eps))
             and (score.word_norm != "clipped_l2" or affinity.abs().min() > 1e-6 * affinity.abs().max())
-            and (score.similarity == "dot" or not cancelled.any().item())
+            and not cancelled.any().item()
             and (
                 not (score.pool == "logsumexp" and score.pool_mean)
                 or score.word_scale * similarities.abs().max() > 1e-7
