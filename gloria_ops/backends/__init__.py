@@ -14,12 +14,13 @@ from types import ModuleType
 
 import torch
 
-from gloria_ops.backends import cpu, triton
+from gloria_ops.backends import cpu, cuda, triton
 from gloria_ops.score import LocalScore
 
 REFERENCE = "reference"
-FUSED: dict[str, ModuleType] = {cpu.name: cpu, triton.name: triton}
-# In the order of preference: the automatic choice takes the first that serves.
+FUSED: dict[str, ModuleType] = {cpu.name: cpu, triton.name: triton, cuda.name: cuda}
+# In the order of preference: the automatic choice takes the first that serves. The CUDA kernels, which no GPU has run,
+# are taken by name only.
 AUTOMATIC = (cpu.name, triton.name)
 
 _said: set[str] = set()
