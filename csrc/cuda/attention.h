@@ -151,11 +151,12 @@ DEVICE Item item_of(int64_t item, int runs, int images) {
   const int64_t rest = item - group * runs * kImagesAtOnce;
   return {first + static_cast<int>(rest % count), static_cast<int>(rest / count)};
 }
-// The first of `item`, `item` + blocks, ... that is to be done.
-DEVICE int64_t wanted(const ForwardProblem& p, int64_t item, int64_t items) {
+// The first of `item`, `item` + blocks, ... that is to be done, or -1.
+DEVICE int64_t wanted(const ForwardProblem& p, int64_t item) {
+  const int64_t items = static_cast<int64_t>(p.plan.counts[0]) * p.images;
   if (p.norm == Norm::kDirectWhereCancelled)
     while (item < items && !p.cancelled[item]) item += blocks();
-  return item;
+  return item < items ? item : -1;
 }
 
 // The similarity of a word from d = sum a s, l = sum a, and for the cosine from c2 = |sum a v|^2 and q = sum a^2 |v|^2, both scaled.

@@ -31,14 +31,16 @@ enum class Part { kLevels, kAffinity, kContext };
 template <bool kCosine>
 struct Position {
   const ForwardProblem& p;
-  int64_t number, items;
+  int64_t number;
   Item item;
-  int first, span, tile, passes;  // of the item's run
+  int tile, passes;  // of the item's run; of its image
   Part part;
   int pass;
 
-  DEVICE Position(const ForwardProblem& p) : p(p), number(block()), items(static_cast<int64_t>(p.plan.counts[0]) * p.images) { begin(); }
-  DEVICE bool done() const { return number >= items; }
+  DEVICE Position(const ForwardProblem& p) : p(p), number(block()) { begin(); }
+  DEVICE int first() const { return p.plan.runs[item.run]; }
+  DEVICE int span() const { return p.plan.spans[item.run]; }
+  DEVICE bool done() const { return number < 0; }
   DEVICE bool direct() const { return p.norm != Norm::kGram; }
   DEVICE bool off_chip() const { return p.side > kOnChip * kRows; }
   DEVICE int passes_of_part() const { return part == Part::kContext && direct() ? p.left_dim / kRows : passes; }
@@ -54,23 +56,23 @@ struct Position {
   }
   DEVICE void next_part() {
     if (part == Part::kLevels) {
-      if (++tile == first + span) tile = first, part = Part::kAffinity;
+      if (++tile == first() + span()) tile = first(), part = Part::kAffinity;
     } else if (part == Part::kAffinity && kCosine) {
       part = Part::kContext;
     } else {
       part = Part::kAffinity;
-      if (++tile == first + span) number += blocks(), begin();
+      if (++tile == first() + span()) number += blocks(), begin();
     }
   }
 
  private:
   DEVICE void begin() {
-    number = wanted(p, number, items);
+    number = wanted(p, number);
     if (done()) return;
     item = item_of(number, p.plan.counts[0], p.images);
-    tile = first = p.plan.runs[item.run], span = p.plan.spans[item.run];
+    tile = first();
     passes = static_cast<int>((p.region_lengths[item.image] + kRows - 1) / kRows);
-    part = span > 1 ? Part::kLevels : Part::kAffinity, pass = 0;
+    part = span() > 1 ? Part::kLevels : Part::kAffinity, pass = 0;
   }
 };
 
@@ -81,9 +83,9 @@ struct Loader {
   Position<kCosine> at;
   uint32_t shared;
   int left = 0;
-  bool context = false, wide_rows = false, wide_columns = false;
+  bool context = false;  // of the pass that is being loaded; `at` may be further
   const uint16_t *rows = nullptr, *columns = nullptr;
-  int row_step = 0, column_step = 0, row_half = 0, column_half = 0;
+  int half = 0;  // elements from the first half of the left operand's rows to the second
 
   DEVICE Loader(const ForwardProblem& p, uint32_t shared) : at(p), shared(shared) {}
 
@@ -92,9 +94,11 @@ struct Loader {
     if (!at.done() && (left || !(kCosine && at.off_chip() && at.part == Part::kContext && at.pass == 0) || attention_made)) {
       if (!left) begin();
       const uint32_t to = shared + slot * kStage;
-      copy(to, rows, row_half, wide_rows);
-      if (!context || wide_columns) copy(to + kOperand, columns, column_half, wide_columns);
-      rows += row_step, columns += column_step;
+      const bool wide_rows = context && at.direct();
+      copy(to, rows, half, wide_rows);
+      rows += wide_rows ? 2 * half : kDepth;
+      if (!context) copy(to + kOperand, columns, half, false), columns += kDepth;
+      if (context && at.off_chip()) copy(to + kOperand, columns, kDepth / 2 * kWords, true), columns += kDepth * kWords;
       if (!--left && !at.next_pass()) at.next_part();
     }
     commit_copies();
@@ -116,24 +120,20 @@ struct Loader {
     const int row = thread() / 4, chunk = thread() % 4 * 8, wide_row = thread() / 16, wide_chunk = thread() % 16 * 8;
     const int64_t image = at.item.image;
     left = at.steps(), context = at.part == Part::kContext;
-    wide_rows = context && at.direct(), wide_columns = context && at.off_chip();
     if (!context) {
       rows = p.regions + (image * p.side + at.pass * kRows + row) * p.dim + chunk;
       columns = p.words + (static_cast<int64_t>(at.tile) * kWords + row) * p.dim + chunk;
-      row_step = column_step = kDepth, row_half = column_half = kRows / 2 * p.dim;
+      half = kRows / 2 * p.dim;
       return;
     }
-    if (wide_rows) {
+    if (at.direct()) {
       rows = p.left + (image * p.side + wide_row) * p.left_dim + at.pass * kRows + wide_chunk;
-      row_step = kDepth * p.left_dim, row_half = kDepth / 2 * p.left_dim;
+      half = kDepth / 2 * p.left_dim;
     } else {
       rows = p.left + (image * p.side + at.pass * kRows + row) * p.side + chunk;
-      row_step = kDepth, row_half = kRows / 2 * p.side;
+      half = kRows / 2 * p.side;
     }
-    if (wide_columns) {
-      columns = p.scratch + (static_cast<int64_t>(block()) * p.side + wide_row) * kWords + wide_chunk;
-      column_step = kDepth * kWords, column_half = kDepth / 2 * kWords;
-    }
+    if (at.off_chip()) columns = p.scratch + (static_cast<int64_t>(block()) * p.side + wide_row) * kWords + wide_chunk;
   }
 };
 
@@ -270,7 +270,7 @@ struct Forward {
   DEVICE void add_levels(const Block& s, const Texts& texts) const {
 #pragma unroll
     for (int r = 0; r < 2; ++r)
-      if constexpr (kNorm == WordNorm::kSoftmax) add_level(s, r, texts, level(r), at.tile == at.first);
+      if constexpr (kNorm == WordNorm::kSoftmax) add_level(s, r, texts, level(r), at.tile == at.first());
   }
 
   // The largest logit of each column so far becomes the shift of this pass, for all warps.
@@ -280,7 +280,7 @@ struct Forward {
     for (int r = 0; r < 2; ++r) {
       Columns x;
       float weight[kSlots];
-      logits<kNorm>(s, r, texts, p.scale, at.span > 1 ? level(r) : nullptr, x, weight);
+      logits<kNorm>(s, r, texts, p.scale, at.span() > 1 ? level(r) : nullptr, x, weight);
 #pragma unroll
       for (int i = 0; i < 2 * kSlots; ++i) x[i] = region(r) < length ? x[i] * weight[i / 2] : -infinity();
       fold(x, larger);
@@ -306,7 +306,7 @@ struct Forward {
     for (int r = 0; r < 2; ++r) {
       Columns x;
       float weight[kSlots];
-      logits<kNorm>(s, r, texts, p.scale, at.span > 1 ? level(r) : nullptr, x, weight);
+      logits<kNorm>(s, r, texts, p.scale, at.span() > 1 ? level(r) : nullptr, x, weight);
 #pragma unroll
       for (int n = 0; n < kSlots; ++n) {
         float a[2], shift[2] = {p.scale, p.scale};
