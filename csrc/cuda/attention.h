@@ -151,16 +151,12 @@ DEVICE Item item_of(int64_t item, int runs, int images) {
   const int64_t rest = item - group * runs * kImagesAtOnce;
   return {first + static_cast<int>(rest % count), static_cast<int>(rest / count)};
 }
-// The first of `item`, `item` + blocks, ... that is to be done, or -1.
-DEVICE int64_t wanted(const ForwardProblem& p, int64_t item) {
-  const int64_t items = static_cast<int64_t>(p.plan.counts[0]) * p.images;
-  if (p.norm == Norm::kDirectWhereCancelled)
-    while (item < items && !p.cancelled[item]) item += blocks();
-  return item < items ? item : -1;
+DEVICE uint8_t& cancelled(const ForwardProblem& p, const Item& item) {
+  return p.cancelled[static_cast<int64_t>(item.image) * p.plan.tiles + item.run];
 }
 
 // The similarity of a word from d = sum a s, l = sum a, and for the cosine from c2 = |sum a v|^2 and q = sum a^2 |v|^2, both scaled.
-DEVICE void finish(const ForwardProblem& p, const Item& item, int64_t number, int tile, int column, float d, float l, float c2, float q) {
+DEVICE void finish(const ForwardProblem& p, const Item& item, int tile, int column, float d, float l, float c2, float q) {
   if (p.plan.rows[tile * kWords + column] < 0) return;
   float& similarity = p.similarities[(static_cast<int64_t>(item.image) * p.plan.tiles + tile) * kWords + column];
   if (p.norm == Norm::kDirectWhereCancelled && similarity != kCancelled) return;
@@ -168,7 +164,7 @@ DEVICE void finish(const ForwardProblem& p, const Item& item, int64_t number, in
   if (p.norm != Norm::kNone) {
     const float context = sqrtf(fmaxf(c2, 0.f)) * p.unscale[item.image] / l;
     u /= fmaxf(context * p.word_norms[tile * kWords + column], 1e-8f);
-    if (p.norm == Norm::kGram && c2 < kTrusted * q) u = kCancelled, p.cancelled[number] = 1;
+    if (p.norm == Norm::kGram && c2 < kTrusted * q) u = kCancelled, cancelled(p, item) = 1;
   }
   similarity = u;
 }

@@ -41,8 +41,8 @@ PYBIND11_MODULE(GLORIA_MODULE, m) {
   m.attr("MOST_PASSES") = kMostPasses;
 
   py::class_<Device>(m, "Device", py::module_local())
-      .def(py::init([](int processors, uintptr_t stream) { return Device{processors, address<void>(stream)}; }), py::kw_only(),
-           py::arg("processors"), py::arg("stream"));
+      .def(py::init([](int processors, bool hopper, uintptr_t stream) { return Device{processors, hopper, address<void>(stream)}; }),
+           py::kw_only(), py::arg("processors"), py::arg("hopper"), py::arg("stream"));
   py::class_<Plan>(m, "Plan", py::module_local())
       .def(py::init([](uintptr_t rows, uintptr_t slots, uintptr_t continues, uintptr_t real, uintptr_t runs, uintptr_t spans,
                        uintptr_t columns, uintptr_t order, uintptr_t places, uintptr_t counts, int32_t tiles) {
@@ -80,32 +80,33 @@ PYBIND11_MODULE(GLORIA_MODULE, m) {
       py::arg("starts") = 0, py::arg("lengths") = 0, py::arg("count"), py::arg("side") = 0, py::arg("dim"), py::arg("padded_dim"),
       py::arg("dtype"));
   m.def(
-      "forward_sm80",
+      "forward",
       [](const Device& device, const Plan& tiles, DType dtype, uintptr_t words, uintptr_t word_norms, uintptr_t regions,
          uintptr_t region_norms, uintptr_t region_lengths, uintptr_t left, uintptr_t unscale, uintptr_t scratch, uintptr_t levels,
          uintptr_t similarities, uintptr_t cancelled, int32_t images, int32_t side, int32_t dim, int32_t left_dim, float scale,
          WordNorm word_norm, Norm norm, bool hard) {
-        forward_sm80({address<const uint16_t>(words),
-                      address<const float>(word_norms),
-                      address<const uint16_t>(regions),
-                      address<const float>(region_norms),
-                      address<const int64_t>(region_lengths),
-                      address<const uint16_t>(left),
-                      address<const float>(unscale),
-                      tiles,
-                      address<uint16_t>(scratch),
-                      address<float>(levels),
-                      address<float>(similarities),
-                      address<uint8_t>(cancelled),
-                      images,
-                      side,
-                      dim,
-                      left_dim,
-                      scale,
-                      word_norm,
-                      norm,
-                      hard},
-                     dtype, device);
+        forward({address<const uint16_t>(words),
+                 address<const float>(word_norms),
+                 address<const uint16_t>(regions),
+                 address<const float>(region_norms),
+                 address<const int64_t>(region_lengths),
+                 address<const uint16_t>(left),
+                 address<const float>(unscale),
+                 tiles,
+                 address<uint16_t>(scratch),
+                 address<float>(levels),
+                 address<float>(similarities),
+                 address<uint8_t>(cancelled),
+                 images,
+                 side,
+                 dim,
+                 left_dim,
+                 scale,
+                 word_norm,
+                 norm,
+                 false,
+                 hard},
+                dtype, device);
       },
       py::arg("device"), py::arg("plan"), py::arg("dtype"), py::kw_only(), py::arg("words"), py::arg("word_norms"), py::arg("regions"),
       py::arg("region_norms"), py::arg("region_lengths"), py::arg("left"), py::arg("unscale"), py::arg("scratch"), py::arg("levels"),

@@ -1,4 +1,4 @@
-// The small kernels around the products, for every architecture.
+// The small kernels around the products, for every architecture, and which kernels a problem takes.
 #include "execute.h"
 #include "launch.h"
 #include "pack.h"
@@ -26,6 +26,15 @@ void pack(const PackProblem& problem, const Device& device) {
 void pool(const PoolProblem& problem, const Device& device) {
   const int64_t pairs = static_cast<int64_t>(problem.images) * problem.texts;
   execute<pool_words>({rows_at_once(pairs, kPoolThreads, device), kPoolThreads, 0, device.stream}, problem);
+}
+
+void forward(const ForwardProblem& problem, DType dtype, const Device& device) {
+  ForwardProblem rest = problem;
+  if (device.hopper && for_sm90(problem)) {
+    forward_sm90(problem, dtype, device);
+    rest.long_only = true;
+  }
+  forward_sm80(rest, dtype, device);
 }
 
 }  // namespace gloria_cuda

@@ -67,9 +67,15 @@ struct Position {
 
  private:
   DEVICE void begin() {
-    number = wanted(p, number);
-    if (done()) return;
-    item = item_of(number, p.plan.counts[0], p.images);
+    const int runs = p.plan.counts[p.long_only ? 2 : 0];
+    const int64_t items = static_cast<int64_t>(runs) * p.images;
+    do {
+      if (number >= items) {
+        number = -1;
+        return;
+      }
+      item = item_of(number, runs, p.images);
+    } while (p.norm == Norm::kDirectWhereCancelled && !cancelled(p, item) && (number += blocks()));
     tile = first();
     passes = static_cast<int>((p.region_lengths[item.image] + kRows - 1) / kRows);
     part = span() > 1 ? Part::kLevels : Part::kAffinity, pass = 0;
@@ -389,7 +395,7 @@ struct Forward {
     float2 affinity{sums[0], sums[1]};
     if (kCosine) affinity = load_shared<float2>(kept);
     if (!kCosine && p.hard && affinity.x == affinity.x) affinity = {load_shared<float>(shifts(at.passes - 1) + thread() * 4), 1.f};
-    finish(p, at.item, at.number, at.tile, thread(), affinity.x, affinity.y, sums[0], sums[1]);
+    finish(p, at.item, at.tile, thread(), affinity.x, affinity.y, sums[0], sums[1]);
   }
 };
 

@@ -24,7 +24,7 @@ DEVICE void fill_tiles(const PlanProblem& p, uint32_t left) {
     plan.places[next] = fits ? tile * kSlots : -1;
     if (fits) plan.runs[runs] = tile, plan.spans[runs++] = span, tile += span;
   }
-  // Texts of one kind stand together: `first` of each kind moves on as they are placed.
+  plan.counts[2] = runs;
   int waiting = p.texts - next;
   for (; waiting && tile < plan.tiles; ++tile) {
     int room = kSlots, position = next;

@@ -31,7 +31,7 @@ struct Plan {
   int32_t* columns;     // (texts) column of the first word, or -1 where the tiles did not suffice
   int32_t* order;       // (texts) scratch
   int32_t* places;      // (texts) scratch
-  int32_t* counts;      // (2) runs, tiles in use
+  int32_t* counts;      // (3) runs, tiles in use, runs of long texts, which come first
   int32_t tiles;        // room for so many
 };
 
@@ -70,12 +70,13 @@ struct ForwardProblem {
   uint16_t* scratch;    // (blocks, side, kWords) float16 attention, where it does not fit in shared memory
   float* levels;        // (blocks, side, 2) maximum and sum of a text that fills several tiles
   float* similarities;  // (images, tiles * kWords)
-  uint8_t* cancelled;   // (runs * images) whether a word of the item waits for the direct way
+  uint8_t* cancelled;   // (images, tiles) whether a word of an image and run waits for the direct way
   int32_t images, side, dim, left_dim;
   float scale;  // attention scale times log2(e); 1 for the hard maximum
   WordNorm word_norm;
   Norm norm;
-  bool hard;  // the hard maximum over the regions: word_norm none, dot product
+  bool long_only;  // only runs of long texts
+  bool hard;       // the hard maximum over the regions: word_norm none, dot product
 };
 
 struct PoolProblem {

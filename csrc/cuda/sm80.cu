@@ -1,4 +1,4 @@
-// The kernels for sm_80 and later, and which of them a problem takes.
+// The kernels for sm_80 and later, which take every problem.
 #include "execute.h"
 #include "forward_sm80.h"
 #include "launch.h"

@@ -44,23 +44,34 @@ _LOG2E = 1.4426950408889634
 # The rows of an operand are padded to whole steps of a product.
 _STEP = 64
 
-_emulated = False
 _cautioned = False
 
 
+class _Emulated(NamedTuple):
+    """The GPU that the emulator stands for."""
+
+    processors: int
+    hopper: bool
+
+
+_emulated: _Emulated | None = None
+
+
 @contextmanager
-def emulated_by(kernels: ModuleType, processors: int = 2) -> Iterator[None]:
-    """Run `kernels`, the same sources compiled for the emulator, on CPU tensors; for tests."""
-    global _kernels, _emulated, _processors_emulated
+def emulated_by(kernels: ModuleType, processors: int = 2, hopper: bool = False) -> Iterator[None]:
+    """Run `kernels`, the same sources compiled for the emulator, on CPU tensors; for tests.
+
+    Args:
+        processors: of the GPU that is emulated.
+        hopper: it runs code for sm_90a.
+    """
+    global _kernels, _emulated
     before = _kernels, _emulated
-    _kernels, _emulated, _processors_emulated = kernels, True, processors
+    _kernels, _emulated = kernels, _Emulated(processors, hopper)
     try:
         yield
     finally:
         _kernels, _emulated = before
-
-
-_processors_emulated = 2
 
 
 def describe() -> str:
@@ -220,7 +231,7 @@ def _similarities(
     levels = _empty(rows, _processors(rows), side, 2, dtype=torch.float32)
 
     def run(norm: object, left: Tensor, unscale: Tensor) -> None:
-        kernels.forward_sm80(
+        kernels.forward(
             device,
             words.plan,
             _dtype(rows),
@@ -355,12 +366,17 @@ def _dtype(rows: Tensor) -> object:
 
 
 def _processors(rows: Tensor) -> int:
-    return torch.cuda.get_device_properties(rows.device).multi_processor_count if rows.is_cuda else _processors_emulated
+    return _emulated.processors if _emulated else torch.cuda.get_device_properties(rows.device).multi_processor_count
 
 
 def _device(rows: Tensor) -> object:
-    stream = torch.cuda.current_stream(rows.device).cuda_stream if rows.is_cuda else 0
-    return _loaded().Device(processors=_processors(rows), stream=stream)
+    if _emulated:
+        return _loaded().Device(processors=_emulated.processors, hopper=_emulated.hopper, stream=0)
+    return _loaded().Device(
+        processors=_processors(rows),
+        hopper=torch.cuda.get_device_capability(rows.device) == (9, 0),
+        stream=torch.cuda.current_stream(rows.device).cuda_stream,
+    )
 
 
 def _caution_once() -> None:

@@ -14,9 +14,9 @@ def built():
     return emulation.build()
 
 
-@pytest.fixture
-def kernels(built):
+@pytest.fixture(params=[False, True], ids=["sm_80", "sm_90a"])
+def kernels(built, request):
     module = emulation.load(built)
     module.set_schedule(0)
-    with cuda.emulated_by(module):
+    with cuda.emulated_by(module, hopper=request.param):
         yield module

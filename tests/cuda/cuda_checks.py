@@ -11,6 +11,7 @@ from gloria_ops import LocalScore, local_scores
 from gloria_ops.tokens import canonical
 
 # Schedules that each problem runs under: `make cuda-proof` sets more.
+LONG = "GLORIA_CUDA_SCHEDULES" in os.environ
 SCHEDULES = range(int(os.environ.get("GLORIA_CUDA_SCHEDULES", "1")))
 SCORES = {
     "paper": PRESETS["paper"],

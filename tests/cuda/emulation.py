@@ -17,7 +17,7 @@ import pybind11
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "csrc" / "cuda"
 BUILD = ROOT / "build" / "emulated"
-UNITS = ("common.cu", "sm80.cu", "bindings.cpp")
+UNITS = ("common.cu", "sm80.cu", "sm90.cu", "bindings.cpp")
 NAME = "_cuda_emulated"
 # Contraction of products and sums as nvcc has it: some faults of a kernel show only then.
 FLAGS = ("-std=c++17", "-march=x86-64-v3", "-ffp-contract=fast", "-fPIC", "-fvisibility=hidden", "-w")

@@ -1,37 +1,11 @@
 // The emulator's own tests: small kernels that are right, and kernels with one fault each that it must name.
-#include <cstdio>
-
-#include "ptx.h"
-
-using namespace gpu;
+#include "emulated_checks.h"
 
 namespace {
-
-int failures = 0;
-
-// Runs a kernel under several schedules and expects an error that contains `expected`, or none where that is null.
-template <class Kernel>
-void expect(const char* name, const char* expected, int threads, uint32_t shared, Kernel&& kernel) {
-  for (uint64_t seed = 0; seed < 8; ++seed) {
-    const std::string error = emulated::launch(2, threads, 1, shared, seed, kernel);
-    const bool right = expected ? error.find(expected) != std::string::npos : error.empty();
-    if (right) continue;
-    std::printf("%s, schedule %d: expected %s, got \"%s\"\n", name, static_cast<int>(seed), expected ? expected : "no error",
-                error.c_str());
-    ++failures;
-    return;
-  }
-}
 
 uint32_t own() { return shared_base() + thread() * 4; }
 uint32_t neighbor() { return shared_base() + (thread() + 1) % 64 * 4; }
 alignas(16) const uint32_t source[4 * 64] = {};
-// What nobody may optimize away.
-float keep(float x) {
-  static volatile float sink;
-  sink = x;
-  return x;
-}
 
 void order_of_threads() {
   expect("a barrier between write and read", nullptr, 64, 1024, [] {
@@ -174,6 +148,5 @@ int main() {
   product<Float16>("a product in fp16");
   banks();
   numbers();
-  if (!failures) std::printf("the emulator is right\n");
-  return failures != 0;
+  return verdict();
 }

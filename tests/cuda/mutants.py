@@ -13,6 +13,9 @@ class Mutant(NamedTuple):
 
 
 SM80 = "forward_sm80.h"
+SM90 = "forward_sm90.h"
+# The kernels around the products.
+SMALL = ("plan.h", "pack.h", "pool.h")
 MUTANTS = [
     Mutant(
         "one group of copies too few is waited for", SM80, "wait_copies<kStages - 2>();", "wait_copies<kStages - 1>();"
@@ -90,6 +93,68 @@ MUTANTS = [
         "pool.h",
         "p.mean ? static_cast<float>(length) : 1.f",
         "p.mean ? 128.f : 1.f",
+    ),
+    Mutant(
+        "a stage is released before its products are done",
+        SM90,
+        "        wgmma_wait<1>();\n        release(before);\n",
+        "        release(before);\n        wgmma_wait<1>();\n",
+    ),
+    Mutant(
+        "accumulators are read under way",
+        SM90,
+        "    wgmma_wait<0>(d);\n    release",
+        "    wgmma_wait<1>(d);\n    release",
+    ),
+    Mutant(
+        "a wait names no accumulators", SM90, "    wgmma_wait<0>(d);\n    release", "    wgmma_wait<0>();\n    release"
+    ),
+    Mutant("no wgmma.fence", SM90, "    wgmma_fence();\n", ""),
+    Mutant(
+        "the producer does not wait for an empty stage",
+        SM90,
+        "      barrier_wait(emptied(shared, stage.slot), stage.parity ^ 1);\n      barrier_expect(full, kStage);",
+        "      barrier_expect(full, kStage);",
+    ),
+    Mutant(
+        "the producer waits for the wrong parity",
+        SM90,
+        "stage.parity ^ 1);\n      barrier_expect(full, kStage);",
+        "stage.parity);\n      barrier_expect(full, kStage);",
+    ),
+    Mutant(
+        "the consumers do not wait for a full stage",
+        SM90,
+        "      barrier_wait(filled(shared, stage.slot), stage.parity);\n      if (!kBounded",
+        "      if (!kBounded",
+    ),
+    Mutant("a stage is empty for its own CTA alone", SM90, "kWarps * kCtas);", "kWarps);"),
+    Mutant(
+        "a CTA ends while another copies into it",
+        SM90,
+        "i < kStages; ++i) barrier_wait(emptied",
+        "i < 0; ++i) barrier_wait(emptied",
+    ),
+    Mutant("no barrier of the cluster behind mbarrier.init", SM90, "  sync_cluster();\n", "  sync_block();\n"),
+    Mutant("no fence behind mbarrier.init", SM90, "    fence_barrier_init();\n", ""),
+    Mutant("descriptors move by the wrong step", SM90, "left + k16 * 2,", "left + k16 * 4,"),
+    Mutant(
+        "fewer bytes are expected than come",
+        SM90,
+        "barrier_expect(full, kStage);",
+        "barrier_expect(full, kStage - kRow);",
+    ),
+    Mutant("the parity never turns", SM90, "slot = 0, parity ^= 1;", "slot = 0;"),
+    Mutant(
+        "no proxy fence between the attention and its product", SM90, "          fence_proxy_async();", "          "
+    ),
+    Mutant("no barrier before sums are stored", SM90, "    sync();  // what was there has been read\n", ""),
+    Mutant("the attention is stored without its swizzle", SM90, "((chunk ^ (word & 7)) << 4)", "(chunk << 4)"),
+    Mutant(
+        "the regions are not shared in the cluster",
+        SM90,
+        "region, item.image, full, all);",
+        "region, item.image, full);",
     ),
 ]
 # Changes that are none: they must pass, or the checks catch too much.

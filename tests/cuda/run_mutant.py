@@ -3,6 +3,7 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import emulation
 import torch
@@ -13,6 +14,7 @@ from gloria_ops.backends import cuda
 
 CASES = (
     (problem("random", 2, 5, 140, 40, 40, seed=1), ("released", "none, cosine", "paper")),
+    (problem("random", 2, 5, 250, 100, 200, seed=4), ("none, cosine",)),
     (problem("random", 1, 2, 20, 200, 16, seed=2), ("released",)),
     (problem("random", 1, 2, 390, 12, 232, seed=3), ("none, cosine",)),
 )
@@ -20,7 +22,12 @@ CASES = (
 
 def main() -> None:
     kernels = emulation.load(Path(sys.argv[1]))
-    with cuda.emulated_by(kernels, 1):
+    for hopper in (True, False):
+        check(kernels, hopper)
+
+
+def check(kernels: ModuleType, hopper: bool) -> None:
+    with cuda.emulated_by(kernels, 2, hopper):
         for schedule in range(3):
             kernels.set_schedule(schedule)
             for given, names in CASES:

@@ -103,7 +103,9 @@ def test_the_kernels_have_no_bank_conflicts_and_waste_little(kernels):
         assert 2 * useful / counted["bytes_copied"] >= 55
 
 
-def test_the_emulator_is_right(built):
-    program = emulation.compiled_program(emulation.ROOT / "tests" / "cuda" / "emulator_test.cpp")
-    found = emulation.subprocess.run([program], capture_output=True, text=True, timeout=120, check=False)
+@pytest.mark.parametrize("program", ["emulator_test.cpp", "hopper_test.cpp"])
+def test_the_emulator_is_right(built, program):
+    compiled = emulation.compiled_program(emulation.ROOT / "tests" / "cuda" / program)
+    found = emulation.subprocess.run([compiled], capture_output=True, text=True, timeout=120, check=False)
+    compiled.unlink()
     assert found.returncode == 0, found.stdout

@@ -7,14 +7,15 @@ import sys
 
 import emulation
 import pytest
-from mutants import CONTROLS, MUTANTS, Mutant
+from cuda_checks import LONG
+from mutants import CONTROLS, MUTANTS, SM90, SMALL, Mutant
 
-LONG = "GLORIA_CUDA_SCHEDULES" in os.environ
 # In the short profile one of each kind: a wait, a barrier, a layout, a rule of numbers.
 SHORT = (
     "one group of copies too few is waited for",
     "sums of warps are read before they are there",
     "halves of the right fragment are exchanged",
+    "a stage is released before its products are done",
     "a text is stabilized by its neighbors",
 )
 
@@ -25,8 +26,8 @@ def verdict(mutant: Mutant, folder) -> subprocess.CompletedProcess:
     text = (sources / mutant.file).read_text()
     assert text.count(mutant.old) == 1, f"{mutant.file} has {text.count(mutant.old)} times {mutant.old!r}"
     (sources / mutant.file).write_text(text.replace(mutant.old, mutant.new))
-    unit = "common.cu" if mutant.file in ("plan.h", "pack.h", "pool.h") else "sm80.cu"
-    module = emulation.build(sources, (unit,), "-O1")
+    units = ("sm90.cu",) if mutant.file == SM90 else ("common.cu",) if mutant.file in SMALL else ("sm80.cu", "sm90.cu")
+    module = emulation.build(sources, units, "-O1")
     paths = os.pathsep.join(
         [str(emulation.ROOT), str(emulation.ROOT / "tests"), str(emulation.ROOT / "tests" / "cuda")]
     )
