@@ -222,6 +222,7 @@ struct Consumer {
 #pragma unroll
       for (int i = 0; i < 4; ++i) best[i] = fmaxf(best[i], x[i]);
     }
+    sync();  // what was there has been read
     store_folded(best, partial());
     sync();
     if (number() < kWords) {
@@ -304,7 +305,7 @@ struct Consumer {
 
   // The sum over all warps of one of the two, for the first 128 threads.
   DEVICE float sum_of(const float (&sums)[4]) const {
-    sync();  // what was there has been read
+    sync();  // as above
     store_folded(sums, partial());
     sync();
     return number() < kWords ? joined_rows<kWarps>(shared + kPartials, number(), plus) : 0.f;
