@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from gloria_ops.score import LocalScore
+from gloria_ops.tokens import Ragged
 
 _kernels: ModuleType | None
 try:
@@ -26,6 +27,7 @@ except ImportError as error:
     _import_error = str(error)
 
 name = "cuda"
+differentiable = False
 attended_of_any_length = False
 caution = (
     "gloria_ops takes its CUDA C++ kernels: they are proven by an emulation of their instructions and compiled for "
@@ -110,17 +112,8 @@ def unsupported(score: LocalScore, dtype: torch.dtype, device: torch.device) -> 
     return None
 
 
-def forward(
-    regions: Tensor,
-    region_starts: Tensor,
-    region_lengths: Tensor,
-    words: Tensor,
-    word_starts: Tensor,
-    word_lengths: Tensor,
-    score: LocalScore,
-    search_words: int = 0,
-) -> Tensor:
-    """Scores (N_v, N_t) float32 of rows `regions` (L_v, D) and `words` (L_t, D), words attending to regions.
+def forward(attended: Ragged, attending: Ragged, score: LocalScore, search_words: int = 0) -> Tensor:
+    """Return scores (N, T) float32 of N attended items with T attending ones.
 
     The way to the contexts' norms depends on M and D alone, whatever `search_words` are.
 
@@ -128,36 +121,18 @@ def forward(
         NotImplementedError: more regions an image than the kernels take.
     """
     _caution_once()
-    with torch.cuda.device_of(regions):
-        images = _Side(regions.contiguous(), region_starts.contiguous(), region_lengths.contiguous())
-        texts = _Side(words.contiguous(), word_starts.contiguous(), word_lengths.contiguous())
+    with torch.cuda.device_of(attended.rows):
+        images, texts = (Ragged(*(each.contiguous() for each in side)) for side in (attended, attending))
         return _forward(images, texts, score)
 
 
-def backward(
-    grad_scores: Tensor,
-    regions: Tensor,
-    region_starts: Tensor,
-    region_lengths: Tensor,
-    words: Tensor,
-    word_starts: Tensor,
-    word_lengths: Tensor,
-    score: LocalScore,
-) -> tuple[Tensor, Tensor]:
+def backward(grad_scores: Tensor, attended: Ragged, attending: Ragged, score: LocalScore) -> tuple[Tensor, Tensor]:
     """Not there yet.
 
     Raises:
         NotImplementedError: always; the message names a backend that has gradients.
     """
     raise NotImplementedError("backend='cuda' has no gradients yet: take backend='triton', or score without gradients")
-
-
-class _Side(NamedTuple):
-    """Rows, and which of them belong to each item."""
-
-    rows: Tensor
-    starts: Tensor
-    lengths: Tensor
 
 
 class _Words(NamedTuple):
@@ -179,7 +154,7 @@ class _Images(NamedTuple):
     side: int
 
 
-def _forward(images: _Side, texts: _Side, score: LocalScore) -> Tensor:
+def _forward(images: Ragged, texts: Ragged, score: LocalScore) -> Tensor:
     kernels, count, dim = _loaded(), images.starts.numel(), images.rows.shape[1]
     longest = images.rows.shape[0] // count
     side = _padded(longest, kernels.ROWS)
@@ -284,7 +259,7 @@ def _gram(scaled: Tensor) -> Tensor:
     return products.mul_(factor).half()
 
 
-def _pack_words(texts: _Side, device: object) -> _Words:
+def _pack_words(texts: Ragged, device: object) -> _Words:
     """Plan the tiles without reading a length on the host: their number is a bound."""
     kernels, rows = _loaded(), texts.rows
     count, dim = texts.starts.numel(), rows.shape[1]
@@ -326,7 +301,7 @@ def _pack_words(texts: _Side, device: object) -> _Words:
     return _Words(plan, kept, packed, norms, tiles)
 
 
-def _pack_images(images: _Side, which: slice, side: int, device: object) -> _Images:
+def _pack_images(images: Ragged, which: slice, side: int, device: object) -> _Images:
     kernels, rows, starts = _loaded(), images.rows, images.starts[which]
     lengths = images.lengths[which].clamp(max=side)
     dim = rows.shape[1]

@@ -2,12 +2,11 @@
 
 import os
 
-import kernel_checks
 import torch
 from problems import PRESETS, Problem
 from tolerances import FORWARD, error, rounding
 
-from gloria_ops import LocalScore, local_scores
+from gloria_ops import LocalScore, local_scores, reference
 from gloria_ops.tokens import canonical
 
 # Schedules that each problem runs under: `make cuda-proof` sets more.
@@ -34,7 +33,7 @@ def scores(given: Problem, score: LocalScore, padding: float = float("nan")) -> 
 
 def eager(given: Problem, score: LocalScore) -> torch.Tensor:
     batch = canonical(given.regions, given.words, **given.lengths)
-    return kernel_checks.reference.scores(*batch.images, *batch.texts, score)
+    return reference.scores(batch.images, batch.texts, score)
 
 
 def assert_as_accurate(found: torch.Tensor, given: Problem, score: LocalScore, slack: float = 1) -> None:

@@ -8,6 +8,7 @@ from problems import PRESETS, problem
 
 from gloria_ops import LocalScore, backends, local_scores
 from gloria_ops.backends import cuda
+from gloria_ops.tokens import Ragged
 
 RELEASED = PRESETS["released"]
 
@@ -15,7 +16,6 @@ RELEASED = PRESETS["released"]
 def test_it_is_never_the_automatic_choice(kernels):
     for dtype in (torch.bfloat16, torch.float16):
         for device in ("cpu", "cuda"):
-            assert cuda.name not in backends.AUTOMATIC
             assert backends.choose(None, RELEASED, dtype, torch.device(device)) != cuda.name
 
 
@@ -43,6 +43,13 @@ def test_without_the_extension_it_says_how_to_build_it(monkeypatch):
         scores(given, RELEASED)
 
 
+def test_there_are_no_gradients_yet(kernels):
+    given = problem("random", 2, 2, 9, 5, 16).to(torch.bfloat16)
+    found = local_scores(given.regions.requires_grad_(), given.words, score=RELEASED, backend="cuda")
+    with pytest.raises(NotImplementedError, match="no gradients yet: take backend='triton'"):
+        found.sum().backward()
+
+
 def test_more_regions_than_the_kernels_take_are_refused(kernels):
     regions, words = torch.zeros(1, 16385, 8, dtype=torch.bfloat16), torch.zeros(1, 2, 8, dtype=torch.bfloat16)
     with pytest.raises(NotImplementedError, match="16384 regions an image, not 16385; take backend='triton'"):
@@ -55,7 +62,7 @@ def test_every_word_has_a_column_and_texts_stay_in_their_tiles(kernels, most):
     lengths = torch.randint(1, most + 1, (61,), generator=random)
     lengths[7] = most
     starts = lengths.cumsum(0) - lengths
-    texts = cuda._Side(torch.zeros(int(lengths.sum()), 8, dtype=torch.bfloat16), starts, lengths)
+    texts = Ragged(torch.zeros(int(lengths.sum()), 8, dtype=torch.bfloat16), starts, lengths)
     words = cuda._pack_words(texts, cuda._device(texts.rows))
     rows, columns, counts = (words.kept[key] for key in ("rows", "columns", "counts"))
     used = int(counts[1])
@@ -76,7 +83,7 @@ def test_every_word_has_a_column_and_texts_stay_in_their_tiles(kernels, most):
 def test_real_reports_fill_the_tiles(kernels):
     """Of the columns in use, most are words: 64 reports of 5 to 97 words."""
     lengths = torch.randint(5, 98, (64,), generator=torch.Generator().manual_seed(0))
-    texts = cuda._Side(torch.zeros(int(lengths.sum()), 8, dtype=torch.bfloat16), lengths.cumsum(0) - lengths, lengths)
+    texts = Ragged(torch.zeros(int(lengths.sum()), 8, dtype=torch.bfloat16), lengths.cumsum(0) - lengths, lengths)
     words = cuda._pack_words(texts, cuda._device(texts.rows))
     assert int(lengths.sum()) >= 0.85 * int(words.kept["counts"][1]) * kernels.WORDS
 

@@ -11,6 +11,7 @@ from tolerances import ANY_SHAPE
 
 from gloria_ops import LocalScore, local_scores
 from gloria_ops.backends import cuda
+from gloria_ops.tokens import Ragged
 
 DTYPES = (torch.bfloat16, torch.float16)
 # images, texts, M, W, D: several texts in a tile; texts of several tiles; more passes than fit on chip; one of
@@ -147,15 +148,15 @@ def test_chunks_of_images_change_nothing(kernels, monkeypatch):
 def test_any_number_of_blocks_gives_the_same_bits(kernels, name):
     given = problem("random", 3, 12, 50, 40, 24).to(torch.bfloat16)
     whole = scores(given, SCORES[name])
-    for processors in (1, 7):
-        with cuda.emulated_by(kernels, processors):
+    for processors in (4, 7):
+        with cuda.emulated_by(kernels, processors, cuda._emulated.hopper):
             assert torch.equal(scores(given, SCORES[name]), whole)
 
 
 def test_an_image_longer_than_its_share_of_the_rows_has_no_score(kernels):
     given = problem("random", 2, 3, 10, 5, 24).to(torch.bfloat16)
-    rows, starts = given.regions.flatten(0, 1), torch.tensor([0, 3])
-    texts = given.words.flatten(0, 1), torch.arange(3) * 5, given.word_lengths
-    found = cuda.forward(rows, starts, torch.tensor([3, 17]), *texts, SCORES["paper"])
+    images = Ragged(given.regions.flatten(0, 1), torch.tensor([0, 3]), torch.tensor([3, 17]))
+    texts = Ragged(given.words.flatten(0, 1), torch.arange(3) * 5, given.word_lengths)
+    found = cuda.forward(images, texts, SCORES["paper"])
     assert found[0].isfinite().all()
     assert found[1].isnan().all()

@@ -14,6 +14,7 @@ from gloria_ops import LocalScore, local_contrastive_loss, ops, reference
 from gloria_ops.backends import triton as backend
 from gloria_ops.backends.triton import launch, tiles
 from gloria_ops.backends.triton.settings import Precision, precision
+from gloria_ops.tokens import Ragged
 
 # images, texts, M, W, D: several blocks of regions, words and width; texts longer than a tile of 32; one of everything
 SHAPES = {
@@ -112,10 +113,10 @@ def test_the_same_inputs_give_the_same_bits():
 
 @pytest.mark.parametrize("name", ["paper", "released", "maxsim"])
 def test_nan_shows_in_its_own_scores_only(name):
-    inputs = problem(*SHAPES["blocks"], torch.float32)
+    inputs = images, texts = problem(*SHAPES["blocks"], torch.float32)
     clean = backend.forward(*inputs, SCORES[name])
-    inputs[0][inputs[1][1], 2] = math.nan
-    inputs[3][inputs[4][4], 0] = math.nan
+    images.rows[images.starts[1], 2] = math.nan
+    texts.rows[texts.starts[4], 0] = math.nan
     scores = backend.forward(*inputs, SCORES[name])
     hit = torch.zeros(3, 7, dtype=torch.bool)
     hit[1], hit[:, 4] = True, True
@@ -125,24 +126,24 @@ def test_nan_shows_in_its_own_scores_only(name):
 
 def test_rows_of_no_item_get_no_gradient():
     inputs = problem(*SHAPES["blocks"], torch.float32)
-    grad_regions, grad_words = backend.backward(torch.ones(3, 7), *inputs, RELEASED)
-    assert torch.equal(grad_regions[inputs[0].isnan()], torch.zeros(int(inputs[0].isnan().sum())))
-    assert torch.equal(grad_words[inputs[3].isnan()], torch.zeros(int(inputs[3].isnan().sum())))
+    for side, gradient in zip(inputs, backend.backward(torch.ones(3, 7), *inputs, RELEASED), strict=True):
+        nobodys = side.rows.isnan()
+        assert torch.equal(gradient[nobodys], torch.zeros(int(nobodys.sum())))
 
 
 def test_images_beyond_the_padding_score_nan():
-    v, starts, _, t, word_starts, word_lengths = problem(2, 2, 6, 4, 8, torch.float32)
-    lengths = torch.tensor([7, 5])
-    scores = backend.forward(v.nan_to_num(), torch.tensor([0, 7]), lengths, t, word_starts, word_lengths, RELEASED)
+    images, texts = problem(2, 2, 6, 4, 8, torch.float32)
+    uneven = Ragged(images.rows.nan_to_num(), torch.tensor([0, 7]), torch.tensor([7, 5]))
+    scores = backend.forward(uneven, texts, RELEASED)
     assert torch.equal(scores.isnan(), torch.tensor([[True, True], [False, False]]))
-    assert starts[1] == 6
+    assert images.starts[1] == 6
 
 
 def test_texts_beyond_the_longest_run_score_nan():
     words = tiles.LONGEST_RUN * 32 + 1
-    v, t = torch.randn(2, 8), torch.randn(words + 3, 8)
-    starts, lengths = torch.tensor([0, words]), torch.tensor([words, 3])
-    scores = backend.forward(v, torch.tensor([0]), torch.tensor([2]), t, starts, lengths, LocalScore(similarity="dot"))
+    images = Ragged(torch.randn(2, 8), torch.tensor([0]), torch.tensor([2]))
+    texts = Ragged(torch.randn(words + 3, 8), torch.tensor([0, words]), torch.tensor([words, 3]))
+    scores = backend.forward(images, texts, LocalScore(similarity="dot"))
     assert torch.equal(scores.isnan(), torch.tensor([[True, False]]))
 
 
@@ -176,12 +177,11 @@ def test_reports_fill_the_tiles(texts):
 
 @pytest.mark.parametrize("name", ["released", "paper"])
 def test_torch_sees_an_op_like_any_other(name):
-    regions, region_starts, region_lengths, words, word_starts, word_lengths = problem(2, 3, 9, 5, 8, torch.float32)
-    rows = (regions.nan_to_num().requires_grad_(), region_starts, region_lengths)
-    rows += (words.nan_to_num().requires_grad_(), word_starts, word_lengths)
-    torch.library.opcheck(ops.scores, (*rows, *ops.knobs(SCORES[name]), "triton"))
-    plain = (each.detach() for each in rows)
-    torch.library.opcheck(ops.scores_backward, (torch.randn(2, 3), *plain, *ops.knobs(SCORES[name]), "triton"))
+    inputs = problem(2, 3, 9, 5, 8, torch.float32)
+    learned = [side._replace(rows=side.rows.nan_to_num().requires_grad_()) for side in inputs]
+    torch.library.opcheck(ops.scores, ops.flattened(*learned, SCORES[name], "triton"))
+    plain = [side._replace(rows=side.rows.detach()) for side in learned]
+    torch.library.opcheck(ops.scores_backward, (torch.randn(2, 3), *ops.flattened(*plain, SCORES[name], "triton")))
 
 
 def test_the_public_loss_is_that_of_the_reference():

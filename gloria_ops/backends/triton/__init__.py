@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gloria_ops.score import LocalScore
+from gloria_ops.tokens import Ragged
 
 try:
     from gloria_ops.backends.triton import launch, launch_backward, settings
@@ -20,6 +21,7 @@ else:
     _import_error = None
 
 name = "triton"
+differentiable = False
 attended_of_any_length = False
 caution = (
     "gloria_ops takes its Triton kernels for CUDA tensors: they are proven under Triton's interpreter and compiled for "
@@ -76,39 +78,19 @@ def lacks(score: LocalScore, dtype: torch.dtype) -> str | None:
     return None
 
 
-def forward(
-    regions: Tensor,
-    region_starts: Tensor,
-    region_lengths: Tensor,
-    words: Tensor,
-    word_starts: Tensor,
-    word_lengths: Tensor,
-    score: LocalScore,
-    search_words: int = 0,
-) -> Tensor:
-    """Scores (N_v, N_t) float32 of rows `regions` (L_v, D) and `words` (L_t, D), words attending to regions.
+def forward(attended: Ragged, attending: Ragged, score: LocalScore, search_words: int = 0) -> Tensor:
+    """Return scores (N, T) float32 of N attended items with T attending ones.
 
     The way to the contexts' norms depends on M and D alone, whatever `search_words` are.
     """
-    with _device_of(regions):
-        return launch.forward(
-            launch.problem(regions, region_starts, region_lengths, words, word_starts, word_lengths, score)
-        )
+    with _device_of(attended.rows):
+        return launch.forward(launch.problem(*attended, *attending, score))
 
 
-def backward(
-    grad_scores: Tensor,
-    regions: Tensor,
-    region_starts: Tensor,
-    region_lengths: Tensor,
-    words: Tensor,
-    word_starts: Tensor,
-    word_lengths: Tensor,
-    score: LocalScore,
-) -> tuple[Tensor, Tensor]:
-    """Gradients with the shape and dtype of `regions` and `words`; rows that belong to no item get zeros."""
-    with _device_of(regions):
-        problem = launch.problem(regions, region_starts, region_lengths, words, word_starts, word_lengths, score)
+def backward(grad_scores: Tensor, attended: Ragged, attending: Ragged, score: LocalScore) -> tuple[Tensor, Tensor]:
+    """Return gradients with the shape and dtype of both sides' rows; rows that belong to no item get zeros."""
+    with _device_of(attended.rows):
+        problem = launch.problem(*attended, *attending, score)
         return launch_backward.backward(problem, grad_scores.to(torch.float32).contiguous())
 
 
