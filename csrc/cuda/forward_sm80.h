@@ -42,10 +42,11 @@ struct Position {
   DEVICE int span() const { return p.plan.spans[item.run]; }
   DEVICE bool done() const { return number < 0; }
   DEVICE bool direct() const { return p.norm != Norm::kGram; }
+  DEVICE bool context() const { return kCosine && part == Part::kContext; }
   DEVICE bool off_chip() const { return p.side > kOnChip * kRows; }
-  DEVICE int passes_of_part() const { return part == Part::kContext && direct() ? p.left_dim / kRows : passes; }
+  DEVICE int passes_of_part() const { return context() && direct() ? p.left_dim / kRows : passes; }
   DEVICE int steps() const {
-    if (part != Part::kContext) return p.dim / kDepth;
+    if (!context()) return p.dim / kDepth;
     return (direct() ? passes : pass + 1) * kStepsOfPass;
   }
   // The next pass; whether it belongs to the same part.
@@ -97,14 +98,14 @@ struct Loader {
 
   // Fills `slot`; nothing where all is done, or where attention is wanted that is not yet made.
   DEVICE void next(int slot, bool attention_made) {
-    if (!at.done() && (left || !(kCosine && at.off_chip() && at.part == Part::kContext && at.pass == 0) || attention_made)) {
+    if (!at.done() && (left || !(at.context() && at.off_chip() && at.pass == 0) || attention_made)) {
       if (!left) begin();
       const uint32_t to = shared + slot * kStage;
-      const bool wide_rows = context && at.direct();
+      const bool wide_rows = kCosine && context && at.direct();
       copy(to, rows, half, wide_rows);
       rows += wide_rows ? 2 * half : kDepth;
-      if (!context) copy(to + kOperand, columns, half, false), columns += kDepth;
-      if (context && at.off_chip()) copy(to + kOperand, columns, kDepth / 2 * kWords, true), columns += kDepth * kWords;
+      if (!kCosine || !context) copy(to + kOperand, columns, half, false), columns += kDepth;
+      if (kCosine && context && at.off_chip()) copy(to + kOperand, columns, kDepth / 2 * kWords, true), columns += kDepth * kWords;
       if (!--left && !at.next_pass()) at.next_part();
     }
     commit_copies();
@@ -125,8 +126,8 @@ struct Loader {
     const ForwardProblem& p = at.p;
     const int row = thread() / 4, chunk = thread() % 4 * 8, wide_row = thread() / 16, wide_chunk = thread() % 16 * 8;
     const int64_t image = at.item.image;
-    left = at.steps(), context = at.part == Part::kContext;
-    if (!context) {
+    left = at.steps(), context = at.context();
+    if (!kCosine || !context) {
       rows = p.regions + (image * p.side + at.pass * kRows + row) * p.dim + chunk;
       columns = p.words + (static_cast<int64_t>(at.tile) * kWords + row) * p.dim + chunk;
       half = kRows / 2 * p.dim;
@@ -166,7 +167,7 @@ struct Forward {
 #pragma unroll 1
     while (!at.done()) {
       Block s = {};
-      if (at.part == Part::kContext && at.pass == 0 && at.off_chip()) {
+      if (at.context() && at.pass == 0 && at.off_chip()) {
         sync_block();  // the attention is complete: the loader may go on, and is waited for
         for (int i = 0; i < kStages - 1; ++i) step([] {}, true);
       }
@@ -175,7 +176,7 @@ struct Forward {
         for (int i = 0; i < 4; ++i) first[i] = second[i] = 0;
       }
       const Texts texts = texts_of(p.plan, at.tile);
-      if (at.part == Part::kContext) {
+      if (at.context()) {
         multiply_attention(s);
         at.direct() ? add_context(s) : add_form(s);
       } else {

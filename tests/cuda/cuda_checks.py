@@ -26,8 +26,9 @@ SCORES = {
 def scores(given: Problem, score: LocalScore, padding: float = float("nan")) -> torch.Tensor:
     """From the CUDA backend, with `padding` behind every item."""
     regions, words = given.regions.clone(), given.words.clone()
-    regions[torch.arange(regions.shape[1]) >= given.region_lengths[:, None]] = padding
-    words[torch.arange(words.shape[1]) >= given.word_lengths[:, None]] = padding
+    for rows, lengths in ((regions, given.region_lengths), (words, given.word_lengths)):
+        behind = torch.arange(rows.shape[1], device=rows.device) >= lengths[:, None]
+        rows.masked_fill_(behind[:, :, None], padding)
     return local_scores(regions, words, score=score, backend="cuda", **given.lengths)
 
 

@@ -12,8 +12,6 @@ import sysconfig
 from pathlib import Path
 from types import ModuleType
 
-import pybind11
-
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "csrc" / "cuda"
 BUILD = ROOT / "build" / "emulated"
@@ -60,6 +58,8 @@ def build(sources: Path = SOURCES, units: tuple[str, ...] = UNITS, optimize: str
 
 
 def _command(source: Path, folder: Path, optimize: str) -> list[str | Path]:
+    import pybind11  # where nothing is built, it need not be installed
+
     includes = [f"-I{sysconfig.get_path('include')}", f"-I{pybind11.get_include()}"]
     defines = ["-DGLORIA_EMULATED", f"-DGLORIA_MODULE={NAME}"]
     return ["g++", *FLAGS, optimize, *includes, *defines, "-x", "c++", "-c", source, "-o", folder / f"{source.name}.o"]

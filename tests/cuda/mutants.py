@@ -57,7 +57,7 @@ MUTANTS = [
     Mutant(
         "the loader does not wait for the attention",
         SM80,
-        "at.part == Part::kContext && at.pass == 0) || attention_made",
+        "at.off_chip() && at.pass == 0) || attention_made",
         "false) || attention_made",
     ),
     Mutant(

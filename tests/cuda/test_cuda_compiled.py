@@ -1,15 +1,8 @@
 """What nvcc made of the kernels, without a GPU: nothing spilled, on tensor cores, within a block's limits."""
 
-import os
-import re
-import shutil
-import subprocess
-from collections import defaultdict
-from pathlib import Path
-
 import pytest
 
-import gloria_ops
+from bench import cuda_code
 
 # Of each architecture, the kernels with products: two dtypes, dot and cosine; word norm none, softmax with and (but on
 # sm_90a) without a bound; and how many registers a thread may have: of one in 256, and at the launch of one in 512.
@@ -17,50 +10,16 @@ KERNELS = {"sm_80": 12, "sm_90": 12, "sm_90a": 8}
 REGISTERS = {"sm_80": 255, "sm_90": 255, "sm_90a": 128}
 
 
-def extension() -> Path:
-    found = list(Path(gloria_ops.__file__).parent.glob("_cuda.*.so"))
-    if not found:
-        pytest.skip("gloria_ops._cuda is not built: there was no nvcc >= 12.4")
-    return found[0]
-
-
-def dump(*options: str) -> str:
-    triton = pytest.importorskip("triton")
-    # Triton brings the tools; where a whole CUDA toolkit is installed they are in PATH.
-    path = f"{os.environ['PATH']}:{Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin'}"
-    tool = shutil.which("cuobjdump", path=path)
-    if tool is None:
-        pytest.skip("cuobjdump is not installed")
-    command = [tool, *options, extension()]
-    return subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "PATH": path}).stdout
+@pytest.fixture(scope="module")
+def resources():
+    if cuda_code.missing():
+        pytest.skip(cuda_code.missing())
+    return cuda_code.resources()
 
 
 @pytest.fixture(scope="module")
-def resources() -> dict[tuple[str, str], dict[str, int]]:
-    """Registers, stack, shared and local bytes of each architecture and kernel."""
-    found, architecture, kernel = {}, "", ""
-    for line in dump("-res-usage").splitlines():
-        if match := re.search(r"\.(sm_\d+a?)\.", line) or re.search(r"arch = (sm_\d+a?)", line):
-            architecture = match[1]
-        if match := re.search(r"Function (\S+):", line):
-            kernel = match[1]
-        if "REG:" in line:
-            found[architecture, kernel] = {key: int(value) for key, value in re.findall(r"([A-Z]+):(\d+)", line)}
-    return found
-
-
-@pytest.fixture(scope="module")
-def instructions() -> dict[tuple[str, str], list[str]]:
-    """The names of the instructions of each architecture and kernel."""
-    found, architecture, kernel = defaultdict(list), "", ""
-    for line in dump("-sass").splitlines():
-        if match := re.search(r"arch = (sm_\d+a?)", line):
-            architecture = match[1]
-        elif match := re.search(r"Function : (\S+)", line):
-            kernel = match[1]
-        elif match := re.search(r"/\*[0-9a-f]+\*/\s+(?:@!?U?P\d+ )?([A-Z][A-Zx0-9_.]+)", line):
-            found[architecture, kernel].append(match[1])
-    return found
+def instructions(resources):
+    return {key: [each.name for each in code] for key, code in cuda_code.instructions().items()}
 
 
 def products(kernels):

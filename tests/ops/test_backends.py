@@ -69,7 +69,9 @@ def test_a_missing_extension_asked_for_by_name():
 
 
 def test_an_unknown_name():
-    with pytest.raises(ValueError, match="backend is 'tpu'; expected one of 'cpu', 'triton', 'reference', 'cuda', or None"):
+    with pytest.raises(
+        ValueError, match="backend is 'tpu'; expected one of 'cpu', 'triton', 'reference', 'cuda', or None"
+    ):
         local_scores(REGIONS, WORDS, backend="tpu")
 
 
