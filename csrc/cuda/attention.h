@@ -129,6 +129,28 @@ DEVICE void load_folded(float (&v)[4], uint32_t row) {
     v[2 * i] = pair.x, v[2 * i + 1] = pair.y;
   }
 }
+// What was summed relative to the shifts in one row of 128 floats, relative to those in another. Both may be infinite.
+DEVICE float factor(float before, float now) { return before == now ? 1.f : exp2_fast(before - now); }
+template <int kPower>
+DEVICE void rescale_sums(float (&first)[4], float (&second)[4], uint32_t before_row, uint32_t now_row) {
+  float before[4], now[4];
+  load_folded(before, before_row), load_folded(now, now_row);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float f = factor(before[i], now[i]), scale = kPower == 2 ? f * f : f;
+    first[i] *= scale, second[i] *= scale;
+  }
+}
+DEVICE void rescale_block(Block& y, uint32_t before_row, uint32_t now_row) {
+#pragma unroll
+  for (int n = 0; n < kSlots; ++n) {
+    const uint32_t place = (n * kSlot + thread() % 4 * 2) * 4;
+    const float2 before = load_shared<float2>(before_row + place), now = load_shared<float2>(now_row + place);
+    const float f[2] = {factor(before.x, now.x), factor(before.y, now.y)};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) y[n][i] *= f[i % 2];
+  }
+}
 DEVICE void add_folded(float (&sums)[4], Columns& v) {
   fold(v, plus);
 #pragma unroll

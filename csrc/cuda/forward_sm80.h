@@ -228,7 +228,7 @@ struct Forward {
     const int row = at.pass * kRows + warp * 16;
 #pragma unroll 1
     for (int k = 0; k < at.steps(); ++k) {
-      if (!kBounded && k && k % kStepsOfPass == 0) rescale_block(y, k / kStepsOfPass);
+      if (!kBounded && k && k % kStepsOfPass == 0) rescale_block(y, shifts(k / kStepsOfPass - 1), shifts(k / kStepsOfPass));
       auto multiply = [&] {
         const uint32_t left = shared + slot * kStage;
         const uint32_t right = off_chip ? left + kOperand : attention() + k * kOperand;
@@ -249,28 +249,6 @@ struct Forward {
         }
       };
       step(multiply, true);
-    }
-  }
-
-  // What brings a number relative to the shift `before` to the shift `now`, where both may be infinite.
-  DEVICE static float factor(float before, float now) { return before == now ? 1.f : exp2_fast(before - now); }
-  DEVICE void rescale_sums(int power) {
-    float before[4], now[4];
-    load_folded(before, shifts(at.pass - 1)), load_folded(now, shifts(at.pass));
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float f = factor(before[i], now[i]), scale = power == 2 ? f * f : f;
-      first[i] *= scale, second[i] *= scale;
-    }
-  }
-  DEVICE void rescale_block(Block& y, int pass) const {
-#pragma unroll
-    for (int n = 0; n < kSlots; ++n) {
-      const uint32_t place = (n * kSlot + lane % 4 * 2) * 4;
-      const float2 before = load_shared<float2>(shifts(pass - 1) + place), now = load_shared<float2>(shifts(pass) + place);
-      const float f[2] = {factor(before.x, now.x), factor(before.y, now.y)};
-#pragma unroll
-      for (int i = 0; i < 4; ++i) y[n][i] *= f[i % 2];
     }
   }
 
@@ -302,7 +280,7 @@ struct Forward {
       store_shared(shifts(at.pass) + thread() * 4, top);
     }
     sync_block();
-    if (at.pass) rescale_sums(1);
+    if (at.pass) rescale_sums<1>(first, second, shifts(at.pass - 1), shifts(at.pass));
   }
 
   DEVICE void attend(const Block& s, const Texts& texts) {
@@ -356,7 +334,7 @@ struct Forward {
 
   // Adds a^T y, with y the rows of this pass of G a, and the diagonal terms of a^T G a.
   DEVICE void add_form(const Block& y) {
-    if (!kBounded && at.pass) rescale_sums(2);
+    if (!kBounded && at.pass) rescale_sums<2>(first, second, shifts(at.pass - 1), shifts(at.pass));
     Columns form, diagonal;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {

@@ -167,7 +167,7 @@ struct Consumer {
       barrier_wait(filled(shared, stage.slot), stage.parity);
       if (!kBounded && form && k && k % kConsumers == 0) {
         wgmma_wait<0>(d);
-        rescale_block(s, k / kConsumers);
+        rescale_block(s, shifts(k / kConsumers - 1), shifts(k / kConsumers));
       }
       const uint64_t left = descriptor(shared + stage.slot * kStage + group() * kBlock * kRow);
       const uint64_t right = descriptor(form ? shared + kAttention + k * kTile : shared + stage.slot * kStage + kLeft);
@@ -189,26 +189,6 @@ struct Consumer {
     for (int k = last + 1; k < steps; ++k) barrier_wait(filled(shared, stage.slot), stage.parity), release(stage.slot), stage.next();
   }
 
-  DEVICE static float factor(float before, float now) { return before == now ? 1.f : exp2_fast(before - now); }
-  DEVICE void rescale_sums(int power) {
-    float before[4], now[4];
-    load_folded(before, shifts(pass - 1)), load_folded(now, shifts(pass));
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float f = factor(before[i], now[i]), scale = power == 2 ? f * f : f;
-      first[i] *= scale, second[i] *= scale;
-    }
-  }
-  DEVICE void rescale_block(Block& y, int which) const {
-#pragma unroll
-    for (int n = 0; n < kSlots; ++n) {
-      const uint32_t place = (n * kSlot + lane() % 4 * 2) * 4;
-      const float2 before = load_shared<float2>(shifts(which - 1) + place), now = load_shared<float2>(shifts(which) + place);
-      const float f[2] = {factor(before.x, now.x), factor(before.y, now.y)};
-#pragma unroll
-      for (int i = 0; i < 4; ++i) y[n][i] *= f[i % 2];
-    }
-  }
   DEVICE void raise_shifts(const Block& s, const Texts& texts, int length) {
     float best[4] = {-infinity(), -infinity(), -infinity(), -infinity()};
 #pragma unroll
@@ -231,7 +211,7 @@ struct Consumer {
       store_shared(shifts(pass) + number() * 4, top);
     }
     sync();
-    if (pass) rescale_sums(1);
+    if (pass) rescale_sums<1>(first, second, shifts(pass - 1), shifts(pass));
   }
 
   // Where this lane()'s part of the 8 x 8 matrices lies that hold 8 regions and the words of slot n + lane() / 8.
@@ -282,7 +262,7 @@ struct Consumer {
   }
 
   DEVICE void add_form(const Block& y) {
-    if (!kBounded && pass) rescale_sums(2);
+    if (!kBounded && pass) rescale_sums<2>(first, second, shifts(pass - 1), shifts(pass));
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       // The last pass may reach behind the padded rows; there is no attention then, and its norm is not read.

@@ -49,10 +49,15 @@ MUTANTS = [
     Mutant(
         "shifts are read before they are there",
         SM80,
-        "    sync_block();\n    if (at.pass) rescale_sums(1);",
-        "    if (at.pass) rescale_sums(1);",
+        "    sync_block();\n    if (at.pass) rescale_sums<1>(first, second, shifts(at.pass - 1), shifts(at.pass));",
+        "    if (at.pass) rescale_sums<1>(first, second, shifts(at.pass - 1), shifts(at.pass));",
     ),
-    Mutant("sums keep an old shift", SM80, "    if (at.pass) rescale_sums(1);\n", ""),
+    Mutant(
+        "sums keep an old shift",
+        SM80,
+        "    if (at.pass) rescale_sums<1>(first, second, shifts(at.pass - 1), shifts(at.pass));\n",
+        "",
+    ),
     Mutant("products keep an old shift", SM80, "if (!kBounded && k && k % kStepsOfPass == 0)", "if (false)"),
     Mutant(
         "the loader does not wait for the attention",

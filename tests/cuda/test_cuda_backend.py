@@ -96,20 +96,6 @@ def test_the_order_of_texts_permutes_columns(kernels, name):
     assert torch.equal(scores(moved, PRESETS[name]), scores(given, PRESETS[name])[:, order])
 
 
-def test_the_kernels_have_no_bank_conflicts_and_waste_little(kernels):
-    given = problem("random", 1, 2, 361, 128, 768)
-    given = given._replace(word_lengths=torch.tensor([128, 128])).to(torch.bfloat16)
-    for name, affinities in (("paper", 768), ("released", 768 + 361)):
-        kernels.take_counters()
-        scores(given, PRESETS[name])
-        counted = kernels.take_counters()
-        useful = 256 * 361 * affinities
-        assert counted["conflicts"] == 0
-        # 361 regions are padded to 384; of the products with G those above its diagonal are left out.
-        assert counted["multiplications"] <= 1.07 * useful
-        assert 2 * useful / counted["bytes_copied"] >= 55
-
-
 @pytest.mark.parametrize("program", ["emulator_test.cpp", "hopper_test.cpp"])
 def test_the_emulator_is_right(built, program):
     compiled = emulation.compiled_program(emulation.ROOT / "tests" / "cuda" / program)
