@@ -16,7 +16,11 @@ namespace {
 TensorMap tensor_map(const void* base, DType dtype, uint64_t width, uint64_t rows, uint64_t items, uint32_t box_rows) {
   void* found = nullptr;
   cudaDriverEntryPointQueryResult result;
+#if CUDART_VERSION >= 12050
   check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &result), "the driver's tensor maps");
+#else
+  check(cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &found, cudaEnableDefault, &result), "the driver's tensor maps");
+#endif
   if (result != cudaDriverEntryPointSuccess) throw std::runtime_error("the driver is older than CUDA 12.0 and has no tensor maps");
   const auto encode = reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(found);
   const cuuint64_t extent[3] = {width, rows, items}, stride[2] = {width * 2, rows * width * 2};

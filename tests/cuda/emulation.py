@@ -38,8 +38,10 @@ def digest(folder: Path) -> str:
     return found.hexdigest()[:16]
 
 
-def build(sources: Path = SOURCES, units: tuple[str, ...] = UNITS, optimize: str = "-O2") -> Path:
-    """The extension module of `sources`; units that are not named are taken as the project has them."""
+def build(
+    sources: Path = SOURCES, units: tuple[str, ...] = UNITS, optimize: str = "-O2", others: Path | None = None
+) -> Path:
+    """The extension module of `sources`; the objects of units that are not named are taken from the folder `others`."""
     folder = BUILD / digest(sources)
     module = folder / f"{NAME}.so"
     if module.exists():
@@ -48,8 +50,7 @@ def build(sources: Path = SOURCES, units: tuple[str, ...] = UNITS, optimize: str
     jobs = [(unit, subprocess.Popen(_command(sources / unit, folder, optimize))) for unit in units]
     failed = [unit for unit, job in jobs if job.wait()]
     assert not failed, f"g++ could not compile {failed}"
-    others = BUILD / digest(SOURCES)
-    objects = [(folder if unit in units else others) / f"{unit}.o" for unit in UNITS]
+    objects = [(folder if others is None or unit in units else others) / f"{unit}.o" for unit in UNITS]
     # Under another name until it is whole: several processes may build at once.
     partial = folder / f"{NAME}.{os.getpid()}"
     subprocess.run(["g++", "-shared", "-o", partial, *objects], check=True)
