@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 KERNELS := CMakeLists.txt $(shell find csrc -type f)
-CPP := $(shell find csrc tests -name '*.h' -o -name '*.cpp')
+CPP := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
-.PHONY: setup demo test test-asan test-tsan fuzz bench gpu-check lint format clean
+.PHONY: setup demo test test-asan test-tsan fuzz cuda-proof bench gpu-check lint format clean
 
 setup: $(VENV)/.built
 
@@ -39,6 +39,10 @@ test-asan test-tsan: test-%: $(VENV)/.installed
 
 fuzz: setup
 	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest --timeout 7200 tests/ops/test_cpu_fuzz.py
+
+# The CUDA kernels on the emulator under twenty schedules each, and every broken kernel: half an hour on two cores.
+cuda-proof: setup
+	GLORIA_CUDA_SCHEDULES=20 $(BIN)/python -m pytest --timeout 3600 tests/cuda
 
 bench: setup
 	$(BIN)/python -m pytest bench/ --benchmark

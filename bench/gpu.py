@@ -29,6 +29,7 @@ from bench.peers import Contender
 from bench.record import file_name
 from bench.report import markdown, ratio_cell
 from gloria_ops import local_scores
+from gloria_ops.backends import cuda
 from gloria_ops.backends.triton import settings, tiles
 from gloria_ops.functional import contrastive_losses
 
@@ -46,8 +47,8 @@ CASES = (
     Case("batch of 4096", batch=4096, side=19, width=768, preset="released"),
 )
 # `bare` is the product alone; the others give scores and gradients, `autocast` the loss and its gradients.
-FUSED, CHUNKED, BARE = "fused", "chunked", "bare"
-PEERS = (CHUNKED, "loop", "loop in float32", "eager", "compiled", "autocast")
+FUSED, CUDA, CHUNKED, BARE = "fused", "cuda", "chunked", "bare"
+PEERS = (CUDA, CHUNKED, "loop", "loop in float32", "eager", "compiled", "autocast")
 MODES = ("forward", "full")
 ROUNDS, ROUNDS_OF_LONG = 7, 3
 LONG_MS = 1000.0
@@ -160,6 +161,8 @@ def rows_of(case: Case, measured: dict[str, float]) -> list[Row]:
 def builders(case: Case) -> dict[str, Callable[[Case, Inputs], Contender]]:
     """What is timed on a case; words are packed for those that take them so."""
     half = {FUSED: fused, CHUNKED: chunked, BARE: bare, "loop": peers.loop, "eager": peers.eager}
+    if cuda.unavailable() is None:
+        half[CUDA] = cuda_kernels
     if case.name in COMPILED:
         half["compiled"] = peers.compiled
     found: dict[str, Callable[[Case, Inputs], Contender]] = {
@@ -168,7 +171,7 @@ def builders(case: Case) -> dict[str, Callable[[Case, Inputs], Contender]]:
     found["loop in float32"] = partial(_in_dtype, peers.loop, torch.float32)
     found["autocast"] = partial(_in_dtype, peers.loop, torch.float32)
     if case.batch > 256:  # N² of them: what would be hours, or terabytes
-        found = {name: build for name, build in found.items() if name in (FUSED, CHUNKED, BARE)}
+        found = {name: build for name, build in found.items() if name in (FUSED, CUDA, CHUNKED, BARE)}
     return found
 
 
@@ -178,12 +181,21 @@ def _in_dtype(build: Callable[[Case, Inputs], Contender], dtype: torch.dtype, ca
 
 def fused(case: Case, inputs: Inputs) -> Contender:
     """gloria_ops by its Triton kernels, as a training step calls it: offsets on the device."""
+    return _by_backend(FUSED, "triton", case, inputs)
+
+
+def cuda_kernels(case: Case, inputs: Inputs) -> Contender:
+    """gloria_ops by its CUDA C++ kernels, which have no gradients."""
+    return _by_backend(CUDA, cuda.name, case, inputs)
+
+
+def _by_backend(name: str, backend: str, case: Case, inputs: Inputs) -> Contender:
     offsets = torch.tensor([0, *inputs.lengths]).cumsum(0).cuda()
 
     def scores(regions: Tensor, words: Tensor) -> Tensor:
-        return local_scores(regions, words, word_offsets=offsets, score=case.score, backend="triton")
+        return local_scores(regions, words, word_offsets=offsets, score=case.score, backend=backend)
 
-    return peers.contender(FUSED, inputs.regions, inputs.packed_words, scores)
+    return peers.contender(name, inputs.regions, inputs.packed_words, scores)
 
 
 def chunked(case: Case, inputs: Inputs) -> Contender:
@@ -235,7 +247,7 @@ def modes(name: str, contender: Contender, inputs: Inputs, case: Case) -> Iterat
         return torch.autograd.grad(scores, leaves, inputs.grad_scores.to(scores.dtype))
 
     yield "forward", forward
-    if name != BARE:
+    if name not in (BARE, CUDA):
         yield "full", full
 
 

@@ -43,7 +43,13 @@ def run(name: str, command: list[str], out: Path, seconds: float, **environment:
     """One step: its name, exit status (124 = out of time), seconds, and the last line that it printed."""
     began = time.monotonic()
     log = out / f"{name}.log"
-    folders = [ROOT, ROOT / "tests", ROOT / "tests" / "triton", os.environ.get("PYTHONPATH", "")]
+    folders = [
+        ROOT,
+        ROOT / "tests",
+        ROOT / "tests" / "triton",
+        ROOT / "tests" / "cuda",
+        os.environ.get("PYTHONPATH", ""),
+    ]
     python = os.pathsep.join(map(str, folders))
     with log.open("w", encoding="utf-8") as file:
         try:
@@ -69,11 +75,13 @@ def tests(out: Path) -> list[dict[str, Any]]:
     """The GPU tests, shared among processes: most of their time is the compiling of kernels, on one core each."""
     options = ["-q", "--no-header", "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", *options, "tests/triton/test_gpu.py"]
-    with ThreadPoolExecutor(SHARDS) as pool:
+    with ThreadPoolExecutor(SHARDS + 1) as pool:
         shards = [
             pool.submit(run, f"tests-{shard}", command, out, TESTS, GLORIA_OPS_SHARD=f"{shard}/{SHARDS}")
             for shard in range(SHARDS)
         ]
+        of_cuda = [*command[:-1], "-rs", "tests/cuda/test_cuda_gpu.py"]
+        shards.append(pool.submit(run, "tests-cuda", of_cuda, out, TESTS))
         return [shard.result() for shard in shards]
 
 

@@ -4,12 +4,13 @@ import warnings
 
 import torch
 
-from gloria_ops.backends import cpu, reference, triton
+from gloria_ops.backends import cpu, cuda, reference, triton
 from gloria_ops.backends.contract import Backend
 from gloria_ops.score import LocalScore
 
-# In the order of preference: the automatic choice takes the first that serves. The last one serves everything.
-BACKENDS: dict[str, Backend] = {cpu.name: cpu, triton.name: triton, reference.name: reference}
+# In the order of preference: the automatic choice takes the first that serves. The reference serves everything; what
+# stands behind it is taken by name only: no GPU has run the CUDA kernels yet.
+BACKENDS: dict[str, Backend] = {cpu.name: cpu, triton.name: triton, reference.name: reference, cuda.name: cuda}
 
 _warnings_given: set[str] = set()
 

@@ -31,7 +31,7 @@ def test_the_report_has_a_ratio_for_each_peer_and_marks_where_it_wins():
     (line,) = [line for line in report_of(rows).splitlines() if "| forward" in line]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[2:9] == ["forward", "2.00", "100", "25", "2.00", "90", "3"]
-    assert cells[9:] == ["**0.50**", "25.00", "-", "does not fit", "-", "-"]
+    assert cells[9:] == ["-", "**0.50**", "25.00", "-", "does not fit", "-", "-"]
     assert "400 TFLOP/s in bf16" in report_of(rows)
 
 
@@ -43,7 +43,8 @@ def test_a_case_without_time_says_so():
 def test_large_batches_are_not_given_to_peers_that_grow_with_their_square():
     large = next(case for case in gpu.CASES if case.batch == 4096)
     assert set(gpu.builders(large)) == {"fused", "chunked", "bare"}
-    assert {*gpu.PEERS} <= set(gpu.builders(CASE))
+    # The CUDA kernels are a peer where they can run.
+    assert {*gpu.PEERS} - {gpu.CUDA} <= set(gpu.builders(CASE))
 
 
 @pytest.mark.parametrize("preset", ["released", "paper"])

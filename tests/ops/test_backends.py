@@ -69,8 +69,10 @@ def test_a_missing_extension_asked_for_by_name():
 
 
 def test_an_unknown_name():
-    with pytest.raises(ValueError, match="backend is 'cuda'; expected one of 'cpu', 'triton', 'reference', or None"):
-        local_scores(REGIONS, WORDS, backend="cuda")
+    with pytest.raises(
+        ValueError, match="backend is 'tpu'; expected one of 'cpu', 'triton', 'reference', 'cuda', or None"
+    ):
+        local_scores(REGIONS, WORDS, backend="tpu")
 
 
 def test_a_dtype_that_the_backend_lacks():

@@ -1,0 +1,90 @@
+"""What nvcc made of the CUDA kernels: the instructions of each, and its loops, from the extension that was built."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections import defaultdict
+from pathlib import Path
+from typing import NamedTuple
+
+import gloria_ops
+
+
+class Instruction(NamedTuple):
+    """One of a kernel: its address, its name with all suffixes, and where it branches to, or None."""
+
+    address: int
+    name: str
+    target: int | None
+
+
+Kernels = dict[tuple[str, str], list[Instruction]]
+
+
+def missing() -> str | None:
+    """Return why there is nothing to read; None if there is."""
+    if not list(Path(gloria_ops.__file__).parent.glob("_cuda.*.so")):
+        return "gloria_ops._cuda is not built: there was no nvcc >= 12.4"
+    if shutil.which("cuobjdump", path=_path()) is None:
+        return "cuobjdump is not installed: a CUDA toolkit or Triton brings it"
+    return None
+
+
+def resources() -> dict[tuple[str, str], dict[str, int]]:
+    """Return the registers (REG), stack, shared and local bytes of each architecture and kernel."""
+    found, architecture, kernel = {}, "", ""
+    for line in _dump("-res-usage").splitlines():
+        if match := re.search(r"arch = (sm_\d+a?)", line):
+            architecture = match[1]
+        if match := re.search(r"Function (\S+):", line):
+            kernel = match[1]
+        if "REG:" in line:
+            found[architecture, kernel] = {key: int(value) for key, value in re.findall(r"([A-Z]+):(\d+)", line)}
+    return found
+
+
+def instructions() -> Kernels:
+    """Return the instructions of each architecture and kernel, by its mangled name."""
+    found: Kernels = defaultdict(list)
+    architecture = kernel = ""
+    pattern = re.compile(r"/\*([0-9a-f]+)\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Zx0-9_.]+)\s*([^;]*);")
+    for line in _dump("-sass").splitlines():
+        if match := re.search(r"arch = (sm_\d+a?)", line):
+            architecture = match[1]
+        elif match := re.search(r"Function : (\S+)", line):
+            kernel = match[1]
+        elif match := pattern.search(line):
+            branch = re.search(r"0x([0-9a-f]+)\s*$", match[3]) if match[2].startswith("BRA") else None
+            target = int(branch[1], 16) if branch else None
+            found[architecture, kernel].append(Instruction(int(match[1], 16), match[2], target))
+    return found
+
+
+def product_loops(code: list[Instruction]) -> list[list[str]]:
+    """Return the names of the instructions of each innermost loop of those that multiply on tensor cores."""
+    spans = {(each.target, each.address) for each in code if each.target is not None and each.target < each.address}
+    inside = {span: [each.name for each in code if span[0] <= each.address <= span[1]] for span in sorted(spans)}
+    products = {span: names for span, names in inside.items() if any(n.startswith(("HMMA", "HGMMA")) for n in names)}
+
+    def holds_another(first: int, last: int) -> bool:
+        return any((a, b) != (first, last) and first <= a and b <= last for a, b in products)
+
+    return [names for span, names in products.items() if not holds_another(*span)]
+
+
+def _path() -> str:
+    """Where the tools are: in PATH, or in Triton, which brings them."""
+    try:
+        import triton
+    except ImportError:
+        return os.environ["PATH"]
+    return f"{os.environ['PATH']}:{Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin'}"
+
+
+def _dump(option: str) -> str:
+    extension = next(Path(gloria_ops.__file__).parent.glob("_cuda.*.so"))
+    tool = shutil.which("cuobjdump", path=_path())
+    assert tool is not None, "ask `missing` first"
+    environment = {**os.environ, "PATH": _path()}
+    return subprocess.run([tool, option, extension], capture_output=True, text=True, check=True, env=environment).stdout

@@ -1,0 +1,194 @@
+// From affinities to attention, in the registers of a warp that holds 16 regions x 128 words: the layout of accumulators is the same for
+// mma.sync and for wgmma. Element 2 r + e of slot n is region lane / 4 + 8 r and word 8 n + 2 (lane % 4) + e.
+#pragma once
+
+#include "problem.h"
+#include "ptx.h"
+
+namespace gloria_cuda {
+
+using namespace gpu;
+
+constexpr float kLog2e = 1.4426950408889634f;
+DEVICE float infinity() { return as_float(0x7f800000u); }
+
+using Block = float[kSlots][4];
+using Columns = float[2 * kSlots];  // one value for each word that a lane holds: 2 n + e
+
+// Which columns of the tile are words, and where its texts end; the same for all lanes of a quad, and of a warp.
+struct Texts {
+  uint32_t real, continues;
+  DEVICE bool is_real(int column) const { return real >> column & 1; }
+  DEVICE bool goes_on(int slot) const { return continues >> slot & 1; }
+  DEVICE bool is_last(int slot) const { return slot == kSlots - 1 || !goes_on(slot + 1); }
+};
+DEVICE Texts texts_of(const Plan& plan, int tile) { return {plan.real[tile * 4 + thread() % 4], plan.continues[tile]}; }
+
+DEVICE float larger(float a, float b) { return fmaxf(a, b); }
+DEVICE float plus(float a, float b) { return a + b; }
+
+// One value a slot becomes that of its whole text, in all four lanes that hold the region.
+template <class Join>
+DEVICE void over_texts(float (&v)[kSlots], const Texts& texts, Join&& join) {
+#pragma unroll
+  for (int n = 1; n < kSlots; ++n)
+    if (texts.goes_on(n)) v[n] = join(v[n - 1], v[n]);
+#pragma unroll
+  for (int n = 0; n < kSlots; ++n)
+    if (texts.is_last(n)) {  // the same for the warp: most slots need no exchange
+      v[n] = join(v[n], shuffle_xor(v[n], 1));
+      v[n] = join(v[n], shuffle_xor(v[n], 2));
+    }
+#pragma unroll
+  for (int n = kSlots - 2; n >= 0; --n)
+    if (texts.goes_on(n + 1)) v[n] = v[n + 1];
+}
+
+// e = exp(s - its maximum over the words of the text), and the sum of e over the text: the maximum is that of the text alone, so that
+// no text is stabilized by another.
+DEVICE void word_exponentials(const Block& s, int r, const Texts& texts, Columns& e, float (&top)[kSlots], float (&sum)[kSlots]) {
+#pragma unroll
+  for (int n = 0; n < kSlots; ++n) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) e[2 * n + i] = texts.is_real(2 * n + i) ? s[n][2 * r + i] : -infinity();
+    top[n] = fmaxf(e[2 * n], e[2 * n + 1]);
+  }
+  over_texts(top, texts, larger);
+#pragma unroll
+  for (int n = 0; n < kSlots; ++n) {
+    const float shift = top[n] * kLog2e;
+    e[2 * n] = exp2_fast(e[2 * n] * kLog2e - shift), e[2 * n + 1] = exp2_fast(e[2 * n + 1] * kLog2e - shift);
+    sum[n] = e[2 * n] + e[2 * n + 1];
+  }
+  over_texts(sum, texts, plus);
+}
+
+// The logits of region r of a lane, times `scale`, are x * weight.
+// `level`: maximum and sum of a text that fills several tiles, which then is the only one here; else null.
+template <WordNorm kNorm>
+DEVICE void logits(const Block& s, int r, const Texts& texts, float scale, const float* level, Columns& x, float (&weight)[kSlots]) {
+  if constexpr (kNorm == WordNorm::kNone) {
+#pragma unroll
+    for (int n = 0; n < kSlots; ++n) x[2 * n] = s[n][2 * r], x[2 * n + 1] = s[n][2 * r + 1], weight[n] = scale;
+  } else if (level) {
+    const float shift = level[0] * kLog2e, share = scale * reciprocal(level[1]);
+#pragma unroll
+    for (int n = 0; n < kSlots; ++n) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) x[2 * n + i] = texts.is_real(2 * n + i) ? exp2_fast(s[n][2 * r + i] * kLog2e - shift) : 0.f;
+      weight[n] = share;
+    }
+  } else {
+    float top[kSlots];
+    word_exponentials(s, r, texts, x, top, weight);
+#pragma unroll
+    for (int n = 0; n < kSlots; ++n) weight[n] = reciprocal(weight[n]) * scale;
+  }
+}
+
+// Adds a tile of a text that fills several to the level of a region.
+DEVICE void add_level(const Block& s, int r, const Texts& texts, float* level, bool first) {
+  Columns e;
+  float top[kSlots], sum[kSlots];
+  word_exponentials(s, r, texts, e, top, sum);
+  if (thread() % 4) return;
+  if (first) {
+    level[0] = top[0], level[1] = sum[0];
+    return;
+  }
+  const float best = fmaxf(level[0], top[0]);
+  level[1] = level[1] * exp2_fast((level[0] - best) * kLog2e) + sum[0] * exp2_fast((top[0] - best) * kLog2e);
+  level[0] = best;
+}
+
+template <int kHalf, class Join>
+DEVICE void fold_by(Columns& v, bool upper, int lanes, Join&& join) {
+#pragma unroll
+  for (int i = 0; i < kHalf; ++i) {
+    const float send = upper ? v[i] : v[i + kHalf], keep = upper ? v[i + kHalf] : v[i];
+    v[i] = join(keep, shuffle_xor(send, lanes));
+  }
+}
+// Joins v over the eight lanes that hold the same words: lane l is left with v[0 .. 3] of slots l / 4 * 2 and the next.
+template <class Join>
+DEVICE void fold(Columns& v, Join&& join) {
+  fold_by<16>(v, thread() & 16, 16, join);
+  fold_by<8>(v, thread() & 8, 8, join);
+  fold_by<4>(v, thread() & 4, 4, join);
+}
+// Where the columns that `fold` leaves to this lane stand in a row of 128 floats: four, in two pairs.
+DEVICE uint32_t folded_place(int pair) { return ((thread() % 32 / 4 * 2 + pair) * kSlot + thread() % 4 * 2) * 4; }
+DEVICE void store_folded(const float (&v)[4], uint32_t row) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) store_shared(row + folded_place(i), float2{v[2 * i], v[2 * i + 1]});
+}
+DEVICE void load_folded(float (&v)[4], uint32_t row) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const float2 pair = load_shared<float2>(row + folded_place(i));
+    v[2 * i] = pair.x, v[2 * i + 1] = pair.y;
+  }
+}
+// What was summed relative to the shifts in one row of 128 floats, relative to those in another. Both may be infinite.
+DEVICE float factor(float before, float now) { return before == now ? 1.f : exp2_fast(before - now); }
+template <int kPower>
+DEVICE void rescale_sums(float (&first)[4], float (&second)[4], uint32_t before_row, uint32_t now_row) {
+  float before[4], now[4];
+  load_folded(before, before_row), load_folded(now, now_row);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float f = factor(before[i], now[i]), scale = kPower == 2 ? f * f : f;
+    first[i] *= scale, second[i] *= scale;
+  }
+}
+DEVICE void rescale_block(Block& y, uint32_t before_row, uint32_t now_row) {
+#pragma unroll
+  for (int n = 0; n < kSlots; ++n) {
+    const uint32_t place = (n * kSlot + thread() % 4 * 2) * 4;
+    const float2 before = load_shared<float2>(before_row + place), now = load_shared<float2>(now_row + place);
+    const float f[2] = {factor(before.x, now.x), factor(before.y, now.y)};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) y[n][i] *= f[i % 2];
+  }
+}
+DEVICE void add_folded(float (&sums)[4], Columns& v) {
+  fold(v, plus);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) sums[i] += v[i];
+}
+template <int kCount, class Join>
+DEVICE float joined_rows(uint32_t rows, int column, Join&& join) {
+  float value = load_shared<float>(rows + column * 4);
+#pragma unroll
+  for (int i = 1; i < kCount; ++i) value = join(value, load_shared<float>(rows + (i * kWords + column) * 4));
+  return value;
+}
+// Which tile with which image: neighbors in time share both.
+struct Item {
+  int image, run;
+};
+DEVICE Item item_of(int64_t item, int runs, int images) {
+  const int64_t group = item / (static_cast<int64_t>(runs) * kImagesAtOnce);
+  const int first = static_cast<int>(group) * kImagesAtOnce, count = images - first < kImagesAtOnce ? images - first : kImagesAtOnce;
+  const int64_t rest = item - group * runs * kImagesAtOnce;
+  return {first + static_cast<int>(rest % count), static_cast<int>(rest / count)};
+}
+DEVICE uint8_t& cancelled(const ForwardProblem& p, const Item& item) {
+  return p.cancelled[static_cast<int64_t>(item.image) * p.plan.tiles + item.run];
+}
+
+// The similarity of a word from d = sum a s, l = sum a, and for the cosine from c2 = |sum a v|^2 and q = sum a^2 |v|^2, both scaled.
+DEVICE void finish(const ForwardProblem& p, const Item& item, int tile, int column, float d, float l, float c2, float q) {
+  if (p.plan.rows[tile * kWords + column] < 0) return;
+  float& similarity = p.similarities[(static_cast<int64_t>(item.image) * p.plan.tiles + tile) * kWords + column];
+  if (p.norm == Norm::kDirectWhereCancelled && similarity != kCancelled) return;
+  float u = d / l;
+  if (p.norm != Norm::kNone) {
+    const float context = sqrtf(fmaxf(c2, 0.f)) * p.unscale[item.image] / l;
+    u /= fmaxf(context * p.word_norms[tile * kWords + column], 1e-8f);
+    if (p.norm == Norm::kGram && c2 < kTrusted * q) u = kCancelled, cancelled(p, item) = 1;
+  }
+  similarity = u;
+}
+
+}  // namespace gloria_cuda

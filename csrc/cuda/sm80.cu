@@ -1,0 +1,33 @@
+// The kernels for sm_80 and later, which take every problem.
+#include "execute.h"
+#include "forward_sm80.h"
+#include "launch.h"
+
+namespace gloria_cuda {
+
+namespace {
+
+template <class T, WordNorm kNorm, bool kBounded>
+void forward(const Grid& grid, const ForwardProblem& problem) {
+  problem.norm == Norm::kNone ? execute<sm80::forward<T, kNorm, kBounded, false>>(grid, problem)
+                              : execute<sm80::forward<T, kNorm, kBounded, true>>(grid, problem);
+}
+
+template <class T>
+void forward(const Grid& grid, const ForwardProblem& problem) {
+  if (problem.word_norm == WordNorm::kNone)
+    forward<T, WordNorm::kNone, false>(grid, problem);
+  else if (bounded(problem))
+    forward<T, WordNorm::kSoftmax, true>(grid, problem);
+  else
+    forward<T, WordNorm::kSoftmax, false>(grid, problem);
+}
+
+}  // namespace
+
+void forward_sm80(const ForwardProblem& problem, DType dtype, const Device& device) {
+  const Grid grid{device.processors, sm80::kThreads, sm80::kShared, device.stream};
+  dtype == DType::kBFloat16 ? forward<BFloat16>(grid, problem) : forward<Float16>(grid, problem);
+}
+
+}  // namespace gloria_cuda

@@ -1,0 +1,179 @@
+"""CUDA kernels with one fault each: every one must be caught, by the emulator or by the scores that it gives."""
+
+from typing import NamedTuple
+
+
+class Mutant(NamedTuple):
+    """One replacement in one file, which must occur there once."""
+
+    fault: str
+    file: str
+    old: str
+    new: str
+
+
+SM80 = "forward_sm80.h"
+SM90 = "forward_sm90.h"
+# The kernels around the products.
+SMALL = ("plan.h", "pack.h", "pool.h")
+MUTANTS = [
+    Mutant(
+        "one group of copies too few is waited for", SM80, "wait_copies<kStages - 2>();", "wait_copies<kStages - 1>();"
+    ),
+    Mutant(
+        "no barrier between the copies and the products",
+        SM80,
+        "    sync_block();\n    loader.next(slot",
+        "    loader.next(slot",
+    ),
+    Mutant("the loader fills the stage that is read", SM80, "slot == 0 ? kStages - 1 : slot - 1", "slot"),
+    Mutant(
+        "halves of the right fragment are exchanged",
+        SM80,
+        "lane % 8 + lane / 16 * 8, k16 * 2 + lane / 8 % 2",
+        "lane % 8 + lane / 8 % 2 * 8, k16 * 2 + lane / 16",
+    ),
+    Mutant(
+        "the attention is stored where another row belongs",
+        SM80,
+        "wide(attention(), region(r), n)",
+        "wide(attention(), region(1 - r), n)",
+    ),
+    Mutant("rows behind the last region keep their attention", SM80, "if (region(r) >= length) a[i] = 0;", ""),
+    Mutant(
+        "sums of warps are read before they are there",
+        SM80,
+        "    sync_block();\n    if (thread() >= kWords) return;",
+        "    if (thread() >= kWords) return;",
+    ),
+    Mutant(
+        "shifts are read before they are there",
+        SM80,
+        "    sync_block();\n    if (at.pass) rescale_sums<1>(first, second, shifts(at.pass - 1), shifts(at.pass));",
+        "    if (at.pass) rescale_sums<1>(first, second, shifts(at.pass - 1), shifts(at.pass));",
+    ),
+    Mutant(
+        "sums keep an old shift",
+        SM80,
+        "    if (at.pass) rescale_sums<1>(first, second, shifts(at.pass - 1), shifts(at.pass));\n",
+        "",
+    ),
+    Mutant("products keep an old shift", SM80, "if (!kBounded && k && k % kStepsOfPass == 0)", "if (false)"),
+    Mutant(
+        "the loader does not wait for the attention",
+        SM80,
+        "at.off_chip() && at.pass == 0) || attention_made",
+        "false) || attention_made",
+    ),
+    Mutant(
+        "the product with G stops too early",
+        SM80,
+        "k * kDepth + k16 * 16 > row) continue",
+        "k * kDepth + k16 * 16 >= row) continue",
+    ),
+    Mutant("cancelling contexts are trusted", "problem.h", "kTrusted = 0.25f", "kTrusted = 0.f"),
+    Mutant(
+        "a text is stabilized by its neighbors",
+        "attention.h",
+        "  over_texts(top, texts, larger);\n",
+        "  over_texts(top, {texts.real, ~1u}, larger);\n",
+    ),
+    Mutant(
+        "a text is summed over its neighbors",
+        "attention.h",
+        "  over_texts(sum, texts, plus);\n",
+        "  over_texts(sum, {texts.real, ~1u}, plus);\n",
+    ),
+    Mutant("lanes of a quad are not all summed", "attention.h", "v[n] = join(v[n], shuffle_xor(v[n], 2));", ""),
+    Mutant(
+        "tiles of a long text do not share a level",
+        "attention.h",
+        "const float best = fmaxf(level[0], top[0]);",
+        "const float best = top[0];",
+    ),
+    Mutant("padding is read", "pack.h", "row % p.side < p.lengths[row / p.side]", "row % p.side < p.side"),
+    Mutant("a text leaves its tile", "plan.h", "done < all && need <= room", "done < all && room > 0"),
+    Mutant(
+        "the mean is over the words of a tile",
+        "pool.h",
+        "p.mean ? static_cast<float>(length) : 1.f",
+        "p.mean ? 128.f : 1.f",
+    ),
+    Mutant(
+        "a stage is released before its products are done",
+        SM90,
+        "        wgmma_wait<1>();\n        release(before);\n",
+        "        release(before);\n        wgmma_wait<1>();\n",
+    ),
+    Mutant(
+        "accumulators are read under way",
+        SM90,
+        "    wgmma_wait<0>(d);\n    release",
+        "    wgmma_wait<1>(d);\n    release",
+    ),
+    Mutant(
+        "a wait names no accumulators", SM90, "    wgmma_wait<0>(d);\n    release", "    wgmma_wait<0>();\n    release"
+    ),
+    Mutant("no wgmma.fence", SM90, "    wgmma_fence();\n", ""),
+    Mutant(
+        "the producer does not wait for an empty stage",
+        SM90,
+        "      barrier_wait(emptied(shared, stage.slot), stage.parity ^ 1);\n      barrier_expect(full, kStage);",
+        "      barrier_expect(full, kStage);",
+    ),
+    Mutant(
+        "the producer waits for the wrong parity",
+        SM90,
+        "stage.parity ^ 1);\n      barrier_expect(full, kStage);",
+        "stage.parity);\n      barrier_expect(full, kStage);",
+    ),
+    Mutant(
+        "the consumers do not wait for a full stage",
+        SM90,
+        "      barrier_wait(filled(shared, stage.slot), stage.parity);\n      if (!kBounded",
+        "      if (!kBounded",
+    ),
+    Mutant("a stage is empty for its own CTA alone", SM90, "kWarps * kCtas);", "kWarps);"),
+    Mutant(
+        "a CTA ends while another copies into it",
+        SM90,
+        "i < kStages; ++i) barrier_wait(emptied",
+        "i < 0; ++i) barrier_wait(emptied",
+    ),
+    Mutant("no barrier of the cluster behind mbarrier.init", SM90, "  sync_cluster();\n", "  sync_block();\n"),
+    Mutant("no fence behind mbarrier.init", SM90, "    fence_barrier_init();\n", ""),
+    Mutant("descriptors move by the wrong step", SM90, "left + k16 * 2,", "left + k16 * 4,"),
+    Mutant(
+        "fewer bytes are expected than come",
+        SM90,
+        "barrier_expect(full, kStage);",
+        "barrier_expect(full, kStage - kRow);",
+    ),
+    Mutant("the parity never turns", SM90, "slot = 0, parity ^= 1;", "slot = 0;"),
+    Mutant(
+        "no proxy fence between the attention and its product", SM90, "          fence_proxy_async();", "          "
+    ),
+    Mutant("no barrier before sums are stored", SM90, "    sync();  // what was there has been read\n", ""),
+    Mutant("the attention is stored without its swizzle", SM90, "((chunk ^ (word & 7)) << 4)", "(chunk << 4)"),
+    Mutant(
+        "the regions are not shared in the cluster",
+        SM90,
+        "region, item.image, full, all);",
+        "region, item.image, full);",
+    ),
+]
+# Changes that are none: they must pass, or the checks catch too much.
+CONTROLS = [
+    Mutant(
+        "another swizzle of the same kind",
+        SM80,
+        "((chunk ^ (row & 7)) << 4)",
+        "((chunk ^ (7 - (row & 7))) << 4)",
+    ),
+    Mutant(
+        "an added barrier",
+        SM80,
+        "    wait_copies<kStages - 2>();\n",
+        "    wait_copies<kStages - 2>();\n    sync_block();\n",
+    ),
+]

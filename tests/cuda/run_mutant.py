@@ -1,0 +1,53 @@
+"""`python run_mutant.py MODULE`: whether a build of the emulated kernels is right; prints what is wrong and exits 1."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import emulation
+import torch
+from cuda_checks import SCORES, assert_as_accurate, scores
+from problems import problem
+
+from gloria_ops.backends import cuda
+
+CASES = (
+    (problem("random", 2, 5, 140, 40, 40, seed=1), ("released", "none, cosine", "paper")),
+    (problem("random", 2, 5, 250, 100, 200, seed=4), ("none, cosine",)),
+    (problem("random", 1, 2, 20, 200, 16, seed=2), ("released", "softmax, dot")),
+    (problem("random", 1, 2, 390, 12, 232, seed=3), ("none, cosine",)),
+)
+
+
+def main() -> None:
+    kernels = emulation.load(Path(sys.argv[1]))
+    for hopper in (True, False):
+        check(kernels, hopper)
+
+
+def check(kernels: ModuleType, hopper: bool) -> None:
+    with cuda.emulated_by(kernels, 2, hopper):
+        for schedule in range(3):
+            kernels.set_schedule(schedule)
+            for given, names in CASES:
+                given = given.to(torch.bfloat16)
+                for name in names:
+                    assert_as_accurate(scores(given, SCORES[name]), given, SCORES[name])
+        pooled = replace(SCORES["released"], pool_mean=True)
+        cancelling = problem("random", 1, 2, 49, 30, 128)
+        regions = cancelling.regions - cancelling.regions.mean(1, keepdim=True)
+        below = problem("random", 1, 2, 40, 12, 24)
+        regions_below, words = below.regions.clone(), below.words.clone()
+        regions_below[..., 0], words[0, :, 0], words[1, :, 0] = 1, 0, -200
+        for given, score in (
+            (cancelling._replace(regions=regions), replace(SCORES["released"], attention_scale=0.5)),
+            (below._replace(regions=regions_below, words=words), pooled),
+        ):
+            given = given.to(torch.float16)
+            assert_as_accurate(scores(given, score), given, score)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
