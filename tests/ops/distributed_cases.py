@@ -14,7 +14,7 @@ from tolerances import BACKWARD, FLOAT32, FORWARD, error, rounding
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile
 
-from gloria_ops import distributed, functional, losses
+from gloria_ops import distributed, functional, modules
 from gloria_ops.backends import cpu
 from gloria_ops.distributed import functional as of_ranks
 from gloria_ops.distributed import gather, global_contrastive_loss, local_contrastive_loss
@@ -232,8 +232,8 @@ class Encoders(torch.nn.Module):
     def __init__(self, losses):
         super().__init__()
         self.of_images, self.of_texts = torch.nn.Linear(8, 6), torch.nn.Linear(8, 6)
-        self.local = losses.LocalContrastiveLoss(learnable_scale=True)
-        self.whole = losses.GlobalContrastiveLoss(learnable_scale=True)
+        self.local = modules.LocalContrastiveLoss(learnable_scale=True)
+        self.whole = modules.GlobalContrastiveLoss(learnable_scale=True)
 
     def forward(self, regions, words, **described):
         regions, words = self.of_images(regions), self.of_texts(words)
