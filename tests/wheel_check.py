@@ -1,4 +1,4 @@
-"""The installed wheel runs alone: a score and its gradients by the compiled kernels, which share torch's OpenMP runtime.
+"""The installed wheel runs alone: scores and gradients by the compiled kernels, which share torch's OpenMP runtime.
 
 `make test-wheel` runs it in an environment that has the wheel and what it requires, isolated from the checkout.
 """

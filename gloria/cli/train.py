@@ -11,7 +11,7 @@ import typer
 from accelerate import PartialState
 from transformers import AutoTokenizer
 
-from gloria.cli.common import good_rows, plain_errors
+from gloria.cli.common import good_rows, plain_errors, say
 from gloria.data import Row, ShardDataset, read_table, split_rows
 from gloria.data.pairs import BadFiles
 from gloria.data.reports import Text

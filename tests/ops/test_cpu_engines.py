@@ -1,4 +1,4 @@
-"""No engine shares code with another: the linker keeps one copy of a shared function, made of one engine's instructions.
+"""No engine shares code with another: of a shared function the linker keeps one copy, in one engine's instructions.
 
 Processors that lack them would fail in every engine.
 """
