@@ -246,7 +246,7 @@ def ddp_gives_the_gradients_of_the_loss(shares, exchange):
     """As they come from DDP, with nothing multiplied or divided by anyone."""
     whole = Whole(SHARES[dist.get_world_size()][shares], grouped=True)
     torch.manual_seed(1)
-    alone = Encoders(losses).double()
+    alone = Encoders(modules).double()
     spread = Encoders(distributed).double()
     spread.load_state_dict(alone.state_dict())
     mask = (whole.ids[:, None] != whole.ids) | torch.eye(len(whole.ids)).bool()
