@@ -38,12 +38,12 @@ test-asan test-tsan: test-%: $(VENV)/.installed
 	$(BIN)/cmake --build build/$* --target kernels_test
 	build/$*/kernels_test
 
-# For any Linux as new as this one. OpenMP's runtime stays out: the kernels must share torch's, which torch's wheel carries.
-wheel: $(VENV)/.installed
-	rm -rf dist
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip wheel -q --no-build-isolation --no-deps -C build-dir=build/wheel -w build/dist .
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --exclude libgomp.so.1 -w dist build/dist/*.whl
-	rm -r build/dist
+# For Linux as old as the libraries that this one has, from what `setup` has compiled. OpenMP's runtime stays out: the kernels must share
+# torch's, which torch's wheel carries.
+wheel: setup
+	rm -rf build/dist dist
+	$(BIN)/python -m pip wheel -q --no-build-isolation --no-deps -C build-dir=build/release -w build/dist .
+	PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --exclude libgomp.so.1 -w dist build/dist/*.whl
 
 # The wheel in an environment of its own, without anything else of this folder's.
 test-wheel: wheel
