@@ -24,11 +24,12 @@ $(VENV)/.built: $(VENV)/.installed setup.py $(KERNELS)
 demo: setup
 	$(BIN)/python -m gloria.demo --out runs/demo
 
-# A process on each core, with one thread of torch's: tests that need more threads set them.
+# A process on each core, with one thread of torch's: tests that need more threads set them. A file stays in one process, which keeps
+# what its tests share.
 test: setup
 	$(BIN)/cmake --build build/release --target kernels_test
 	build/release/kernels_test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal tests bench
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder tests bench
 
 # The kernels alone, without Python, each build in a folder of its own.
 test-asan: SANITIZERS := address,undefined
