@@ -19,7 +19,7 @@ def _same_random_numbers():
 
 
 def pytest_unconfigure(config):
-    """The last line says why tests were skipped: for want of a GPU, or of what else."""
+    """Print as the last line why tests were skipped: for want of a GPU, or of what else."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is None or hasattr(config, "workerinput"):  # a process of pytest-xdist's leaves it to the first one
         return
