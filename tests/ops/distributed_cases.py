@@ -232,8 +232,8 @@ class Encoders(torch.nn.Module):
     def __init__(self, losses):
         super().__init__()
         self.of_images, self.of_texts = torch.nn.Linear(8, 6), torch.nn.Linear(8, 6)
-        self.local = modules.LocalContrastiveLoss(learnable_scale=True)
-        self.whole = modules.GlobalContrastiveLoss(learnable_scale=True)
+        self.local = losses.LocalContrastiveLoss(learnable_scale=True)
+        self.whole = losses.GlobalContrastiveLoss(learnable_scale=True)
 
     def forward(self, regions, words, **described):
         regions, words = self.of_images(regions), self.of_texts(words)
