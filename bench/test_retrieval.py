@@ -11,15 +11,13 @@ from bench.retrieval import make_images, measure, searches
 QUERIES = (1, 10, 100)
 
 
-def test_full_size(timed, backend, rows):
-    if not timed:
-        pytest.skip("full sizes run with --benchmark")
+@pytest.mark.measured
+def test_full_size(backend, rows):
     rows.setdefault("retrieval", []).extend(measure(CASES[0], 384, QUERIES, backend=backend, rounds=5))
 
 
-def test_every_number_of_queries_has_a_row(timed, backend):
-    if timed:
-        pytest.skip("small sizes run without --benchmark")
+@pytest.mark.checked
+def test_every_number_of_queries_has_a_row(backend):
     case = SMALL_CASES[0]
     measured = measure(case, 7, (1, 12), backend=backend, dtypes=("float32",), rounds=2)
     assert [(row["contender"], row["queries"], row["corpus"]) for row in measured] == [

@@ -15,17 +15,15 @@ def _only_the_cpu_backend_has_stages(backend):
         pytest.skip(f"backend {backend!r} does not tell its stages")
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("number", range(len(CASES)), ids=[f"{case.name}-{case.preset}" for case in CASES])
-def test_full_size(number, timed, rows):
-    if not timed:
-        pytest.skip("full sizes run with --benchmark")
+def test_full_size(number, rows):
     rows.setdefault("roofline", []).extend(measure(CASES[number], rounds=5))
 
 
+@pytest.mark.checked
 @pytest.mark.parametrize("case", SMALL_CASES, ids=lambda case: case.preset)
-def test_every_dtype_and_mode_has_a_row_whose_parts_add_up(case, timed):
-    if timed:
-        pytest.skip("small sizes run without --benchmark")
+def test_every_dtype_and_mode_has_a_row_whose_parts_add_up(case):
     measured = measure(case, rounds=2)
     assert [(row["dtype"], row["mode"]) for row in measured] == [(d, m) for d in MEASURED_DTYPES for m in MODES]
     for row in measured:

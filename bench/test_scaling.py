@@ -10,15 +10,13 @@ from bench.cases import CASES, SMALL_CASES
 from bench.scaling import measure
 
 
-def test_full_size(timed, backend, rows):
-    if not timed:
-        pytest.skip("full sizes run with --benchmark")
+@pytest.mark.measured
+def test_full_size(backend, rows):
     rows.setdefault("scaling", []).extend(measure([CASES[0], replace(CASES[0], batch=512)], backend=backend))
 
 
-def test_every_batch_has_a_row_beside_the_first(timed, backend):
-    if timed:
-        pytest.skip("small sizes run without --benchmark")
+@pytest.mark.checked
+def test_every_batch_has_a_row_beside_the_first(backend):
     cases = [SMALL_CASES[0], replace(SMALL_CASES[0], batch=5)]
     first, second = measure(cases, backend=backend, share=0.0)
     assert (first["batch"], second["batch"]) == (3, 5)

@@ -8,17 +8,15 @@ from bench.cases import CASES, MODES, SMALL_CASES
 from bench.speed import measure
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("number", range(len(CASES)), ids=[f"{case.name}-{case.preset}" for case in CASES])
-def test_full_size(number, timed, backend, rows):
-    if not timed:
-        pytest.skip("full sizes run with --benchmark")
+def test_full_size(number, backend, rows):
     rows.setdefault("speed", []).extend(measure(CASES[number], backend=backend, rounds=5))
 
 
+@pytest.mark.checked
 @pytest.mark.parametrize("case", SMALL_CASES, ids=lambda case: case.preset)
-def test_every_contender_and_mode_has_a_row(case, timed, backend):
-    if timed:
-        pytest.skip("small sizes run without --benchmark")
+def test_every_contender_and_mode_has_a_row(case, backend):
     measured = measure(case, backend=backend, dtypes=("float32",), rounds=2)
     peers = {(row["contender"], row["mode"]) for row in measured if not row["contender"].startswith("bare")}
     assert peers == {(name, mode) for name in ("fused", "loop", "eager", "compiled") for mode in MODES}

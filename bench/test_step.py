@@ -11,19 +11,17 @@ import torch
 from bench.step import CONTENDERS, MODELS, PARTS, Step, largest, measure
 
 
+@pytest.mark.measured
 @pytest.mark.timeout(7200)  # minutes on quiet cores; more on busy ones
 @pytest.mark.parametrize(("model", "rounds"), [("small", 3), ("full", 2)])
-def test_full_size(model, rounds, timed, backend, rows):
-    if not timed:
-        pytest.skip("full sizes run with --benchmark")
+def test_full_size(model, rounds, backend, rows):
     measured = measure(MODELS[model], backend=backend, rounds=rounds)
     rows.setdefault("step", []).extend(measured)
     rows.setdefault("largest", []).extend(largest(measured, psutil.virtual_memory().total))
 
 
-def test_every_contender_has_a_row_whose_parts_are_the_step(timed, backend):
-    if timed:
-        pytest.skip("small sizes run without --benchmark")
+@pytest.mark.checked
+def test_every_contender_has_a_row_whose_parts_are_the_step(backend):
     measured = measure(MODELS["quick"], backend=backend, rounds=1)
     assert [(row["batch"], row["contender"]) for row in measured] == [(5, contender) for contender in CONTENDERS]
     for row in measured:
@@ -34,10 +32,9 @@ def test_every_contender_has_a_row_whose_parts_are_the_step(timed, backend):
         assert row["per_loop"] > 0
 
 
-def test_contenders_compute_the_same_gradients(timed, backend):
+@pytest.mark.checked
+def test_contenders_compute_the_same_gradients(backend):
     """Without dropout, and with batch statistics at rest, for those are of a micro-batch in one of the three."""
-    if timed:
-        pytest.skip("checked without --benchmark")
     gradients = {contender: _gradients(contender, backend) for contender in CONTENDERS}
     largest = max(float(grad.abs().max()) for grad in gradients["loop"].values())
     for contender in ("fused", "cached"):

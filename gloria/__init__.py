@@ -6,8 +6,7 @@ from gloria.configuration import GloriaConfig
 from gloria.images import GloriaImageProcessor
 from gloria.modelling import GloriaModel, GloriaOutput
 from gloria.processing import GloriaProcessor
-
-__version__ = "0.1.0"
+from gloria_ops import __version__
 
 AutoConfig.register(GloriaConfig.model_type, GloriaConfig, exist_ok=True)
 AutoModel.register(GloriaConfig, GloriaModel, exist_ok=True)

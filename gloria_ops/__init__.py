@@ -6,8 +6,7 @@ from gloria_ops.modules import GlobalContrastiveLoss, LocalContrastiveLoss
 from gloria_ops.retrieval import ItemKind, TopK, local_topk, merge_best, scored_chunks
 from gloria_ops.score import LocalScore
 from gloria_ops.score_losses import hinge_loss, symmetric_loss
-
-__version__ = "0.1.0"
+from gloria_ops.version import __version__
 
 __all__ = [
     "CachedLocalGlobalLoss",

@@ -1,6 +1,7 @@
 """What every test shares: the same random numbers and the same hypothesis cases on every run."""
 
 import os
+from collections import Counter
 
 import pytest
 import torch
@@ -15,3 +16,14 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 @pytest.fixture(autouse=True)
 def _same_random_numbers():
     torch.manual_seed(0)
+
+
+def pytest_unconfigure(config):
+    """Print as the last line why tests were skipped: for want of a GPU, or of what else."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or hasattr(config, "workerinput"):  # a process of pytest-xdist's leaves it to the first one
+        return
+    reports = [report for report in reporter.stats.get("skipped", []) if isinstance(report.longrepr, tuple)]
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in reports)
+    said = "; ".join(f"{count} because {reason}" for reason, count in reasons.most_common())
+    reporter.write_line(f"tests skipped: {said or 'none'}")

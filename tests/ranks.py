@@ -34,9 +34,13 @@ def run(cases: dict[str, Case], world: int, timeout: float = 120) -> dict[str, s
 
 def start(rank_main: Callable[..., None], arguments: tuple[Any, ...], world: int) -> None:
     """Runs `rank_main(rank, *arguments)` in `world` processes, and waits for them."""
-    # torch is imported once, by the server that all are forked from, and not for five seconds by each of them.
-    multiprocessing.set_forkserver_preload(["torch._dynamo", "torch.nn.parallel", "pytest"])
+    preload([])
     mp.start_processes(rank_main, arguments, nprocs=world, start_method="forkserver")
+
+
+def preload(modules: list[str]) -> None:
+    """Name what processes will need: imported once, by the server that all are forked from, where it has not begun."""
+    multiprocessing.set_forkserver_preload(["torch._dynamo", "torch.nn.parallel", "pytest", *modules])
 
 
 def join(rank: int, world: int, folder: str, timeout: float) -> None:

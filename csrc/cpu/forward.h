@@ -9,6 +9,12 @@
 
 namespace gloria::GLORIA_ISA {
 
+// A window of packed words, by its first bin. A type of this engine, so that its vector's functions are this engine's too: the linker
+// keeps one std::vector<int64_t> for all engines, and the processor may lack the instructions of the engine that it came from.
+struct Window {
+  int64_t first;
+};
+
 template <class Operand>
 inline void score_bin(const Problem& problem, int64_t index, const Bin& bin, const WordOperands& words, const Image<Operand>& image,
                       const Scratch<Operand>& scratch, const double* norms, float* scores, StageClock& clock) {
@@ -34,15 +40,15 @@ bool forward(const Problem& problem, const Bins& bins, float* scores) {
   // there are fewer images than threads.
   const int64_t whole = images < 2 * threads ? 0 : (images / threads - 1) * threads;
 
-  std::vector<int64_t> windows;  // first bin of each window of packed words
+  std::vector<Window> windows;
   int64_t window_rows = 0;
   for (int64_t first = 0; first < bins.count;) {
-    windows.push_back(first);
+    windows.push_back({first});
     const Bin& bin = bins.bins[first];
     first += bins_together<Operand>(problem, bins, first, false);
     window_rows = std::max(window_rows, (first < bins.count ? bins.bins[first].offset : bins.rows) - bin.offset);
   }
-  windows.push_back(bins.count);
+  windows.push_back({bins.count});
 
   Arena image_size, scratch_size, words_size;
   Image<Operand>(image_size, problem, largest, false, direct);
@@ -68,7 +74,7 @@ bool forward(const Problem& problem, const Bins& bins, float* scores) {
       score_bin(problem, index, bins.bins[bin], words[bin], image_of(thread), scratch, norms, scores, clock);
     };
     for (size_t window = 0; window + 1 < windows.size(); ++window) {
-      const int64_t begin = windows[window], end = windows[window + 1];
+      const int64_t begin = windows[window].first, end = windows[window + 1].first;
       clock.enter(Stage::kPack);
       member.share(end - begin, [&](int64_t i) {
         const Bin& bin = bins.bins[begin + i];

@@ -33,12 +33,17 @@ def reports():
 
 @pytest.fixture
 def no_network(monkeypatch):
-    """Any attempt to open a connection fails the test."""
+    """Any attempt to open a connection to another machine fails the test; processes of this one may talk."""
 
     def refuse(*_args, **_kwargs):
         raise AssertionError("a network connection was attempted")
 
-    monkeypatch.setattr(socket.socket, "connect", refuse)
+    connect = socket.socket.connect
+
+    def connect_here(own, address):
+        return connect(own, address) if own.family == socket.AF_UNIX else refuse()
+
+    monkeypatch.setattr(socket.socket, "connect", connect_here)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 

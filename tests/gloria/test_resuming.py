@@ -236,27 +236,37 @@ def evaluations(monkeypatch, losses, interrupt=()):
 PLATEAU = replace(OPTIONS, epochs=4, schedule="plateau", early_stopping=2, best_by="loss")
 
 
+LOSSES = {2: 3.0, 4: 1.0, 6: 2.0, 8: 2.5}  # stopped early after the fourth, the best is the second
+
+
+def evaluated_run(parts, out, interrupt=()):
+    """The weights, evaluations and best metric of a run that is resumed where one of its evaluations is broken off."""
+    given = (*parts, out, replace(PLATEAU, epochs=9))
+    with pytest.MonkeyPatch.context() as patch:
+        told = evaluations(patch, LOSSES, interrupt)
+        model, processor = small_model([row.report for row in parts[0]])
+        if interrupt:
+            with pytest.raises(KeyboardInterrupt):
+                train(model, processor, *given)
+            model, processor = small_model([row.report for row in parts[0]], seed=1)
+        metrics = train(model, processor, *given, resume=bool(interrupt))
+    assert told == sorted([*LOSSES, *(2 * each for each in interrupt)])
+    state = json.loads((Path(last_checkpoint(out)) / "trainer_state.json").read_text())
+    found = [entry["eval_loss"] for entry in metrics["log"] if "eval_loss" in entry]
+    return model.state_dict(), found, state["best_metric"]
+
+
+@pytest.fixture(scope="module")
+def evaluated_straight(parts, tmp_path_factory):
+    return evaluated_run(parts, tmp_path_factory.mktemp("evaluated") / "run")
+
+
 @pytest.mark.parametrize("interrupted", [1, 2, 3, 4])
 def test_an_interrupted_evaluation_is_made_again_and_the_run_ends_the_same(
-    parts, new_model, tmp_path, monkeypatch, interrupted
+    parts, evaluated_straight, tmp_path, interrupted
 ):
-    losses = {2: 3.0, 4: 1.0, 6: 2.0, 8: 2.5}  # stopped early after the fourth, the best is the second
-    ends = []
-    for name, broken in (("straight", ()), ("interrupted", (interrupted,))):
-        with monkeypatch.context() as patch:
-            told = evaluations(patch, losses, broken)
-            model, processor = new_model()
-            given = (*parts, tmp_path / name, replace(PLATEAU, epochs=9))
-            if broken:
-                with pytest.raises(KeyboardInterrupt):
-                    train(model, processor, *given)
-                model, processor = new_model(seed=1)
-            metrics = train(model, processor, *given, resume=bool(broken))
-            state = json.loads((Path(last_checkpoint(tmp_path / name)) / "trainer_state.json").read_text())
-            found = [entry["eval_loss"] for entry in metrics["log"] if "eval_loss" in entry]
-            ends.append((model.state_dict(), found, state["best_metric"]))
-            assert told == sorted([2, 4, 6, 8, *(2 * each for each in broken)])
-    assert ends[0][1] == ends[1][1] == list(losses.values())
+    ends = [evaluated_straight, evaluated_run(parts, tmp_path / "run", (interrupted,))]
+    assert ends[0][1] == ends[1][1] == list(LOSSES.values())
     assert ends[0][2] == ends[1][2] == 1.0
     for key, values in ends[0][0].items():
         assert torch.equal(values, ends[1][0][key]), key

@@ -1,7 +1,6 @@
-"""Trains a tiny GloriaModel by transformers.Trainer with no word about ranks: run alone, or by torchrun on several."""
+"""Trains a tiny GloriaModel by transformers.Trainer with no word about ranks: alone, or as one of several."""
 
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -38,8 +37,9 @@ class Pairs(Dataset):
         return {name: values[row] for name, values in self.columns.items()}
 
 
-def train(out: Path, rows_a_rank: int) -> None:
+def train(out: Path | str, rows_a_rank: int | str) -> None:
     """Writes the weights and the log of the training to `out`."""
+    out, rows_a_rank = Path(out), int(rows_a_rank)
     torch.manual_seed(0)
     config = GloriaConfig(
         image_config=ViTConfig(image_size=32, patch_size=8, **LAYERS, **NO_DROPOUT),
@@ -71,7 +71,3 @@ def train(out: Path, rows_a_rank: int) -> None:
         trainer.save_model(str(out))
         (out / "log.json").write_text(json.dumps(trainer.state.log_history))
     trainer.accelerator.end_training()  # ends the process group, whose threads may else crash the interpreter's exit
-
-
-if __name__ == "__main__":
-    train(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,10 +1,8 @@
 """A rank of test_cached.py's distributed test: a step of a replicated model, whole and in micro-batches."""
 
-import os
-import sys
-
 import torch
 import torch.distributed as dist
+from ranks import join
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
@@ -54,9 +52,9 @@ def gradients(micro_batch_size, images, texts):
     return [parameter.grad for parameter in model.parameters()], sum(reduced)
 
 
-def main() -> None:
-    dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=int(sys.argv[2]), world_size=2)
-    torch.manual_seed(dist.get_rank() + 1)
+def rank_main(rank: int, folder: str) -> None:
+    join(rank, 2, folder, timeout=120)
+    torch.manual_seed(rank + 1)
     images, texts = torch.randn(7, 4, 6).double(), torch.randn(7, 3, 5).double()
     whole, of_whole = gradients(None, images, texts)
     cached, of_cached = gradients(2, images, texts)
@@ -67,9 +65,4 @@ def main() -> None:
         dist.all_gather(other, got)
         assert torch.equal(*other)
     dist.barrier()
-    sys.stdout.flush()
-    os._exit(0)  # gloo's threads may outlive the group
-
-
-if __name__ == "__main__":
-    main()
+    dist.destroy_process_group()

@@ -14,7 +14,7 @@ from tolerances import BACKWARD, FLOAT32, FORWARD, error, rounding
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile
 
-from gloria_ops import distributed, functional, losses
+from gloria_ops import distributed, functional, modules
 from gloria_ops.backends import cpu
 from gloria_ops.distributed import functional as of_ranks
 from gloria_ops.distributed import gather, global_contrastive_loss, local_contrastive_loss
@@ -246,7 +246,7 @@ def ddp_gives_the_gradients_of_the_loss(shares, exchange):
     """As they come from DDP, with nothing multiplied or divided by anyone."""
     whole = Whole(SHARES[dist.get_world_size()][shares], grouped=True)
     torch.manual_seed(1)
-    alone = Encoders(losses).double()
+    alone = Encoders(modules).double()
     spread = Encoders(distributed).double()
     spread.load_state_dict(alone.state_dict())
     mask = (whole.ids[:, None] != whole.ids) | torch.eye(len(whole.ids)).bool()

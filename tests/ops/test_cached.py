@@ -1,14 +1,13 @@
 """Micro-batches: the gradients of the whole batch to the last digits, statistics updated once, one micro-batch kept."""
 
-import subprocess
-import sys
 import weakref
 from functools import partial
-from pathlib import Path
 
+import cached_processes
 import numpy as np
 import pytest
 import torch
+from ranks import start
 from torch import nn
 
 from gloria_ops import (
@@ -256,9 +255,4 @@ def test_a_method_tells_its_module():
 
 
 def test_two_processes_reduce_every_gradient_once(tmp_path):
-    script = Path(__file__).with_name("cached_processes.py")
-    command = [sys.executable, str(script), str(tmp_path / "store")]
-    ranks = [subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE, text=True) for rank in range(2)]
-    for rank in ranks:
-        _, errors = rank.communicate(timeout=120)
-        assert rank.returncode == 0, errors
+    start(cached_processes.rank_main, (str(tmp_path),), 2)
