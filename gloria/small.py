@@ -12,7 +12,7 @@ from transformers import BertConfig, BertTokenizer, ResNetConfig
 
 from gloria.configuration import GloriaConfig
 from gloria.images import GloriaImageProcessor
-from gloria.modelling import GloriaModel
+from gloria.modeling import GloriaModel
 from gloria.processing import GloriaProcessor
 from gloria_ops import LocalScore
 
