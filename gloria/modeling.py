@@ -22,8 +22,8 @@ class GloriaOutput(ModelOutput):
 
     Attributes:
         loss: global_weight * global_loss + local_weight * local_loss; None without `return_loss`.
-        global_loss: image-to-text plus text-to-image InfoNCE over the cosines of whole vectors; None where its weight
-            is 0.
+        global_loss: image-to-text plus text-to-image InfoNCE over the cosines of image_embeds and text_embeds; None where
+            its weight is 0.
         local_loss: image-to-text plus text-to-image loss over the local scores; None where its weight is 0.
         image_embeds: (B, D), not normalized.
         region_embeds: (B, D, H, W), of unit length if the configuration has `normalize_local`.
@@ -140,11 +140,12 @@ class GloriaModel(PreTrainedModel):
         """
         if self.config.region_stage is not None:
             maps = self.image_encoder(pixel_values).feature_maps
-            regions, whole = maps[0], maps[-1].mean(dim=(-2, -1))
+            region_features, image_features = maps[0], maps[-1].mean(dim=(-2, -1))
         else:
             encoded = self.image_encoder(pixel_values)
-            regions, whole = _patches(encoded, pixel_values, self.config.image_config)
-        return self.image_projection(whole), self._of_local(self.region_projection(regions), dim=1)
+            region_features, image_features = _patches(encoded, pixel_values, self.config.image_config)
+        region_embeds = self._normalize_local(self.region_projection(region_features), dim=1)
+        return self.image_projection(image_features), region_embeds
 
     def get_text_features(
         self,
@@ -172,7 +173,7 @@ class GloriaModel(PreTrainedModel):
         pieces = sum_last_layers(encoded.hidden_states, self.config.last_layers)
         words, word_lengths = sum_pieces(pieces, word_ids)
         text_embeds = self.text_projection(mean_pieces(pieces, attention_mask))
-        return text_embeds, self._of_local(self.word_projection(words), dim=-1), word_lengths
+        return text_embeds, self._normalize_local(self.word_projection(words), dim=-1), word_lengths
 
     def forward(
         self,
@@ -230,7 +231,7 @@ class GloriaModel(PreTrainedModel):
             word_lengths=word_lengths,
         )
 
-    def _of_local(self, projected: Tensor, dim: int) -> Tensor:
+    def _normalize_local(self, projected: Tensor, dim: int) -> Tensor:
         return nn.functional.normalize(projected, dim=dim) if self.config.normalize_local else projected
 
     def _image_widths(self) -> tuple[int, int]:
@@ -259,10 +260,10 @@ def _patches(encoded: Any, pixel_values: Tensor, image_config: PretrainedConfig)
             "transformers' AutoBackbone has"
         )
     patches = tokens[:, before:]
-    whole = getattr(encoded, "pooler_output", None)
-    if whole is None:
-        whole = tokens[:, 0] if before else patches.mean(1)
-    return patches.transpose(1, 2).unflatten(2, (height, width)), whole
+    image_features = getattr(encoded, "pooler_output", None)
+    if image_features is None:
+        image_features = tokens[:, 0] if before else patches.mean(1)
+    return patches.transpose(1, 2).unflatten(2, (height, width)), image_features
 
 
 AutoModel.register(GloriaConfig, GloriaModel, exist_ok=True)

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torchmetrics.retrieval import RetrievalHitRate, RetrievalPrecision
 
 from gloria.data import Row
-from gloria.encoding import Texts, batches, encode_images, encode_texts, inference
+from gloria.embeddings import Embeddings
+from gloria.encoding import batches, encode_images, encode_texts, inference
 from gloria.modeling import GloriaModel
 from gloria.processing import GloriaProcessor
 from gloria_ops import LocalScore, cosines, local_scores
@@ -24,7 +24,7 @@ class Similarities:
     """Every image with every text, (N_v, N_t) float32 on the CPU.
 
     Attributes:
-        of_global: cosines of the whole vectors.
+        of_global: cosines of the item embeddings.
         of_local: local scores Z, as `model.config.score` says.
     """
 
@@ -80,7 +80,7 @@ def similarities(
 
 
 def similarities_to(
-    texts: Texts,
+    texts: Embeddings,
     model: GloriaModel,
     processor: GloriaProcessor,
     images: Sequence[Any],
@@ -91,9 +91,10 @@ def similarities_to(
     """Scores every image with texts that are encoded already, by any local score; call it within `inference`."""
     of_global, of_local = [], []
     for batch in batches(images, batch_size, "images", progress):
-        whole, regions = encode_images(model, processor, batch)
-        of_global.append(cosines(whole, texts.whole).cpu())
-        of_local.append(local_scores(regions, texts.words, word_offsets=texts.offsets, score=score).cpu())
+        encoded = encode_images(model, processor, batch)
+        of_global.append(cosines(encoded.item_embeds, texts.item_embeds).cpu())
+        region_embeds = encoded.part_embeds.unflatten(0, (len(batch), -1))
+        of_local.append(local_scores(region_embeds, texts.part_embeds, word_offsets=texts.offsets, score=score).cpu())
     return Similarities(torch.cat(of_global).float(), torch.cat(of_local).float())
 
 
@@ -128,12 +129,12 @@ def precision_of_ranked(relevant: Tensor, k: int) -> float:
         relevant: (queries, K at least) bool, whether the item at each place is relevant, best first.
         k: 1 or more.
     """
-    return _ranked(RetrievalPrecision(top_k=k), relevant)
+    return relevant[:, :k].double().mean().item()
 
 
 def hit_rate_of_ranked(relevant: Tensor, k: int) -> float:
     """The share of queries with a relevant item among the K best; arguments as in `precision_of_ranked`."""
-    return _ranked(RetrievalHitRate(top_k=k), relevant)
+    return relevant[:, :k].any(1).double().mean().item()
 
 
 def chance(queries: Sequence[str], candidates: Sequence[str]) -> float:
@@ -201,10 +202,3 @@ def _relevance(queries: Sequence[str], candidates: Sequence[str]) -> Tensor:
     left = torch.tensor([number[label] for label in queries])
     right = torch.tensor([number[label] for label in candidates])
     return left[:, None] == right[None, :]
-
-
-def _ranked(metric: RetrievalPrecision | RetrievalHitRate, relevant: Tensor) -> float:
-    # Places, not scores: torchmetrics counts nothing as relevant whose score is below 0, as half of all cosines are.
-    descending = torch.arange(relevant.shape[1], 0, -1, dtype=torch.float32).expand(relevant.shape)
-    index = torch.arange(len(relevant))[:, None].expand(relevant.shape)
-    return float(metric(descending.flatten(), relevant.flatten(), indexes=index.flatten()))

@@ -31,7 +31,7 @@ def text_to_read(report: str, text: Text) -> str:
     Args:
         report: of a row.
         text: "report", as it is; "sentences", all of `sentences_of`, which is the released code's full report; or
-            "sentence", one of them, drawn anew at each reading by torch's generator, which is the released default. A
+            "sentence", one of them, drawn at each reading by torch's generator, which is the released default. A
             report without a sentence is read as it is.
 
     Raises:

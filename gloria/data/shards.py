@@ -78,7 +78,7 @@ def write_shards(
 
 
 class ShardDataset(IterableDataset):
-    """The pairs of a folder of shards as a stream, shuffled anew each epoch, in items as `TableDataset` gives them.
+    """The pairs of a folder of shards as a stream, shuffled for each epoch, in items as `TableDataset` gives them.
 
     Ranks and workers share out the shards, so that none is read twice. Every rank gets the same number of items an
     epoch, and every worker the same as its counterparts on other ranks, whatever could not be read, since ranks that

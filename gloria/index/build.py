@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from gloria.data import Problem, Row
-from gloria.encoding import batches, encode_texts, inference
+from gloria.embeddings import Embeddings
+from gloria.encoding import batches, encode_pixels, encode_texts, inference
 from gloria.fingerprint import add_rows, model_fingerprint, preprocessing_fingerprint
 from gloria.images import to_rgb
 from gloria.index.manifest import MANIFEST, Manifest
-from gloria.index.store import SHARD_BYTES, EmbeddingIndex, IndexWriter, Items
+from gloria.index.store import SHARD_BYTES, EmbeddingIndex, IndexWriter
 from gloria.lock import only_writer
 from gloria.modeling import GloriaModel
 from gloria.processing import GloriaProcessor
@@ -59,14 +60,14 @@ def build_index(
     manifest = Manifest(of, model.config.projection_dim, dtype, *made_by)
     with only_writer(folder):
         if (Path(folder) / MANIFEST).is_file():
-            manifest = _continued(Path(folder), manifest, rows)
+            manifest = _manifest_to_continue(Path(folder), manifest, rows)
         writer = IndexWriter(folder, replace(manifest, rows=len(rows)), shard_bytes)
         with inference(model):
-            _append(writer, model, processor, rows, batch_size, progress)
+            _encode_into(writer, model, processor, rows, batch_size, progress)
     return EmbeddingIndex(folder, verify=False)
 
 
-def _append(
+def _encode_into(
     writer: IndexWriter,
     model: GloriaModel,
     processor: GloriaProcessor,
@@ -80,7 +81,7 @@ def _append(
     add_rows(digest, rows[:done])
     bad: list[Problem] = []
     for batch in batches(rows[done:], batch_size, of, progress):
-        encoded, good, faults = _encoded(model, processor, batch, of)
+        encoded, good, faults = _encode_rows(model, processor, batch, of)
         if encoded is not None:
             writer.add(encoded, good)
         bad += faults
@@ -92,7 +93,7 @@ def _append(
     writer.write(done, digest.hexdigest(), bad)
 
 
-def _continued(folder: Path, new: Manifest, rows: Sequence[Row]) -> Manifest:
+def _manifest_to_continue(folder: Path, new: Manifest, rows: Sequence[Row]) -> Manifest:
     """The manifest of the index in `folder`, if a build of `new` over these rows would continue it."""
     earlier = Manifest.read(folder)
     earlier.check_maker(new.model, new.preprocessing)
@@ -114,9 +115,9 @@ def _continued(folder: Path, new: Manifest, rows: Sequence[Row]) -> Manifest:
     return earlier
 
 
-def _encoded(
+def _encode_rows(
     model: GloriaModel, processor: GloriaProcessor, batch: Sequence[Row], of: ItemKind
-) -> tuple[Items | None, list[Row], list[Problem]]:
+) -> tuple[Embeddings | None, list[Row], list[Problem]]:
     """What the good rows of a batch become (None = there is none), those rows, and what is wrong with the others."""
     good: list[Row] = []
     bad: list[Problem] = []
@@ -137,10 +138,8 @@ def _encoded(
     if not good:
         return None, good, bad
     if of == "texts":
-        texts = encode_texts(model, processor, [row.report for row in good], len(good))
-        return Items(texts.whole, texts.words, texts.offsets), good, bad
-    whole, regions = model.get_image_features(torch.cat(pixels).to(model.device))
-    return items_of_images(whole, regions), good, bad
+        return encode_texts(model, processor, [row.report for row in good], len(good)), good, bad
+    return encode_pixels(model, torch.cat(pixels)), good, bad
 
 
 def _pixels(processor: GloriaProcessor, row: Row) -> Tensor:
@@ -148,10 +147,3 @@ def _pixels(processor: GloriaProcessor, row: Row) -> Tensor:
         raise ValueError("the image is not named")
     pixels: Tensor = processor(images=to_rgb(row.image))["pixel_values"]
     return pixels
-
-
-def items_of_images(whole: Tensor, regions: Tensor) -> Items:
-    """Vectors (B, D) and feature maps (B, D, H, W) as items, their regions packed in reading order."""
-    parts = regions.flatten(2).transpose(1, 2)
-    offsets = parts.shape[1] * torch.arange(parts.shape[0] + 1, device=parts.device)
-    return Items(whole, parts.flatten(0, 1), offsets)

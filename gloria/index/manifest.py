@@ -12,7 +12,7 @@ from gloria_ops import ItemKind
 
 DTYPES = ("float16", "bfloat16", "float32")
 MANIFEST = "manifest.json"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class File(StoredFile):
     def check(self, folder: Path, verify: bool) -> None:
         """Raises ValueError where the file is not there, or of another size, or (`verify`) has other bytes."""
         if fault := self.fault(folder, MANIFEST, verify):
-            raise ValueError(f"{fault}; restore it, or build the index anew")
+            raise ValueError(f"{fault}; restore it, or build the index again")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Manifest:
         digest: hash of those `done` rows, by which a build finds out that it continues with the same table.
         bad: rows among them that are not in the index.
         shards: in the order of their items.
-        nearest: the FAISS index of the whole vectors, if there is one.
+        nearest: the FAISS index of the item embeddings, if there is one.
         factory: what FAISS calls its kind.
         version: of the format.
     """
@@ -95,16 +95,16 @@ class Manifest:
             saved = json.loads(path.read_text(encoding="utf-8"))
             version = saved["version"]
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path} is damaged ({error}); restore it, or build the index anew") from error
+            raise ValueError(f"{path} is damaged ({error}); restore it, or build the index again") from error
         if version != VERSION:
             raise ValueError(
-                f"{path} has the format version {version}, and this program reads {VERSION}; build the index anew, or "
+                f"{path} has the format version {version}, and this program reads {VERSION}; build the index again, or "
                 "use the program that wrote it"
             )
         try:
             return cls(**saved | _nested(saved))
         except (TypeError, ValueError, KeyError) as error:
-            raise ValueError(f"{path} is damaged ({error}); restore it, or build the index anew") from error
+            raise ValueError(f"{path} is damaged ({error}); restore it, or build the index again") from error
 
     def check_maker(self, model: str, preprocessing: str) -> None:
         """Raises ValueError where another model, or other preprocessing, made the index: its scores would be noise."""

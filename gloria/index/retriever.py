@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import torch
 
 from gloria.data import Row
+from gloria.embeddings import Embeddings
 from gloria.encoding import batches, encode_images, encode_texts, inference
 from gloria.fingerprint import model_fingerprint, preprocessing_fingerprint
 from gloria.images import is_single_image
-from gloria.index.build import items_of_images
-from gloria.index.search import Encoded, search
+from gloria.index.search import search
 from gloria.index.store import EmbeddingIndex
 from gloria.modeling import GloriaModel
 from gloria.processing import GloriaProcessor
@@ -93,19 +93,18 @@ class Retriever:
         score = self.model.config.score
         found = [
             search(self.index, encoded, k, by=by, score=score, candidates=candidates)
-            for encoded in self._encoded(queries, progress)
+            for encoded in self._encode(queries, progress)
         ]
         return TopK(torch.cat([each.scores.cpu() for each in found]), torch.cat([each.indices.cpu() for each in found]))
 
-    def _encoded(self, queries: Sequence[Any], progress: bool) -> Iterator[Encoded]:
+    def _encode(self, queries: Sequence[Any], progress: bool) -> Iterator[Embeddings]:
         if not len(queries):
             raise ValueError("queries is empty; expected one or more")
         for batch in batches(queries, self.batch_size, "queries", progress):
             # Nothing is yielded within: a search that raises would leave gradients switched off.
             with inference(self.model):
                 if self.index.manifest.of == "images":
-                    texts = encode_texts(self.model, self.processor, batch, self.batch_size)
-                    encoded = Encoded(texts.whole, texts.words, texts.offsets)
+                    encoded = encode_texts(self.model, self.processor, batch, self.batch_size)
                 else:
-                    encoded = items_of_images(*encode_images(self.model, self.processor, batch))
+                    encoded = encode_images(self.model, self.processor, batch)
             yield encoded

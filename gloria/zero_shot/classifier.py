@@ -8,7 +8,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from gloria.encoding import Texts, encode_texts, inference
+from gloria.embeddings import Embeddings
+from gloria.encoding import encode_texts, inference
 from gloria.fingerprint import model_fingerprint, preprocessing_fingerprint
 from gloria.images import is_single_image
 from gloria.modeling import GloriaModel
@@ -67,7 +68,7 @@ class ZeroShotClassifier:
         self.form, self.ensemble, self.batch_size = form, ensemble, batch_size
         self.prompts = _checked(prompts)
         self.classes = tuple(self.prompts)
-        self._texts, self._score, self._scale = self._encoded()
+        self._texts, self._score, self._scale = self._encode_prompts()
         if calibration is not None:
             self._check_calibration(calibration)
         self.calibration = calibration
@@ -143,7 +144,7 @@ class ZeroShotClassifier:
         of_classes = of_prompts.split([len(texts) for texts in self.prompts.values()], dim=1)
         return torch.stack([each.amax(1) if self.ensemble == "max" else each.mean(1) for each in of_classes], dim=1)
 
-    def _encoded(self) -> tuple[Texts, LocalScore, float]:
+    def _encode_prompts(self) -> tuple[Embeddings, LocalScore, float]:
         """All prompts, class after class, the local score of the form, and what that is multiplied by."""
         flat = [text for texts in self.prompts.values() for text in texts]
         with inference(self.model):
@@ -156,9 +157,9 @@ class ZeroShotClassifier:
         if self.form == "paper":
             return texts, trained, 1.0
         if has_cls:
-            kept = torch.ones(len(texts.words), dtype=torch.bool, device=texts.words.device)
+            kept = torch.ones(len(texts.part_embeds), dtype=torch.bool, device=texts.part_embeds.device)
             kept[texts.offsets[:-1]] = False
-            texts = texts._replace(words=texts.words[kept], lengths=texts.lengths - 1)
+            texts = Embeddings.packed(texts.item_embeds, texts.part_embeds[kept], texts.lengths - 1)
         scaled = trained.pool == "logsumexp" and not trained.pool_divide
         return texts, replace(trained, pool="max"), trained.word_scale if scaled else 1.0
 
@@ -168,7 +169,7 @@ class ZeroShotClassifier:
         if differing or list(calibration.made_by["prompts"]) != list(self.classes):
             raise ValueError(
                 f"the calibration by {calibration.source} was made with another {', '.join(differing) or 'class order'}"
-                "; calibrate this classifier anew"
+                "; calibrate this classifier again"
             )
 
 
