@@ -22,8 +22,8 @@ class GloriaOutput(ModelOutput):
 
     Attributes:
         loss: global_weight * global_loss + local_weight * local_loss; None without `return_loss`.
-        global_loss: image-to-text plus text-to-image InfoNCE over the cosines of image_embeds and text_embeds; None where
-            its weight is 0.
+        global_loss: image-to-text plus text-to-image InfoNCE over the cosines of image_embeds and text_embeds;
+            None where its weight is 0.
         local_loss: image-to-text plus text-to-image loss over the local scores; None where its weight is 0.
         image_embeds: (B, D), not normalized.
         region_embeds: (B, D, H, W), of unit length if the configuration has `normalize_local`.

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import typer
@@ -14,10 +14,20 @@ from gloria.data.table import REQUIRED
 from gloria.messages import plain, plain_lines
 from gloria.modeling import GloriaModel
 from gloria.processing import GloriaProcessor
+from gloria.retrieval import By
 
 Table = Annotated[
     Path, typer.Argument(metavar="TABLE", help="CSV, TSV, JSON lines or Parquet with the columns image and report.")
 ]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `gloria train` or `gloria convert`.")]
+OutFolder = Annotated[Path, typer.Option(help="Folder to write to.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images or texts encoded at once.")]
+Query = Annotated[str | None, typer.Option(help="Text to find images for.")]
+QueryImage = Annotated[Path | None, typer.Option(help="Image to find reports for.")]
+Most = Annotated[int, typer.Option("--k", "-k", min=1, help="How many to show.")]
+RankBy = Annotated[By, typer.Option(help="What to rank by.")]
+HeldOut = Annotated[float, typer.Option(help="Share of the patients to hold out, without a split column.")]
+BadRows = Annotated[Literal["refuse", "skip"], typer.Option(help="What to do if there are bad rows.")]
 
 
 def say(message: str, err: bool = False) -> None:

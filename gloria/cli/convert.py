@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from gloria.card import write_card
-from gloria.cli.common import plain_errors, say
+from gloria.cli.common import Run, plain_errors, say
 from gloria.convert import convert as convert_checkpoint
 
 
@@ -30,7 +30,7 @@ def convert(
 
 
 def card(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `gloria train` or `gloria convert`.")],
+    run: Run,
     license: Annotated[str, typer.Option(help="As the hub lists them, e.g. cc-by-nc-4.0.")],
     name: Annotated[str | None, typer.Option(help="Of the model. Default: that of the folder.")] = None,
     data: Annotated[str | None, typer.Option(help="Name of what it was trained and measured on.")] = None,

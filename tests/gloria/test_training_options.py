@@ -2,15 +2,17 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers.trainer_utils import EvalLoopOutput
+from typer.main import get_command
 
 from gloria import GloriaModel
+from gloria.cli import app
 from gloria.data import ShardDataset, write_shards
 from gloria.retrieval import Similarities, recall_at
 from gloria.small import small_model
@@ -170,3 +172,12 @@ def test_workers_that_read_few_rows_each_still_make_batches(parts, tmp_path):
     shards = ShardDataset(tmp_path / "shards", processor)
     metrics = train(model, processor, shards, parts[1], tmp_path / "run", replace(OPTIONS, workers=2, batch_size=48))
     assert [entry["step"] for entry in metrics["log"] if "eval_loss" in entry] == [2]
+
+
+def test_the_command_has_every_option_with_its_default():
+    parameters = {each.name: each for each in get_command(app).commands["train"].params}
+    options = {each.name for each in fields(TrainingOptions)} - {"ks", "progress"}
+    assert options <= set(parameters)
+    defaults = {name: getattr(TrainingOptions(), name) for name in options - {"report_to"}}
+    assert {name: parameters[name].default for name in defaults} == defaults
+    assert "released" in parameters["beta1"].help
