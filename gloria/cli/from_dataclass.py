@@ -8,6 +8,8 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from gloria.cli.common import plain_errors
 
+KEYWORD = Parameter.KEYWORD_ONLY
+
 
 def takes_fields_of(kind: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a command with the parameter `options`, an instance of a dataclass, take each option of it by itself.
@@ -30,22 +32,18 @@ def takes_fields_of(kind: type) -> Callable[[Callable[..., None]], Callable[...,
                 options = kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
             command(options=options, **given)
 
-        own = signature(command, eval_str=True).parameters.values()
-        before = [each for each in own if each.name != "options"]
-        defaults = {each.name: each.default for each in fields(kind)}
+        own = [each.replace(kind=KEYWORD) for each in signature(command, eval_str=True).parameters.values()]
         made = [
-            Parameter(
-                name, Parameter.KEYWORD_ONLY, default=defaults[name], annotation=Annotated[_type_to_read(hint), option]
-            )
-            for name, (hint, option) in hints.items()
+            Parameter(each.name, KEYWORD, default=each.default, annotation=_as_typer_reads(*hints[each.name]))
+            for each in fields(kind)
+            if each.name in hints
         ]
-        with_fields.__signature__ = Signature(  # type: ignore[attr-defined]
-            [*(each.replace(kind=Parameter.KEYWORD_ONLY) for each in before), *made]
-        )
+        parameters = [*(each for each in own if each.name != "options"), *made]
+        with_fields.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
         return with_fields
 
     return decorate
 
 
-def _type_to_read(hint: Any) -> Any:
-    return list[get_args(hint)[0]] if get_origin(hint) is tuple else hint  # type: ignore[misc]
+def _as_typer_reads(hint: Any, option: Any) -> Any:
+    return Annotated[list[get_args(hint)[0]] if get_origin(hint) is tuple else hint, option]  # type: ignore[misc]

@@ -10,10 +10,9 @@ from typing import Any
 import yaml
 
 from gloria.data import Row
+from gloria.data.layouts.chexpert import COMPETITION
 from gloria.messages import shown
 
-# The classes of the CheXpert competition, which the released zero-shot evaluation tells apart.
-COMPETITION = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 VOCABULARY = Path(__file__).with_name("chest.yaml")
 # Prompts of a class that are drawn from all phrases of its vocabulary: as many as in the released evaluation.
 PER_CLASS = 5

@@ -19,7 +19,8 @@ Cpu = Annotated[bool, Option(help="Use no accelerator.")]
 class TrainingOptions:
     """How to train. The defaults suit a fine-tuning of some epochs; all that is released is the recipe "released".
 
-    Each field is an option of `gloria train` too, of the same name, default, limits and meaning, which stand below.
+    Each field is also an option of `gloria train`, with the default, limits and help that stand at the field. An
+    evaluation stalls if it does not improve on what `best_by` names, or on the loss.
 
     Attributes:
         ks: the K of Precision@K and Recall@K.
@@ -31,80 +32,51 @@ class TrainingOptions:
 
     epochs: Annotated[int, Option(min=1, help="Passes over the training rows.")] = 10
     batch_size: Annotated[
-        int,
-        Option(
-            min=2,
-            help="Pairs in a batch of one process, each a negative of the others and of those of the other processes; "
-            "48 is released. Fewer rows make one batch.",
-        ),
+        int, Option(min=2, help="Pairs in a batch of one process (released: 48). Fewer rows make one batch.")
     ] = 48
     micro_batch_size: Annotated[
         int | None, Option(min=1, help="Pairs encoded at once, for batches beyond memory. Default: all.")
     ] = None
-    learning_rate: Annotated[float, Option(help="The highest; 5e-5 is released. Default with --preset: 1e-3.")] = 5e-5
+    learning_rate: Annotated[float, Option(help="The highest (released: 5e-5). Default with --preset: 1e-3.")] = 5e-5
     optimizer: Annotated[Optimizer, Option(help="adam has the weight decay in its gradient (released).")] = "adamw"
-    beta1: Annotated[float, Option(help="Of the optimizer; 0.5 is released.")] = 0.9
-    weight_decay: Annotated[float, Option(help="Of all parameters but biases and norms; 1e-6 is released.")] = 1e-6
+    beta1: Annotated[float, Option(help="Of the optimizer (released: 0.5).")] = 0.9
+    weight_decay: Annotated[float, Option(help="Of all parameters but biases and norms (released: 1e-6).")] = 1e-6
     schedule: Annotated[
         Schedule,
         Option(
-            help="linear: warm-up over a tenth of the steps, then down to 0; plateau (released): half after six "
-            "evaluations in a row without a lower loss, or a better value of --best-by."
+            help="linear: up over a tenth of the steps, down to 0; plateau (released): half if 6 evaluations stall."
         ),
     ] = "linear"
     max_grad_norm: Annotated[
-        float, Option(help="Longer gradients are clipped to it, 0 clips none; 0.25 is released.")
+        float, Option(help="Longer gradients are clipped to it; 0 clips none (released: 0.25).")
     ] = 1.0
     early_stopping: Annotated[
-        int | None,
-        Option(
-            min=1,
-            help="End after so many evaluations in a row without a lower loss, or a better value of --best-by; 10 is "
-            "released. Default: never.",
-        ),
+        int | None, Option(min=1, help="End when so many evaluations in a row stall (released: 10). Default: never.")
     ] = None
     best_by: Annotated[
-        str | None,
-        Option(help="Keep the best model by 'loss', or by a measure such as 'image_to_text_P@5'. Default: the last."),
+        str | None, Option(help="Keep the best model by 'loss' or e.g. 'image_to_text_P@5'. Default: the last.")
     ] = None
     freeze_image_encoder: Annotated[
-        bool, Option(help="Leave weights and running statistics as they are, without dropout; train the projections.")
+        bool, Option(help="Keep its weights and running statistics, without dropout; train the projections.")
     ] = False
-    freeze_text_encoder: Annotated[bool, Option(help="Likewise.")] = False
+    freeze_text_encoder: Annotated[bool, Option(help="The same for the text encoder.")] = False
     retrieval_rows: Annotated[
-        int,
-        Option(
-            min=0,
-            help="Held-out rows, evenly spaced, that every evaluation ranks for Precision@K and Recall@K; 0 for none. "
-            "The released evaluation (CheXpert 5x200) has 1000.",
-        ),
+        int, Option(min=0, help="Held-out rows, evenly spaced, that every evaluation ranks (released: 1000).")
     ] = 1000
     ks: tuple[int, ...] = (1, 5, 10)
     text: Annotated[
-        Text,
-        Option(
-            help="What is read of a report: itself, its sentences, or one of them drawn each time (released); "
-            "evaluations then read all."
-        ),
+        Text, Option(help="What is read of a report: itself, its sentences, or one drawn each time (released).")
     ] = "report"
     bad_files: Annotated[
-        BadFiles,
-        Option(help="What to do with an image that fails to decode: warn and take another row, or end the run."),
+        BadFiles, Option(help="If an image fails to decode: warn and take another row, or end the run.")
     ] = "replace"
-    cache: Annotated[str | None, Option(help="Folder that keeps decoded images. Default: decode at every reading.")] = (
-        None
-    )
-    group_equal_reports: Annotated[
-        bool, Option(help="Rows with equal reports, but for case and blanks, are not negatives of one another.")
-    ] = True
+    cache: Annotated[str | None, Option(help="Folder that keeps decoded images. Default: decode every time.")] = None
+    group_equal_reports: Annotated[bool, Option(help="Equal reports are not negatives of one another.")] = True
     workers: Annotated[int, Option(min=0, help="Processes that read images; 0 reads them in this one.")] = 0
     seed: Annotated[int, Option(min=0, help="Of the split, the order, new weights and dropout.")] = 0
     bf16: Annotated[bool, Option(help="Run the encoders under bfloat16 autocast.")] = False
     cpu: Cpu = False
-    report_to: Annotated[
-        tuple[str, ...],
-        Option(help="Where to report beside the log: tensorboard, wandb or another of transformers; may be repeated."),
-    ] = ()
+    report_to: Annotated[tuple[str, ...], Option(help="tensorboard, wandb ...; may be given several times.")] = ()
     progress: bool = True
 
     def __post_init__(self) -> None:

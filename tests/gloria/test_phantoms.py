@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from gloria.data import FINDINGS, draw_phantom, find_problems, read_table, write_five_by_200, write_phantoms
-from gloria.data.layouts.chexpert import FIVE
+from gloria.data.layouts.chexpert import COMPETITION
 from gloria.data.phantoms.reports import ABSENT, NAMES, SENTENCES, Finding, write_report
 
 
@@ -172,7 +172,7 @@ def test_five_by_200_shows_one_class_each_and_is_the_same_for_a_seed(tmp_path):
     ]
     for rows in tables:
         assert find_problems(rows) == []
-        assert Counter(row.label for row in rows) == dict.fromkeys(FIVE, 4)
+        assert Counter(row.label for row in rows) == dict.fromkeys(COMPETITION, 4)
         assert len({row.patient for row in rows}) == 20
         for row in rows:
             assert row.patient.endswith(row.label)

@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from gloria.data import Row
-from gloria.prompts import COMPETITION, VOCABULARY, generated_prompts, named_prompts, read_prompts, sampled_prompts
+from gloria.prompts import COMPETITION, generated_prompts, named_prompts, read_prompts, sampled_prompts
+from gloria.prompts.prompts import VOCABULARY
 
 
 def test_names_are_prompts():

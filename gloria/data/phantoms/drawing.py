@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from gloria.data.layouts.chexpert import FIVE
+from gloria.data.layouts.chexpert import COMPETITION
 from gloria.data.phantoms.anatomy import SEVERITIES, ZONES, Chest
 from gloria.data.phantoms.reports import Finding, write_report
 
@@ -151,9 +151,9 @@ def write_five_by_200(
             name,
         )
         for number in range(of_each)
-        for name in FIVE
+        for name in COMPETITION
     )
-    return _write(Path(folder), numbered, of_each * len(FIVE), progress)
+    return _write(Path(folder), numbered, of_each * len(COMPETITION), progress)
 
 
 def _check(named: Sequence[str], size: int) -> None:
