@@ -35,7 +35,7 @@ ROUNDS = 7
 
 
 def demo(out: str | Path, data: Sequence[str], steps: int = 240, count: int = 600, seed: int = 0) -> None:
-    """Trains and evaluates on each of the data, prints the tables and writes the pictures.
+    """Train and evaluate on each of the data, print the tables and write the pictures.
 
     Args:
         out: folder to write to: one run folder for each of the data, named after it.
@@ -62,7 +62,7 @@ def demo(out: str | Path, data: Sequence[str], steps: int = 240, count: int = 60
 
 
 def local_loss_seconds(model: GloriaModel, processor: GloriaProcessor, rows: Sequence[Row]) -> dict[str, float]:
-    """Seconds of a training step's parts, forward and backward, medians of interleaved rounds.
+    """Return the seconds of a training step's parts, forward and backward, medians of interleaved rounds.
 
     Returns:
         "rest" (encoders and global loss), and the local loss "fused" and "unfused". Unfused is the eager reference,
@@ -101,7 +101,9 @@ def local_loss_seconds(model: GloriaModel, processor: GloriaProcessor, rows: Seq
 
 
 def montage(found: Similarities, rows: Sequence[Row], queries: int = 4, k: int = 5) -> Figure:
-    """The images found first for some reports of other labels each, with green frames where the label is the same."""
+    """Return the images found first for some reports of other labels each, with green frames where the label is the
+    same.
+    """
     labels = labels_of(rows)
     first_of = {label: labels.index(label) for label in dict.fromkeys(labels)}
     chosen = list(first_of.values())[:queries]
@@ -160,7 +162,7 @@ def _one(name: str, table: Path, out: Path, steps: int, seed: int) -> None:
 
 
 def _judgment(precision: dict[str, dict[str, float]], by_chance: float, rows: int) -> str:
-    """What the figures are worth, said in a line, since a table alone invites over-reading."""
+    """Return what the figures are worth, said in a line, since a table alone invites over-reading."""
     reached = statistics.mean(
         value for line in precision.values() for name, value in line.items() if name.startswith("both ")
     )

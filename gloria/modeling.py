@@ -103,7 +103,7 @@ class GloriaModel(PreTrainedModel):
     def from_image_text_pretrained(
         cls, image_name_or_path: str, text_name_or_path: str, local_files_only: bool = False, **config_kwargs: Any
     ) -> "GloriaModel":
-        """A model in float32 from two pretrained encoders; the projections are new.
+        """Return a model in float32 from two pretrained encoders; the projections are new.
 
         Args:
             image_name_or_path: hub name or local directory of the image encoder, e.g. "microsoft/resnet-50".
@@ -129,7 +129,7 @@ class GloriaModel(PreTrainedModel):
         return cls(config, image_encoder, text_encoder)
 
     def get_image_features(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        """Vectors of whole images and of their regions.
+        """Return the embeddings of whole images and of their regions.
 
         Args:
             pixel_values: (B, 3, height, width), as `GloriaProcessor` gives them.
@@ -154,7 +154,7 @@ class GloriaModel(PreTrainedModel):
         word_ids: Tensor,
         token_type_ids: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Vectors of whole texts and of their words.
+        """Return the embeddings of whole texts and of their words.
 
         Args:
             input_ids: (B, L) int64, as the tokenizer gives them.
@@ -185,7 +185,7 @@ class GloriaModel(PreTrainedModel):
         report_ids: Tensor | None = None,
         return_loss: bool = True,
     ) -> GloriaOutput:
-        """Encodes B images and their B reports, and contrasts every image with every report.
+        """Encode B images and their B reports, and contrast every image with every report.
 
         In distributed training the losses are those of all ranks' images and reports (`gloria_ops.distributed`), so
         every rank must come here; with `return_loss=False` a rank may encode alone.
@@ -235,7 +235,7 @@ class GloriaModel(PreTrainedModel):
         return nn.functional.normalize(projected, dim=dim) if self.config.normalize_local else projected
 
     def _image_widths(self) -> tuple[int, int]:
-        """Channels of the feature map that holds the regions, and of the one that is pooled."""
+        """Return the channels of the feature map that holds the regions, and of the one that is pooled."""
         if self.config.region_stage is not None:
             channels: Any = self.image_encoder.channels
             return channels[0], channels[-1]
@@ -247,7 +247,7 @@ def _image_class(config: GloriaConfig) -> Any:
 
 
 def _patches(encoded: Any, pixel_values: Tensor, image_config: PretrainedConfig) -> tuple[Tensor, Tensor]:
-    """Patch tokens as a map (B, C, H, W), and the vector of the whole image (B, C), of a vision transformer."""
+    """Return the patch tokens as a map (B, C, H, W), and the vector of the image (B, C), of a vision transformer."""
     size = image_config.patch_size
     patch_height, patch_width = size if isinstance(size, (tuple, list)) else (size, size)
     height, width = pixel_values.shape[-2] // patch_height, pixel_values.shape[-1] // patch_width

@@ -21,7 +21,7 @@ def convert(
     """Make a model of a checkpoint of the released GLoRIA code, chexpert_resnet50.ckpt for instance."""
     with plain_errors():
         if (out / "config.json").exists():
-            raise ValueError(f"{out} holds a model already; name another folder")
+            raise ValueError(f"{out} already holds a model; name another folder")
         model, processor = convert_checkpoint(checkpoint, text_encoder)
         model.save_pretrained(out)
         processor.save_pretrained(out)

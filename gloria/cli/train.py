@@ -31,7 +31,7 @@ NOT_OF_A_RECIPE = {"table", "out", "recipe", "resume", "change"}
 
 
 def _follow_recipe(context: typer.Context, name_or_path: str | None) -> str | None:
-    """Makes what a recipe sets the defaults of this call, before the other options are read."""
+    """Make what a recipe sets the defaults of this call, before the other options are read."""
     if name_or_path is not None:
         options = {str(each.name) for each in context.command.params} - NOT_OF_A_RECIPE
         with plain_errors():
@@ -122,7 +122,9 @@ def train(
 
 
 def _rows(table: Path, held_out: float, seed: int, skip: bool) -> tuple[list[Row] | None, list[Row]]:
-    """Rows to train on, None where they are in shards, and rows held out: of a table, or those beside the shards."""
+    """Return the rows to train on, None where they are in shards, and rows held out: of a table, or those beside the
+    shards.
+    """
     if table.is_dir():
         if not (table / INDEX).is_file():
             raise ValueError(f"{table} is a folder without {INDEX}; expected a table, or finished `gloria shards`")

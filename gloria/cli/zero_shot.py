@@ -113,7 +113,9 @@ def _prompts(given: str, table: Path, rows: Sequence[Row], classes: list[str] | 
 
 
 def _labels(rows: Sequence[Row], classes: Sequence[str], table: Path) -> list[str]:
-    """The label of each row as the class is spelled, or the one class that is present by its `labels`; "" = none."""
+    """Return the label of each row as the class is spelled, or the one class that is present by its `labels`; "" =
+    none.
+    """
     spelled = {name.casefold(): name for name in classes}
     found = []
     for row in rows:

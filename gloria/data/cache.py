@@ -29,7 +29,8 @@ class PixelCache:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def __call__(self, image: Path) -> np.ndarray:
-        """What `GloriaImageProcessor.frame` gives for the file: (crop_size, crop_size, 3) uint8, not for writing.
+        """Return what `GloriaImageProcessor.frame` gives for the file: (crop_size, crop_size, 3) uint8, not for
+        writing.
 
         Raises:
             OSError, ValueError: the file cannot be read.

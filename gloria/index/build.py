@@ -33,7 +33,7 @@ def build_index(
     shard_bytes: int = SHARD_BYTES,
     progress: bool = False,
 ) -> EmbeddingIndex:
-    """Encodes images or texts and appends them to an index, shard by shard.
+    """Encode images or texts and append them to an index, shard by shard.
 
     A build that was interrupted, or killed, continues behind the last shard that was finished when it is called again;
     so does one of a table to which rows were added at the end. Bad rows are left out and named in `manifest.bad`.
@@ -55,7 +55,7 @@ def build_index(
         DiskFullError: no space is left; the shards before are whole, and the build continues when there is room.
     """
     if not len(rows) or batch_size < 1:
-        raise ValueError(f"there are {len(rows)} rows and a batch_size of {batch_size}; expected 1 of each at least")
+        raise ValueError(f"there are {len(rows)} rows and a batch_size of {batch_size}; expected at least 1 of each")
     made_by = model_fingerprint(model), preprocessing_fingerprint(processor)
     manifest = Manifest(of, model.config.projection_dim, dtype, *made_by)
     with only_writer(folder):
@@ -75,7 +75,7 @@ def _encode_into(
     batch_size: int,
     progress: bool,
 ) -> None:
-    """Encodes the rows that are not in the index yet."""
+    """Encode the rows that are not in the index yet."""
     of, done = writer.manifest.of, writer.manifest.done
     digest = hashlib.sha256()
     add_rows(digest, rows[:done])
@@ -94,7 +94,7 @@ def _encode_into(
 
 
 def _manifest_to_continue(folder: Path, new: Manifest, rows: Sequence[Row]) -> Manifest:
-    """The manifest of the index in `folder`, if a build of `new` over these rows would continue it."""
+    """Return the manifest of the index in `folder`, if a build of `new` over these rows would continue it."""
     earlier = Manifest.read(folder)
     earlier.check_maker(new.model, new.preprocessing)
     for name in ("of", "dtype"):
@@ -118,7 +118,9 @@ def _manifest_to_continue(folder: Path, new: Manifest, rows: Sequence[Row]) -> M
 def _encode_rows(
     model: GloriaModel, processor: GloriaProcessor, batch: Sequence[Row], of: ItemKind
 ) -> tuple[Embeddings | None, list[Row], list[Problem]]:
-    """What the good rows of a batch become (None = there is none), those rows, and what is wrong with the others."""
+    """Return what the good rows of a batch become (None = there is none), those rows, and what is wrong with the
+    others.
+    """
     good: list[Row] = []
     bad: list[Problem] = []
     pixels: list[Tensor] = []

@@ -27,12 +27,12 @@ class File(StoredFile):
 
     @classmethod
     def written(cls, folder: Path, name: str, items: int, write: Callable[[Path], None]) -> "File":
-        """Lets `write` fill the file, see `gloria.durable.write_whole`."""
+        """Let `write` fill the file, see `gloria.durable.write_whole`."""
         write_whole(folder / name, write)
         return cls(name, *size_and_hash(folder / name), items)
 
     def check(self, folder: Path, verify: bool) -> None:
-        """Raises ValueError where the file is not there, or of another size, or (`verify`) has other bytes."""
+        """Raise ValueError where the file is not there, or of another size, or (`verify`) has other bytes."""
         if fault := self.fault(folder, MANIFEST, verify):
             raise ValueError(f"{fault}; restore it, or build the index again")
 
@@ -78,12 +78,12 @@ class Manifest:
             raise ValueError(f"dtype is {self.dtype!r}; expected one of {', '.join(map(repr, DTYPES))}")
 
     def write(self, folder: Path) -> None:
-        """Replaces the manifest in `folder`, at once."""
+        """Replace the manifest in `folder`, at once."""
         write_json(folder / MANIFEST, asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
-        """Reads the manifest of an index.
+        """Read the manifest of an index.
 
         Raises:
             ValueError: there is none, or one of another version, or one that is damaged.
@@ -107,7 +107,7 @@ class Manifest:
             raise ValueError(f"{path} is damaged ({error}); restore it, or build the index again") from error
 
     def check_maker(self, model: str, preprocessing: str) -> None:
-        """Raises ValueError where another model, or other preprocessing, made the index: its scores would be noise."""
+        """Raise ValueError where another model, or other preprocessing, made the index: its scores would be noise."""
         for what, mine, given in (("model", self.model, model), ("preprocessing", self.preprocessing, preprocessing)):
             if mine != given:
                 raise ValueError(

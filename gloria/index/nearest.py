@@ -18,7 +18,7 @@ VISITED_SHARE = 1 / 16
 
 
 def build_nearest(index: EmbeddingIndex, factory: str = "Flat") -> EmbeddingIndex:
-    """Makes the FAISS index of the item embeddings, by their cosine, and notes it in the manifest.
+    """Make the FAISS index of the item embeddings, by their cosine, and note it in the manifest.
 
     Args:
         index: complete.
@@ -54,7 +54,9 @@ def build_nearest(index: EmbeddingIndex, factory: str = "Flat") -> EmbeddingInde
 
 
 def nearest(index: EmbeddingIndex, query_embeds: Tensor, count: int) -> Tensor:
-    """Numbers (Q, count) of the items whose embeddings have the best cosines with those of queries, -1 = none."""
+    """Return the numbers (Q, count) of the items whose embeddings have the best cosines with those of queries, -1 =
+    none.
+    """
     _, numbers = _read(index).search(_unit_length(query_embeds.cpu()).numpy(), count)
     return torch.from_numpy(numbers)
 
@@ -88,7 +90,7 @@ def _unit_length(embeds: Tensor) -> Tensor:
 
 
 def _sample(index: EmbeddingIndex) -> Tensor:
-    """Evenly spaced items, so that every part of a sorted table is among them."""
+    """Return evenly spaced items, so that every part of a sorted table is among them."""
     count = min(len(index), MOST_TO_TRAIN_ON)
     numbers = torch.arange(count) * len(index) // count
     bounds = torch.searchsorted(numbers, torch.tensor([*index.firsts, len(index)])).tolist()

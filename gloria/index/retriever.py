@@ -45,7 +45,7 @@ class Retriever:
     ) -> None:
         index.manifest.check_maker(model_fingerprint(model), preprocessing_fingerprint(processor))
         if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; expected 1 at least")
+            raise ValueError(f"batch_size is {batch_size}; expected at least 1")
         self.model, self.processor, self.index, self.batch_size = model, processor, index, batch_size
 
     @classmethod
@@ -57,7 +57,7 @@ class Retriever:
     def __call__(
         self, queries: Any, k: int = 10, *, by: By = "both", candidates: int | None = None
     ) -> list[Hit] | list[list[Hit]]:
-        """Looks for one query or several.
+        """Look for one query or several.
 
         Args:
             queries: texts for an index of images; for one of texts images, as `GloriaProcessor` takes them.

@@ -14,7 +14,7 @@ from gloria_ops import LocalScore, TopK, cosines, merge_best, scored_chunks
 def search(
     index: EmbeddingIndex, queries: Embeddings, k: int, *, by: By, score: LocalScore, candidates: int | None = None
 ) -> TopK:
-    """The k best items of an index for each query.
+    """Return the k best items of an index for each query.
 
     Exact, without `candidates`: every item is scored. A shard is read from the disk (and copied to the device of the
     queries, where that is another), its scores are merged into the best so far and forgotten. With `candidates`: FAISS
@@ -26,7 +26,7 @@ def search(
         k: 1 to the number of items.
         by: "global" = cosine of the item embeddings, "local" = local score, "both" = their mean.
         score: the local score, that of the model.
-        candidates: k at least; None = all.
+        candidates: at least k; None = all.
 
     Returns:
         Scores and numbers of items, best first; equal scores in the order of the index. Where FAISS found fewer than k,
@@ -41,8 +41,8 @@ def search(
     queries = queries._replace(item_embeds=queries.item_embeds.float(), part_embeds=queries.part_embeds.to(dtype))
     if not (queries.item_embeds.isfinite().all() and queries.part_embeds.isfinite().all()):
         raise ValueError(
-            f"the queries have vectors that are no finite numbers in {dtype}, the dtype of the index, and would find "
-            "anything; build one in float32 or bfloat16, which have a wider range, or mend the model"
+            f"the queries have vectors that are NaN or infinite in {dtype}, the dtype of the index, and would find "
+            "anything; build one in float32 or bfloat16, which have a wider range, or fix the model"
         )
     if candidates is not None:
         found = nearest(index, queries.item_embeds, min(candidates, len(index)))
@@ -57,7 +57,7 @@ def search(
 def rerank(
     index: EmbeddingIndex, queries: Embeddings, candidates: Tensor, k: int, *, by: By, score: LocalScore
 ) -> TopK:
-    """The k best of each query's own candidates.
+    """Return the k best of each query's own candidates.
 
     Args:
         index, queries, k, by, score: as in `search`, the queries in the dtype of the index.
@@ -81,7 +81,7 @@ def rerank(
 
 
 def _scores(queries: Embeddings, items: Embeddings, index: EmbeddingIndex, by: By, score: LocalScore) -> Tensor:
-    """(Q, n) float32: every query with every item of a chunk."""
+    """Score every query with every item of a chunk: (Q, n) float32."""
     device = queries.item_embeds.device
     if by == "global":
         return cosines(queries.item_embeds, items.item_embeds.to(device))
@@ -110,7 +110,7 @@ def _check(index: EmbeddingIndex, queries: Embeddings, k: int, by: By, candidate
     if not 1 <= k <= len(index):
         raise ValueError(f"k is {k}; expected 1 to {len(index)}, the number of items of the index")
     if candidates is not None and candidates < k:
-        raise ValueError(f"candidates is {candidates} and k {k}; expected k candidates at least, such as {100 * k}")
+        raise ValueError(f"candidates is {candidates} and k {k}; expected at least k candidates, such as {100 * k}")
     width = queries.item_embeds.shape[1]
     if width != index.manifest.width:
         raise ValueError(

@@ -31,14 +31,14 @@ class IndexWriter:
 
     def __init__(self, folder: str | Path, manifest: Manifest, shard_bytes: int = SHARD_BYTES) -> None:
         if shard_bytes < 1:
-            raise ValueError(f"shard_bytes is {shard_bytes}; expected 1 at least, such as {SHARD_BYTES}")
+            raise ValueError(f"shard_bytes is {shard_bytes}; expected at least 1, such as {SHARD_BYTES}")
         self.folder, self.manifest, self.shard_bytes = Path(folder), manifest, shard_bytes
         self.folder.mkdir(parents=True, exist_ok=True)
         self._held: list[Embeddings] = []
         self._rows: list[Row] = []
 
     def add(self, items: Embeddings, rows: Sequence[Row]) -> None:
-        """Holds items, and the rows that they come from, for the next shard.
+        """Hold items, and the rows that they come from, for the next shard.
 
         Raises:
             ValueError: another width; a number that is not finite, or too large for the dtype of the index: the row of
@@ -56,8 +56,8 @@ class IndexWriter:
         bad = item[~part_embeds.isfinite().all(1)].tolist() + (~item_embeds.isfinite().all(1)).nonzero()[:, 0].tolist()
         if bad:
             raise ValueError(
-                f"{rows[min(bad)].where}: its vectors are no finite numbers in {self.manifest.dtype}; take float32 "
-                "or bfloat16, which have a wider range, or mend the model"
+                f"{rows[min(bad)].where}: its vectors are NaN or infinite in {self.manifest.dtype}; take float32 "
+                "or bfloat16, which have a wider range, or fix the model"
             )
         self._held.append(Embeddings(item_embeds, part_embeds, offsets))
         self._rows += rows
@@ -68,7 +68,7 @@ class IndexWriter:
         return sum(each.part_embeds.nbytes + each.item_embeds.nbytes for each in self._held) >= self.shard_bytes
 
     def write(self, done: int, digest: str, bad: Sequence[Problem] = ()) -> None:
-        """Writes a shard of what is held, then the manifest, by which it begins to count.
+        """Write a shard of what is held, then the manifest, by which it begins to count.
 
         Args:
             done: rows of the table that are then in the index, or bad.
@@ -141,7 +141,7 @@ class EmbeddingIndex:
         return self._firsts[:-1].tolist()
 
     def gather(self, numbers: Tensor) -> Embeddings:
-        """Copies of the items with the given numbers, (n,) int64, rising, within the index."""
+        """Return copies of the items with the given numbers, (n,) int64, rising, within the index."""
         shard_of = torch.searchsorted(self._firsts, numbers, right=True) - 1
         return Embeddings.concatenate(
             [
@@ -151,7 +151,7 @@ class EmbeddingIndex:
         )
 
     def rows(self, numbers: Sequence[int]) -> list[Row]:
-        """The rows that items come from: line, image, report, patient and label."""
+        """Return the rows that items come from: line, image, report, patient and label."""
         shard_of = (torch.searchsorted(self._firsts, torch.tensor(numbers, dtype=torch.int64), right=True) - 1).tolist()
         firsts = self.firsts
         return [self._rows_of(shard)[number - firsts[shard]] for number, shard in zip(numbers, shard_of, strict=True)]

@@ -84,11 +84,11 @@ class TrainingOptions:
             kind, *declared = get_args(hint) or (hint,)
             value, least = getattr(self, name), getattr(declared[0], "min", None) if declared else None
             if least is not None and value is not None and value < least:
-                raise ValueError(f"{name} is {value}; expected {least} at least")
+                raise ValueError(f"{name} is {value}; expected at least {least}")
             if get_origin(kind) is Literal and value not in get_args(kind):
                 raise ValueError(f"{name} is {value!r}; expected one of {get_args(kind)}")
         if self.retrieval_rows == 1:
-            raise ValueError("retrieval_rows is 1; expected two at least to rank, or 0 for no retrieval")
+            raise ValueError("retrieval_rows is 1; expected at least two to rank, or 0 for no retrieval")
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate is {self.learning_rate}; expected a number above 0, such as 5e-5")
         for name in ("weight_decay", "max_grad_norm"):

@@ -214,12 +214,12 @@ def test_bad_rows_are_named_and_left_out(model, processor, rows, tmp_path):
 def test_vectors_that_are_no_numbers_are_not_stored(model, processor, rows, tmp_path):
     with torch.no_grad():
         model.word_projection.weight.mul_(1e9)
-    with pytest.raises(ValueError, match=r"line 2: its vectors are no finite numbers in float16; take float32"):
+    with pytest.raises(ValueError, match=r"line 2: its vectors are NaN or infinite in float16; take float32"):
         build_index(tmp_path / "halves", model, processor, rows, "texts")
     build_index(tmp_path / "floats", model, processor, rows, "texts", dtype="float32")
     with torch.no_grad():
         model.word_projection.weight.fill_(float("nan"))
-    with pytest.raises(ValueError, match="line 2: its vectors are no finite numbers in float32"):
+    with pytest.raises(ValueError, match="line 2: its vectors are NaN or infinite in float32"):
         build_index(tmp_path / "nan", model, processor, rows, "texts", dtype="float32")
 
 
@@ -227,7 +227,7 @@ def test_vectors_that_are_no_numbers_are_not_stored(model, processor, rows, tmp_
     ("options", "message"),
     [
         ({"batch_size": 0}, "a batch_size of 0"),
-        ({"shard_bytes": 0}, "shard_bytes is 0; expected 1 at least"),
+        ({"shard_bytes": 0}, "shard_bytes is 0; expected at least 1"),
         ({"dtype": "int8"}, "dtype is 'int8'; expected one of 'float16', 'bfloat16', 'float32'"),
         ({"of": "words"}, "of is 'words'; expected 'images' or 'texts'"),
     ],
@@ -334,7 +334,7 @@ def test_an_index_of_another_model_or_preprocessing_is_refused(model, processor,
         ({"k": 0}, "k is 0; expected 1 to 11"),
         ({"k": 12}, "k is 12; expected 1 to 11"),
         ({"by": "best"}, "by is 'best'; expected one of 'global', 'local', 'both'"),
-        ({"k": 5, "candidates": 4}, "candidates is 4 and k 5; expected k candidates at least"),
+        ({"k": 5, "candidates": 4}, "candidates is 4 and k 5; expected at least k candidates"),
         ({"candidates": 5}, "has no FAISS index of its items, which candidates are looked up in"),
     ],
 )

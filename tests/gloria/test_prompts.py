@@ -67,7 +67,7 @@ def test_a_file_of_lists_and_vocabularies(tmp_path):
     ("text", "message"),
     [
         ("a: [", "is not valid YAML"),
-        ("a: [x]\na: [y]", "'a' is there twice"),
+        ("a: [x]\na: [y]", "'a' appears twice"),
         ("[a, b]", r"holds \['a', 'b'\]; expected a prompt list or a vocabulary"),
         ("", "holds None"),
         ("No: [x]", "has a class False; expected text: put it in quotes"),

@@ -148,10 +148,10 @@ def test_tensorboard_holds_the_log(small, parts, tmp_path):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"micro_batch_size": 0}, "micro_batch_size is 0; expected 1 at least"),
-        ({"early_stopping": 0}, "early_stopping is 0; expected 1 at least"),
-        ({"retrieval_rows": 1}, "retrieval_rows is 1; expected two at least to rank, or 0"),
-        ({"retrieval_rows": -1}, "retrieval_rows is -1; expected 0 at least"),
+        ({"micro_batch_size": 0}, "micro_batch_size is 0; expected at least 1"),
+        ({"early_stopping": 0}, "early_stopping is 0; expected at least 1"),
+        ({"retrieval_rows": 1}, "retrieval_rows is 1; expected at least two to rank, or 0"),
+        ({"retrieval_rows": -1}, "retrieval_rows is -1; expected at least 0"),
         ({"weight_decay": -1.0}, "weight_decay is -1.0; expected a finite number of at least 0"),
         ({"max_grad_norm": math.inf}, "max_grad_norm is inf; expected a finite number of at least 0"),
         ({"beta1": 1.0}, "beta1 is 1.0; expected at least 0 and less than 1"),
