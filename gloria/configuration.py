@@ -28,7 +28,7 @@ class GloriaConfig(PretrainedConfig):
         local_weight: weight of the local loss, both directions, in the total. 0 leaves it out of the computation.
         global_weight: weight of the global loss, both directions, in the total. 0 leaves it out of the computation.
         global_scale: scale on the cosines of the global loss.
-        initializer_range: standard deviation of the normal that initialises the projections.
+        initializer_range: standard deviation of the normal that initializes the projections.
 
     Raises:
         TypeError: a configuration is neither a dict with "model_type" nor a `PretrainedConfig`; an unknown field in
@@ -119,7 +119,9 @@ def _encoder_config(name: str, given: Any, default: type[PretrainedConfig]) -> P
 
 
 def _choose_regions(image_config: PretrainedConfig, region_stage: str | None) -> str | None:
-    """The stage of the regions, noted in the image configuration as the backbone's output; None = patch tokens."""
+    """Return the stage of the regions, noted in the image configuration as the backbone's output; None = patch
+    tokens.
+    """
     stages = getattr(image_config, "stage_names", [])
     # Only encoders with a pyramid of stages declare "depths" (blocks per stage); the stages of a plain vision
     # transformer with a backbone class (DINOv2) are its layers, all of one resolution.
@@ -145,3 +147,6 @@ def _released_but(given: LocalScore | dict[str, Any] | None) -> LocalScore:
     if unknown:
         raise TypeError(f"local_score has the unknown fields {unknown}; LocalScore has {known}")
     return replace(LocalScore.released(), **given)
+
+
+AutoConfig.register(GloriaConfig.model_type, GloriaConfig, exist_ok=True)

@@ -17,11 +17,11 @@ import torch
 from matplotlib.figure import Figure
 from transformers.utils import logging as transformers_logging
 
-from gloria.attention import save
+from gloria.attention import save_figure
 from gloria.data import Row, TableDataset, find_problems, read_table, split_rows, write_phantoms
 from gloria.images import to_rgb
 from gloria.lock import only_writer
-from gloria.modelling import GloriaModel
+from gloria.modeling import GloriaModel
 from gloria.processing import GloriaProcessor
 from gloria.retrieval import Similarities, chance, format_precision, labels_of, similarities
 from gloria.small import small_model
@@ -35,12 +35,12 @@ ROUNDS = 7
 
 
 def demo(out: str | Path, data: Sequence[str], steps: int = 240, count: int = 600, seed: int = 0) -> None:
-    """Trains and evaluates on each of the data, prints the tables and writes the pictures.
+    """Train and evaluate on each of the data, print the tables and write the pictures.
 
     Args:
         out: folder to write to: one run folder for each of the data, named after it.
         data: paths of tables, in folders of different names, or "phantoms".
-        steps: optimiser steps on each, to the next whole pass.
+        steps: optimizer steps on each, to the next whole pass.
         count: number of phantoms to draw.
         seed: of the split, the order, the weights and the phantoms.
 
@@ -62,7 +62,7 @@ def demo(out: str | Path, data: Sequence[str], steps: int = 240, count: int = 60
 
 
 def local_loss_seconds(model: GloriaModel, processor: GloriaProcessor, rows: Sequence[Row]) -> dict[str, float]:
-    """Seconds of a training step's parts, forward and backward, medians of interleaved rounds.
+    """Return the seconds of a training step's parts, forward and backward, medians of interleaved rounds.
 
     Returns:
         "rest" (encoders and global loss), and the local loss "fused" and "unfused". Unfused is the eager reference,
@@ -101,7 +101,9 @@ def local_loss_seconds(model: GloriaModel, processor: GloriaProcessor, rows: Seq
 
 
 def montage(found: Similarities, rows: Sequence[Row], queries: int = 4, k: int = 5) -> Figure:
-    """The images found first for some reports of other labels each, with green frames where the label is the same."""
+    """Return the images found first for some reports of other labels each, with green frames where the label is the
+    same.
+    """
     labels = labels_of(rows)
     first_of = {label: labels.index(label) for label in dict.fromkeys(labels)}
     chosen = list(first_of.values())[:queries]
@@ -146,12 +148,12 @@ def _one(name: str, table: Path, out: Path, steps: int, seed: int) -> None:
         (out / METRICS).unlink(missing_ok=True)
         metrics = train(model, processor, training, held_out, out, options)
     found = similarities(model, processor, [row.image for row in held_out], [row.report for row in held_out])
-    save(montage(found, held_out), out / "retrieval.png")
+    save_figure(montage(found, held_out), out / "retrieval.png")
 
     print(f"\nPrecision@K in percent, {len(held_out)} held-out images and reports, relevant = same finding")
     print(format_precision(metrics["precision"]))
     labels = labels_of(held_out)
-    print(_judgement(metrics["precision"], chance(labels, labels), len(held_out)))
+    print(_judgment(metrics["precision"], chance(labels, labels), len(held_out)))
     seconds = local_loss_seconds(model, processor, training[:BATCH])
     print(f"\nlocal loss in a training step, {min(BATCH, len(training))} pairs, forward and backward")
     for kind, what in (("fused", ""), ("unfused", " (eager reference, a loop over the texts)")):
@@ -159,8 +161,8 @@ def _one(name: str, table: Path, out: Path, steps: int, seed: int) -> None:
         print(f"{kind:<9}{1000 * seconds[kind]:8.1f} ms {100 * share:5.1f} % of the step{what}")
 
 
-def _judgement(precision: dict[str, dict[str, float]], by_chance: float, rows: int) -> str:
-    """What the figures are worth, said in a line, since a table alone invites over-reading."""
+def _judgment(precision: dict[str, dict[str, float]], by_chance: float, rows: int) -> str:
+    """Return what the figures are worth, said in a line, since a table alone invites over-reading."""
     reached = statistics.mean(
         value for line in precision.values() for name, value in line.items() if name.startswith("both ")
     )
@@ -182,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="TABLE",
         help="a table of images and reports, or 'phantoms'; may be given several times. Default: phantoms",
     )
-    parser.add_argument("--steps", type=int, default=240, help="optimiser steps on each; default: 240")
+    parser.add_argument("--steps", type=int, default=240, help="optimizer steps on each; default: 240")
     parser.add_argument("--count", type=int, default=600, help="number of phantoms; default: 600")
     given = parser.parse_args(arguments)
     try:

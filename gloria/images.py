@@ -1,4 +1,4 @@
-"""GloriaImageProcessor: a picture of any mode, depth and size to normalised square pixels, with PIL alone."""
+"""GloriaImageProcessor: a picture of any mode, depth and size to normalized square pixels, with PIL alone."""
 
 import io
 import os
@@ -16,7 +16,7 @@ from gloria.dicom import is_dicom, read_dicom
 
 
 class GloriaImageProcessor(BaseImageProcessor):
-    """Resizes the longer side, pads to a square, crops the middle and normalises, as the released code does.
+    """Resizes the longer side, pads to a square, crops the middle and normalizes, as the released code does.
 
     The released code resizes to 256, crops 224 and lets the model enlarge that to 299. Here the same field of view is
     taken from the original at 299 at once, so that pixels are interpolated once: a longer side of 342 = 299 x 256 /
@@ -71,13 +71,13 @@ class GloriaImageProcessor(BaseImageProcessor):
         Raises:
             TypeError, ValueError: no image; what `to_rgb` cannot read, and the message says which image of the batch.
         """
-        batch = [images] if is_one(images) else list(images)
+        batch = [images] if is_single_image(images) else list(images)
         if not batch:
             raise ValueError("images is empty; expected one image or more")
         pixels = []
         for position, image in enumerate(batch):
             try:
-                pixels.append(self.normalise(self.frame(image)))
+                pixels.append(self.to_pixels(self.frame(image)))
             except TypeError as error:
                 raise TypeError(f"images[{position}]: {error}") from error
             except ValueError as error:
@@ -85,15 +85,15 @@ class GloriaImageProcessor(BaseImageProcessor):
         return BatchFeature({"pixel_values": np.stack(pixels)}, tensor_type=return_tensors)
 
     def frame(self, image: Any) -> np.ndarray:
-        """One image as `preprocess` takes it, resized, padded and cropped: (crop_size, crop_size, 3) uint8."""
+        """Return an image as `preprocess` takes it, resized, padded and cropped: (crop_size, crop_size, 3) uint8."""
         picture = to_rgb(image)
         left, top, scaled_size = self._placed(*picture.size)
         scaled = picture.resize(scaled_size, Image.Resampling.BILINEAR)
         # Beyond the image a crop is black: that is the padding.
         return np.asarray(scaled.crop((left, top, left + self.crop_size, top + self.crop_size)))
 
-    def normalise(self, framed: np.ndarray) -> np.ndarray:
-        """What `frame` gives, as pixels for the model: (3, crop_size, crop_size) float32."""
+    def to_pixels(self, framed: np.ndarray) -> np.ndarray:
+        """Return what `frame` gives, as pixels for the model: (3, crop_size, crop_size) float32."""
         levels = np.arange(256, dtype=np.float32) / 255
         mean, std = (np.asarray(each, np.float32)[:, None] for each in (self.image_mean, self.image_std))
         # Looked up, since a byte has 256 values: half the time of computing every pixel's.
@@ -101,7 +101,7 @@ class GloriaImageProcessor(BaseImageProcessor):
         return np.stack([table[channel] for table, channel in zip(tables, channels, strict=True)])
 
     def field_of_view(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """What of an image reaches the model, in coordinates of that image.
+        """Return what of an image reaches the model, in coordinates of that image.
 
         Args:
             width: of the image as `to_rgb` gives it, in pixels.
@@ -110,14 +110,16 @@ class GloriaImageProcessor(BaseImageProcessor):
         Returns:
             left, top, right, bottom in pixels of the image, continuous: 0 is the outer edge of the first pixel, 1 its
             inner one. Padding lies below 0 or beyond the size. Where in it the
-            regions lie is for `gloria.regions` to say.
+            regions lie is for `gloria.attention` to say.
         """
         left, top, (scaled_width, scaled_height) = self._placed(width, height)
         x, y = width / scaled_width, height / scaled_height
         return left * x, top * y, (left + self.crop_size) * x, (top + self.crop_size) * y
 
     def _placed(self, width: int, height: int) -> tuple[int, int, tuple[int, int]]:
-        """Left and top of the crop in the scaled image, below 0 where there is padding, and the size of the latter."""
+        """Return left and top of the crop in the scaled image, below 0 where there is padding, and the size of the
+        latter.
+        """
         longer = max(width, height)
         scaled = max(1, round(width / longer * self.size)), max(1, round(height / longer * self.size))
         start = (self.size - self.crop_size) // 2
@@ -126,7 +128,8 @@ class GloriaImageProcessor(BaseImageProcessor):
 
 
 def to_rgb(image: Any) -> Image.Image:
-    """Any image as 8-bit RGB: gray repeated, palette and CMYK converted, transparency on black, EXIF rotation applied.
+    """Convert any image to 8-bit RGB: gray repeated, palette and CMYK converted, transparency on black, EXIF rotation
+    applied.
 
     Deeper pixels, in gray and color, are scaled as `gloria.depth.eight_bit` says, and not clipped; DICOM is shown as
     `gloria.dicom.read_dicom` says. TIFF whose zero is white is inverted.
@@ -137,7 +140,7 @@ def to_rgb(image: Any) -> Image.Image:
 
     Raises:
         TypeError: not an image.
-        ValueError: a file that is no readable image or has several frames or pages, an empty image, an impossible
+        ValueError: a file that is not a readable image or has several frames or pages, an empty image, an impossible
             shape, a pixel that is not finite.
     """
     if isinstance(image, (str, os.PathLike, io.IOBase)) and is_dicom(image):
@@ -148,13 +151,14 @@ def to_rgb(image: Any) -> Image.Image:
         values = np.asarray(image)
     else:
         raise TypeError(
-            f"{type(image).__name__} is no image; expected a PIL image, the path of a file, an array or a tensor"
+            f"{type(image).__name__} is not an image; expected a PIL image, the path of a file, an array or a tensor"
         )
     return _flattened(Image.fromarray(eight_bit(_channels_last(values))))
 
 
 def read_mask(mask: Any) -> np.ndarray:
-    """A mask as (H, W) bool: True where it is brighter than half of its brightest pixel, so that 0 and 1 do as well.
+    """Return a mask as (H, W) bool: True where it is brighter than half of its brightest pixel, so that 0 and 1 do as
+    well.
 
     Args:
         mask: any image that `to_rgb` takes; a black one is an empty mask.
@@ -166,8 +170,8 @@ def read_mask(mask: Any) -> np.ndarray:
     return values > values.max() / 2
 
 
-def is_one(images: Any) -> bool:
-    """Whether this is a single image, not a sequence of them."""
+def is_single_image(images: Any) -> bool:
+    """Return whether this is a single image, not a sequence of them."""
     if isinstance(images, (str, os.PathLike, io.IOBase, Image.Image)):
         return True
     shape = getattr(images, "shape", None)

@@ -12,7 +12,7 @@ from transformers import BertConfig, BertTokenizer, ResNetConfig
 
 from gloria.configuration import GloriaConfig
 from gloria.images import GloriaImageProcessor
-from gloria.modelling import GloriaModel
+from gloria.modeling import GloriaModel
 from gloria.processing import GloriaProcessor
 from gloria_ops import LocalScore
 
@@ -29,10 +29,10 @@ MOST_WORDS = 4000
 
 
 def small_model(reports: Sequence[str], seed: int = 0) -> tuple[GloriaModel, GloriaProcessor]:
-    """A new model and its processor, with a vocabulary of the reports.
+    """Return a new model and its processor, with a vocabulary of the reports.
 
     Args:
-        reports: those that the model will be trained on, one at least.
+        reports: those that the model will be trained on, at least one.
         seed: of the initial weights.
 
     Raises:
@@ -46,7 +46,7 @@ def small_model(reports: Sequence[str], seed: int = 0) -> tuple[GloriaModel, Glo
 
 
 def small_config(vocabulary: int) -> GloriaConfig:
-    """The configuration of such a model, for a vocabulary of so many word pieces."""
+    """Return the configuration of such a model, for a vocabulary of so many word pieces."""
     return GloriaConfig(
         image_config=ResNetConfig(
             embedding_size=32, hidden_sizes=[32, 64, 128, 128], depths=[1, 1, 1, 1], layer_type="basic"
@@ -67,9 +67,9 @@ def small_config(vocabulary: int) -> GloriaConfig:
 
 
 def _tokenizer(reports: Sequence[str]) -> BertTokenizer:
-    """BERT's tokenizer with the words that occur twice at least, and single characters for all others.
+    """Return BERT's tokenizer with the words that occur at least twice, and single characters for all others.
 
-    Counted here, since the trainer of `tokenizers` breaks ties by chance: a seed would not make a run repeatable.
+    Counted here, since the trainer of `tokenizers` breaks ties arbitrarily: a seed would not make a run repeatable.
     """
     normalizer, splitter = BertNormalizer(lowercase=True), BertPreTokenizer()
     counts = Counter(

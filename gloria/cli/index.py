@@ -6,22 +6,33 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from gloria.cli.common import Table, good_rows, loaded, plain_errors, say
+from gloria.cli.common import (
+    BatchSize,
+    Most,
+    Query,
+    QueryImage,
+    RankBy,
+    Run,
+    Table,
+    good_rows,
+    load_run,
+    plain_errors,
+    say,
+)
 from gloria.data import read_table
 from gloria.index import EmbeddingIndex, Retriever, build_index, build_nearest
 from gloria.index.evaluate import KS, format_evaluation
 from gloria.index.evaluate import evaluate as evaluate_index
 from gloria.lock import only_writer
 from gloria.retrieval import BY, By
+from gloria.training.options import Cpu
 from gloria_ops import ItemKind
 
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `gloria train`.")]
 Folder = Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of the index.")]
 Candidates = Annotated[
     int | None, typer.Option(min=1, help="Search in two stages: FAISS finds so many, which are scored. Default: all.")
 ]
 Verify = Annotated[bool, typer.Option(help="Compare the hash of every file, which reads all of the index once.")]
-Cpu = Annotated[bool, typer.Option(help="Use no accelerator.")]
 COLUMN: dict[ItemKind, str] = {"images": "image", "texts": "report"}
 Dtype = Literal["float16", "bfloat16", "float32"]
 
@@ -31,7 +42,7 @@ app = typer.Typer(help="Index encoded images or reports on disk, and search them
 @app.command()
 def build(
     run: Run,
-    csv: Annotated[Path, typer.Argument(metavar="TABLE", help="Table with the column image or report.")],
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="Table with the column image or report.")],
     out: Annotated[Path, typer.Option(help="Folder of the index; one that was interrupted, or has grown, continues.")],
     of: Annotated[ItemKind, typer.Option(help="What to index: images, to be found by texts, or texts (the reports).")],
     dtype: Annotated[Dtype, typer.Option(help="In which regions and words are kept.")] = "float16",
@@ -41,16 +52,15 @@ def build(
             help="Also make a FAISS index, for search in two stages, of this kind: Flat, HNSW32, IVF1024,Flat."
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    batch_size: BatchSize = 32,
     cpu: Cpu = False,
 ) -> None:
     """Encode the images or the reports of a table; bad rows are named and left out."""
     with plain_errors(), only_writer(out):
-        index = build_index(
-            out, *loaded(run, cpu), read_table(csv, [COLUMN[of]]), of, dtype=dtype, batch_size=batch_size, progress=True
-        )
+        rows = read_table(table, [COLUMN[of]])
+        index = build_index(out, *load_run(run, cpu), rows, of, dtype=dtype, batch_size=batch_size, progress=True)
         for problem in index.manifest.bad:
-            say(f"{csv}, {problem}", err=True)
+            say(f"{table}, {problem}", err=True)
         if faiss is not None:
             index = build_nearest(index, faiss)
     size = sum(file.size for file in index.manifest.shards) / 2**20
@@ -64,10 +74,10 @@ def build(
 def search(
     run: Run,
     folder: Folder,
-    query: Annotated[str | None, typer.Option(help="Text to find images for, in an index of images.")] = None,
-    image: Annotated[Path | None, typer.Option(help="Image to find reports for, in an index of texts.")] = None,
-    k: Annotated[int, typer.Option("--k", "-k", min=1, help="How many to show.")] = 5,
-    by: Annotated[By, typer.Option(help="What to rank by.")] = "both",
+    query: Query = None,
+    image: QueryImage = None,
+    k: Most = 5,
+    by: RankBy = "both",
     candidates: Candidates = None,
     verify: Verify = True,
     cpu: Cpu = False,
@@ -81,7 +91,7 @@ def search(
             raise ValueError(f"{folder} holds {index.manifest.of}; expected {option}, and it alone")
         if query is not None and not query.strip():
             raise ValueError("--query is empty; expected some words")
-        hits: Sequence[Any] = Retriever(*loaded(run, cpu), index)(asked, k, by=by, candidates=candidates)
+        hits: Sequence[Any] = Retriever(*load_run(run, cpu), index)(asked, k, by=by, candidates=candidates)
     for rank, hit in enumerate(hits, 1):
         say(f"{rank:>3}  {hit.score:8.4f}  {hit.row.image}  {hit.row.label or '-'}  {' '.join(hit.row.report.split())}")
 
@@ -90,7 +100,7 @@ def search(
 def evaluate(
     run: Run,
     folder: Folder,
-    csv: Table,
+    table: Table,
     k: Annotated[list[int] | None, typer.Option("--k", "-k", min=1, help="Once for each. Default: 5, 10, 100.")] = None,
     by: Annotated[By | None, typer.Option(help="What to rank by. Default: each of the three.")] = None,
     candidates: Candidates = None,
@@ -101,8 +111,8 @@ def evaluate(
     """Ask an index for the rows of a table: Precision@K by class, Recall@K by pair, and what two stages lose."""
     with plain_errors():
         index = EmbeddingIndex(folder, verify)
-        retriever = Retriever(*loaded(run, cpu), index, batch_size)
-        rows = good_rows(csv, skip=True)
+        retriever = Retriever(*load_run(run, cpu), index, batch_size)
+        rows = good_rows(table, skip=True)
         found = evaluate_index(retriever, rows, k or KS, by=[by] if by else BY, candidates=candidates, progress=True)
     asked = "reports" if index.manifest.of == "images" else "images"
     say(

@@ -35,7 +35,7 @@ _CONTEXT = (
     "preamble", "comparison", "indication", "history", "examination", "technique", "date", "notification",
     "recommendations",
 )  # fmt: skip
-# Least likeness of a misspelt name. "FINIDNGS" has 0.875; "COMPRESSION" is no impression with 0.857.
+# Least likeness of a misspelled name. "FINIDNGS" has 0.875; "COMPRESSION" is no impression with 0.857.
 _LIKENESS = 0.87
 
 # A header in capitals, at the start of a line, may hold a time before its colon; a known name may be in any letters.
@@ -64,7 +64,7 @@ def sections_of(text: str) -> dict[str, str]:
     """Return the sections of a report by their headers, without line breaks.
 
     The rules are those of MIMIC-CXR's own sections: a header in capitals that names views or the chest starts the
-    findings; misspelt names are the names that they are like; of two sections of one name, the later one is kept.
+    findings; misspelled names are the names that they are like; of two sections of one name, the later one is kept.
     Unlike there, other headers in capitals ("LUNGS:") start no section: they belong to the one in which they stand, as
     a view does that is named within the findings. Sections without a letter are left out, and so is what comes before
     the first header.
@@ -72,7 +72,7 @@ def sections_of(text: str) -> dict[str, str]:
     Returns:
         Section by name: "findings", "impression", "comparison", "indication", "history", "examination", "technique",
         "date", "notification", "recommendations", "addendum", "wet read", "comment". A section that is findings and
-        impression is there twice.
+        impression appears twice.
     """
     return {name: part.text for part in _parts(text) for name in part.names if name != "preamble"}
 
@@ -134,7 +134,7 @@ def _wanted(section: Section) -> tuple[str, ...]:
 
 
 def _parts(text: str) -> list[_Part]:
-    """The sections that say something, in their order, with what comes before the first header."""
+    """Return the sections that say something, in their order, with what comes before the first header."""
     return [part for part in _split(text) if part.says_something]
 
 
@@ -158,7 +158,9 @@ def _split(text: str) -> Iterator[_Part]:
 
 @lru_cache(maxsize=100_000)
 def _sections_of_header(header: str) -> tuple[tuple[str, ...], bool]:
-    """The sections that a header in lower case starts, none for other headers; and whether it is their very name."""
+    """Return the sections that a header in lower case starts, none for other headers; and whether it is their very
+    name.
+    """
     like = get_close_matches(header, _SECTION_OF, 1, _LIKENESS)
     if like:
         return (_SECTION_OF[like[0]],), True

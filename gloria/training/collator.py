@@ -1,4 +1,4 @@
-"""Items of a training set to a batch: pixels stacked, reports tokenised and padded."""
+"""Items of a training set to a batch: pixels stacked, reports tokenized and padded."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,15 +13,15 @@ class PairCollator:
     """Items of `gloria.data.TableDataset` or `ShardDataset` to the arguments of `GloriaModel.forward`.
 
     Args:
-        processor: tokenises.
-        lines: add "lines", (B,) int64, which is no argument of the model, but which `GloriaTrainer` takes out.
+        processor: tokenizes.
+        lines: add "lines", (B,) int64, which is not an argument of the model, but which `GloriaTrainer` takes out.
     """
 
     def __init__(self, processor: GloriaProcessor, lines: bool = False) -> None:
         self.processor, self.lines = processor, lines
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """Stacks pixels, tokenises and pads the reports."""
+        """Stack pixels, tokenize and pad the reports."""
         batch = dict(self.processor(text=[item["report"] for item in items]))
         batch["pixel_values"] = torch.stack([item["pixel_values"] for item in items])
         if "report_id" in items[0]:

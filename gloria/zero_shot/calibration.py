@@ -1,4 +1,4 @@
-"""Calibration: mean and standard deviation of each class's scores over named images, to standardise others by."""
+"""Calibration: mean and standard deviation of each class's scores over named images, to standardize others by."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the scores of each class are standardised by: (score - mean) / std.
+    """What the scores of each class are standardized by: (score - mean) / std.
 
     Attributes:
         source: name of the calibration set.
@@ -39,32 +39,32 @@ class Calibration:
             if not deviation > 0:
                 raise ValueError(
                     f"the score of class {name!r} is the same for all {len(scores)} images of the calibration set "
-                    f"{source}; expected two different images at least"
+                    f"{source}; expected at least two different images"
                 )
         return cls(source, len(scores), made_by, tuple(mean.tolist()), tuple(std.tolist()))
 
     def apply(self, scores: Tensor) -> Tensor:
-        """Standardised scores (N, C)."""
+        """Return standardized scores (N, C)."""
         return (scores - scores.new_tensor(self.mean)) / scores.new_tensor(self.std)
 
     def save(self, path: str | Path) -> None:
-        """Writes a JSON file."""
+        """Write a JSON file."""
         Path(path).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> "Calibration":
-        """Reads what `save` wrote.
+        """Read what `save` wrote.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: another file, or numbers that nothing can be standardised by.
+            ValueError: another file, or numbers that nothing can be standardized by.
         """
         try:
             saved = json.loads(Path(path).read_text(encoding="utf-8"))
             calibration = cls(**saved | {name: tuple(map(float, saved[name])) for name in ("mean", "std")})
             classes = len(calibration.made_by["prompts"])
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path} is no calibration ({error}); expected what Calibration.save wrote") from error
+            raise ValueError(f"{path} is not a calibration ({error}); expected what Calibration.save wrote") from error
         if not len(calibration.mean) == len(calibration.std) == classes or not min(calibration.std, default=0) > 0:
             raise ValueError(
                 f"{path} has {classes} classes, means {calibration.mean} and deviations {calibration.std}; expected "

@@ -77,7 +77,7 @@ def test_train_refuses_bad_rows_unless_told_to_skip_them(broken, tmp_path):
     refused = gloria("train", broken, "--out", tmp_path / "run", *SMALL)
     assert refused.exit_code == 2
     assert "line 14: the image" in refused.output
-    assert "2 of 14 rows are bad; mend them, or leave them out with --bad-rows skip" in refused.output
+    assert "2 of 14 rows are bad; fix them, or leave them out with --bad-rows skip" in refused.output
     assert not (tmp_path / "run").exists()
     skipped = gloria("train", broken, "--out", tmp_path / "run", "--bad-rows", "skip", "--held-out", 0.5, *SMALL)
     assert skipped.exit_code == 0, skipped.output
@@ -167,7 +167,7 @@ def test_an_unreadable_query_image_is_named(run, table, tmp_path):
 def test_odd_images_train(tmp_path):
     lines = ["image,report"]
     for number, mode in enumerate(("L", "RGB", "RGBA", "P", "I;16", "1")):
-        Image.new(mode, (40 + 30 * number, 50)).save(tmp_path / f"{number}.png")
+        Image.linear_gradient("L").resize((40 + 30 * number, 50)).convert(mode).save(tmp_path / f"{number}.png")
         lines.append(f"{number}.png,Report number {number}.")
     (tmp_path / "data.csv").write_text("\n".join(lines))
     result = gloria("train", tmp_path / "data.csv", "--out", tmp_path / "run", "--held-out", 0.4, *SMALL)

@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from gloria.data import Row
-from gloria.prompts import COMPETITION, VOCABULARY, generated_prompts, named_prompts, read_prompts, sampled_prompts
+from gloria.prompts import COMPETITION, generated_prompts, named_prompts, read_prompts, sampled_prompts
+from gloria.prompts.prompts import VOCABULARY
 
 
 def test_names_are_prompts():
@@ -41,7 +42,7 @@ def test_generated_prompts_are_drawn_from_the_vocabulary():
 
 def test_reports_are_drawn_for_each_label():
     rows = [Row(line, None, f"Report {line}.", label="ab"[line % 2]) for line in range(10)]
-    rows += [Row(11, None, "Unlabelled."), Row(12, None, "", label="c"), Row(13, None, "Report 0.", label="a")]
+    rows += [Row(11, None, "Unlabeled."), Row(12, None, "", label="c"), Row(13, None, "Report 0.", label="a")]
     drawn = sampled_prompts(rows, count=2)
     assert {name: len(set(texts)) for name, texts in drawn.items()} == {"a": 2, "b": 2}
     for name, texts in drawn.items():
@@ -66,7 +67,7 @@ def test_a_file_of_lists_and_vocabularies(tmp_path):
     ("text", "message"),
     [
         ("a: [", "is not valid YAML"),
-        ("a: [x]\na: [y]", "'a' is there twice"),
+        ("a: [x]\na: [y]", "'a' appears twice"),
         ("[a, b]", r"holds \['a', 'b'\]; expected a prompt list or a vocabulary"),
         ("", "holds None"),
         ("No: [x]", "has a class False; expected text: put it in quotes"),

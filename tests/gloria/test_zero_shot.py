@@ -108,7 +108,7 @@ def test_a_tokenizer_without_cls_keeps_its_first_word(model, processor, pictures
     torch.testing.assert_close(without.scores(pictures), with_cls.scores(pictures))
 
 
-def test_calibration_standardises_each_class_and_comes_back_from_disk(model, processor, pictures, tmp_path):
+def test_calibration_standardizes_each_class_and_comes_back_from_disk(model, processor, pictures, tmp_path):
     plain = ZeroShotClassifier(model, processor, PROMPTS)
     scores = plain.scores(pictures).double()
     made = plain.calibrate(pictures[:3], source="held-out")
@@ -138,7 +138,7 @@ def test_a_calibration_of_another_classifier_is_refused(model, processor, pictur
         ZeroShotClassifier(model, processor, PROMPTS, calibration=made)
 
 
-def test_nothing_is_standardised_by_one_image(model, processor, pictures):
+def test_nothing_is_standardized_by_one_image(model, processor, pictures):
     classifier = ZeroShotClassifier(model, processor, PROMPTS)
     with pytest.raises(ValueError, match="'Effusion' is the same for all 1 images of the calibration set one"):
         classifier.calibrate(pictures[:1], source="one")
@@ -147,8 +147,8 @@ def test_nothing_is_standardised_by_one_image(model, processor, pictures):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda saved: "{", "is no calibration"),
-        (lambda saved: json.dumps(saved | {"more": 1}), "is no calibration"),
+        (lambda saved: "{", "is not a calibration"),
+        (lambda saved: json.dumps(saved | {"more": 1}), "is not a calibration"),
         (lambda saved: json.dumps(saved | {"mean": [0.0]}), r"has 3 classes, means \(0.0,\)"),
         (lambda saved: json.dumps(saved | {"std": [1.0, 0.0, 1.0]}), "deviations above 0"),
     ],
@@ -164,13 +164,13 @@ def test_a_damaged_calibration_is_refused(model, processor, pictures, tmp_path, 
 @pytest.mark.parametrize(
     ("prompts", "options", "error", "message"),
     [
-        ({"A": "a"}, {}, ValueError, r"prompts has the classes \['A'\]; expected two at least"),
+        ({"A": "a"}, {}, ValueError, r"prompts has the classes \['A'\]; expected at least two"),
         ({"A": "a", "B": []}, {}, ValueError, "prompts of class 'B' are none"),
         ({"A": "a", "B": [3]}, {}, TypeError, "a prompt of class 'B' is 3; expected a text"),
         ({"A": "a", "B": "  "}, {}, ValueError, "the prompt '  ' has no words"),
         (PROMPTS, {"form": "best"}, ValueError, "form is 'best'; expected one of 'paper', 'released'"),
         (PROMPTS, {"ensemble": "sum"}, ValueError, "ensemble is 'sum'; expected one of 'mean', 'max'"),
-        (PROMPTS, {"batch_size": 0}, ValueError, "batch_size is 0; expected 1 at least"),
+        (PROMPTS, {"batch_size": 0}, ValueError, "batch_size is 0; expected at least 1"),
     ],
 )
 def test_mistakes_are_named(model, processor, prompts, options, error, message):
@@ -186,7 +186,7 @@ def test_images_that_cannot_be_scored(model, processor, pictures):
         classifier("gone.png")
     with torch.no_grad():
         model.image_projection.weight.fill_(float("nan"))
-    with pytest.raises(ValueError, match=r"images\[0\].*scores that are no finite numbers"):
+    with pytest.raises(ValueError, match=r"images\[0\].*scores that are NaN or infinite"):
         classifier.scores(pictures)
 
 
