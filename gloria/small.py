@@ -28,25 +28,28 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MOST_WORDS = 4000
 
 
-def small_model(reports: Sequence[str], seed: int = 0) -> tuple[GloriaModel, GloriaProcessor]:
-    """A new model and its processor, with a vocabulary of the reports.
+def small_model(
+    reports: Sequence[str], seed: int = 0, pixels: int = PIXELS
+) -> tuple[GloriaModel, GloriaProcessor]:
+    """Make a new model and its processor, with a vocabulary of the reports.
 
     Args:
-        reports: those that the model will be trained on, one at least.
+        reports: those that the model will be trained on, at least one.
         seed: of the initial weights.
+        pixels: side of the square that the model sees, a multiple of 16, which is one region. Default 160.
 
     Raises:
         ValueError: no report.
     """
     if not len(reports):
         raise ValueError("reports is empty; expected the reports to train on, which the vocabulary is made of")
-    processor = GloriaProcessor(GloriaImageProcessor(crop_size=PIXELS), _tokenizer(reports), max_length=LONGEST)
+    processor = GloriaProcessor(GloriaImageProcessor(crop_size=pixels), _tokenizer(reports), max_length=LONGEST)
     torch.manual_seed(seed)
     return GloriaModel(small_config(len(processor.tokenizer))), processor
 
 
 def small_config(vocabulary: int) -> GloriaConfig:
-    """The configuration of such a model, for a vocabulary of so many word pieces."""
+    """Return the configuration of such a model, for a vocabulary of so many word pieces."""
     return GloriaConfig(
         image_config=ResNetConfig(
             embedding_size=32, hidden_sizes=[32, 64, 128, 128], depths=[1, 1, 1, 1], layer_type="basic"
@@ -67,7 +70,7 @@ def small_config(vocabulary: int) -> GloriaConfig:
 
 
 def _tokenizer(reports: Sequence[str]) -> BertTokenizer:
-    """BERT's tokenizer with the words that occur twice at least, and single characters for all others.
+    """Make BERT's tokenizer with the words that occur at least twice, and single characters for all others.
 
     Counted here, since the trainer of `tokenizers` breaks ties by chance: a seed would not make a run repeatable.
     """

@@ -1,0 +1,122 @@
+"""Draws the picture of the README: where the words of a report look, beside the time and memory of a training step.
+
+`python -m gloria.demo`, then `python -m bench.first_picture`. The left is the row that the demo shows, the first held-out one
+with a finding; the right is a results file of `bench/test_step.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+
+from bench.step_chart import CONTENDERS
+from gloria import GloriaModel, GloriaProcessor
+from gloria.attention import SEE_THROUGH, scale_top, telling, word_attention
+from gloria.data import Row, read_table
+from gloria.data.phantoms_reports import NAMES
+from gloria.demo import shown_row
+from gloria.images import read_mask, to_rgb
+from gloria.localization import in_image
+from gloria.regions import regions_view
+
+RUN = Path("runs/demo/phantoms")
+RESULTS = Path(__file__).parent / "results" / "intel-r-xeon-r-processor-avx512-2-cores-step.json"
+OUT = Path(__file__).parents[1] / "docs" / "first-picture.png"
+MODEL = "small"  # the model of `gloria train --preset small`
+COLUMNS = 4
+MOST_WORDS = 2 * COLUMNS - 1
+
+
+def make_figure(run: Path, results: dict[str, Any]) -> Figure:
+    """Draw both halves.
+
+    Args:
+        run: folder of a run of the demo on phantoms.
+        results: of `bench/test_step.py`.
+    """
+    figure = Figure(figsize=(13, 4.3), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=[1.25, 1], wspace=0.03)
+    _draw_words(left, run, shown_row(read_table(run / "held_out.csv")))
+    _draw_step(right, results)
+    return figure
+
+
+def finding_sentence(words: Sequence[str], kinds: Sequence[str]) -> list[int]:
+    """Return the indices of the words of the sentence with most words that name one of the findings."""
+    named = set().union(*(NAMES[kind] for kind in kinds))
+    sentences: list[list[int]] = [[]]
+    for index, word in enumerate(words):
+        sentences[-1].append(index)
+        if word == ".":
+            sentences.append([])
+    return max(sentences, key=lambda sentence: sum(words[index] in named for index in sentence))
+
+
+def _draw_words(figure: SubFigure, run: Path, row: Row) -> None:
+    model, processor = GloriaModel.from_pretrained(run), GloriaProcessor.from_pretrained(run)
+    image, mask = to_rgb(row.image), read_mask(row.mask)
+    words, maps = word_attention(model, processor, image, row.report)
+    sentence = finding_sentence(words, [kind for kind in NAMES if kind in row.label])
+    relative = maps * maps[0].size
+    top = scale_top(relative[telling(words)])
+    chosen = [index for index in sentence if index in set(telling(words))][:MOST_WORDS]
+    view = regions_view(model.config, processor.image_processor, image.width, image.height, maps.shape[1:])
+    axes = figure.subplots(2, COLUMNS).ravel()
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, index in zip(axes, [None, *chosen], strict=False):
+        axis.imshow(np.asarray(image))
+        axis.contour(mask, levels=[0.5], colors="cyan", linewidths=1)
+        axis.set_title("finding outlined" if index is None else words[index], fontsize=12)
+        if index is not None:
+            axis.imshow(in_image(relative[index], view, mask.shape)[0], cmap=SEE_THROUGH, vmin=1, vmax=top)
+    figure.suptitle(f"Where the words of a report look ({row.label}, held out)", fontsize=12)
+
+
+def _draw_step(figure: SubFigure, results: dict[str, Any]) -> None:
+    time, memory = figure.subplots(1, 2)
+    rows = [row for row in results["step"] if row["model"] == MODEL and "ms" in row]
+    for contender in ("loop", "fused"):
+        of_one = [row for row in rows if row["contender"] == contender]
+        color, marker = CONTENDERS[contender]
+        batches = [row["batch"] for row in of_one]
+        for axes, values in (
+            (time, [row["ms"] / row["batch"] for row in of_one]),
+            (memory, [row["peak_bytes"] / 2**30 for row in of_one]),
+        ):
+            axes.plot(batches, values, marker=marker, color=color, label=contender)
+    _label(time, "ms a pair")
+    _label(memory, "peak memory, GiB")
+    figure.suptitle("A training step over the batch, local loss by a loop or fused", fontsize=12)
+
+
+def _label(axes: Axes, title: str) -> None:
+    axes.set(title=title, xlabel="pairs in the batch", xscale="log", yscale="log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.set_minor_formatter(lambda value, _: "")
+    axes.set_xticks([16, 64, 256, 1024])
+    axes.grid(alpha=0.4)
+    axes.legend(fontsize=11)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `python -m bench.first_picture`."""
+    parser = argparse.ArgumentParser(prog="python -m bench.first_picture", description="Draw the picture of README.md.")
+    parser.add_argument("--run", type=Path, default=RUN, help=f"run of the demo on phantoms; default: {RUN}")
+    parser.add_argument("--results", type=Path, default=RESULTS, help=f"default: bench/results/{RESULTS.name}")
+    parser.add_argument("--out", type=Path, default=OUT, help="default: docs/first-picture.png")
+    given = parser.parse_args(arguments)
+    figure = make_figure(given.run, json.loads(given.results.read_text(encoding="utf-8")))
+    figure.savefig(given.out, dpi=100)
+
+
+if __name__ == "__main__":
+    main()
