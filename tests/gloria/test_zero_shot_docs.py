@@ -26,7 +26,7 @@ def test_the_page_runs(model, processor, pictures, tmp_path, monkeypatch):
     exec("\n".join(blocks), namespace)
     assert {each["label"] for each in namespace["best_first"]} == {"Pneumonia", "No Finding"}
     assert namespace["scores"].shape == (2, 2)
-    assert namespace["standardised"].shape == (1, 2)
+    assert namespace["standardized"].shape == (1, 2)
 
     commands = re.findall(r"^    gloria (.*)$", PAGE, flags=re.MULTILINE)
     assert commands
