@@ -13,11 +13,11 @@ from bench.report import describe, describe_problem
 Row = dict[str, Any]
 MODES = {"forward": "forward", "full": "forward + backward"}
 
-# Okabe and Ito's colours, which colour-blind readers tell apart; hatched is what only backward does, and waiting.
+# Okabe and Ito's colors, which color-blind readers tell apart; hatched is what only backward does, and waiting.
 BLUE, SKY, GREEN, ORANGE, YELLOW = "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#F0E442"
-VERMILION, PURPLE, GREY, WHITE = "#D55E00", "#CC79A7", "#BBBBBB", "#FFFFFF"
+VERMILION, PURPLE, GRAY, WHITE = "#D55E00", "#CC79A7", "#BBBBBB", "#FFFFFF"
 STYLES = {
-    "packing": (GREY, ""),
+    "packing": (GRAY, ""),
     "gram": (SKY, ""),
     "affinity": (BLUE, ""),
     "attention": (ORANGE, ""),
@@ -59,20 +59,20 @@ def _draw_panel(axes: Axes, rows: list[Row]) -> None:
     """One bar a row, as long as the call took; every stage is drawn, so that one legend serves all panels."""
     places = range(len(rows))
     left = [0.0] * len(rows)
-    for name, (colour, hatch) in STYLES.items():
+    for name, (color, hatch) in STYLES.items():
         widths = [row["outside_ms"] if name == "outside the kernels" else row["stages_ms"][name] for row in rows]
-        style: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "black", "linewidth": 0.6}
+        style: dict[str, Any] = {"color": color, "hatch": hatch, "edgecolor": "black", "linewidth": 0.6}
         axes.barh(places, widths, left=left, height=0.6, label=name, **style)
         left = [start + width for start, width in zip(left, widths, strict=True)]
 
     below = [place + 0.38 for place in places]
-    limits: dict[str, tuple[str, str, int, list[float]]] = {  # marker, its colour and size, and where it stands
+    limits: dict[str, tuple[str, str, int, list[float]]] = {  # marker, its color and size, and where it stands
         "bare product of all words and regions": ("s", "black", 90, [row["limit_ms"] for row in rows]),
         "floor: the flops needed, at the bare product's rate": ("D", "white", 40, [row["floor_ms"] for row in rows]),
         "floor + exponentials": ("o", "white", 40, [row["floor_ms"] + row["exponential_ms"] for row in rows]),
     }
-    for name, (marker, colour, size, at) in limits.items():
-        axes.scatter(at, below, s=size, marker=marker, color=colour, edgecolor="black", zorder=3, label=name)
+    for name, (marker, color, size, at) in limits.items():
+        axes.scatter(at, below, s=size, marker=marker, color=color, edgecolor="black", zorder=3, label=name)
     axes.set_yticks(places, [f"{row['preset']}, {row['dtype']}" for row in rows], fontsize=10)
     axes.set_ylim(len(rows) - 0.4, -0.6)  # the first row on top
     axes.set_xlim(left=0)

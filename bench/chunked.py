@@ -47,7 +47,7 @@ def attention_kernel(
     affinities, attended, found, starts, lengths, stride, regions, side, words, scale,
     SOFTMAX: tl.constexpr, W: tl.constexpr, R: tl.constexpr,
 ):  # fmt: skip
-    """One program: one text with one image. `released`: attention without its normaliser, and d; `paper`: u."""
+    """One program: one text with one image. `released`: attention without its normalizer, and d; `paper`: u."""
     text, image = tl.program_id(0), tl.program_id(1)
     length = tl.load(lengths + text).to(tl.int32)
     rows = tl.load(starts + text) + tl.arange(0, W)

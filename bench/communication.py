@@ -72,7 +72,7 @@ def ring_of_words(case: Case, gpus: int, assumed: Assumptions) -> Cost:
 
 
 def gathered_images(case: Case, gpus: int, assumed: Assumptions) -> Cost:
-    """What words travelling saves: an all-gather of the regions, and a reduce-scatter of their gradients."""
+    """What words traveling saves: an all-gather of the regions, and a reduce-scatter of their gradients."""
     others = (gpus - 1) * case.batch * case.regions * case.width * ITEM
     return Cost(2 * others, 2 * others, 2 * others / assumed.collective(gpus))
 

@@ -18,13 +18,11 @@ from matplotlib.figure import Figure, SubFigure
 
 from bench.step_chart import CONTENDERS
 from gloria import GloriaModel, GloriaProcessor
-from gloria.attention import SEE_THROUGH, scale_top, telling, word_attention
+from gloria.attention import SEE_THROUGH, content_words, in_image, regions_view, scale_top, word_attention
 from gloria.data import Row, read_table
-from gloria.data.phantoms_reports import NAMES
+from gloria.data.phantoms import NAMES
 from gloria.demo import shown_row
 from gloria.images import read_mask, to_rgb
-from gloria.localization import in_image
-from gloria.regions import regions_view
 
 RUN = Path("runs/demo/phantoms")
 RESULTS = Path(__file__).parent / "results" / "intel-r-xeon-r-processor-avx512-2-cores-step.json"
@@ -65,8 +63,9 @@ def _draw_words(figure: SubFigure, run: Path, row: Row) -> None:
     words, maps = word_attention(model, processor, image, row.report)
     sentence = finding_sentence(words, [kind for kind in NAMES if kind in row.label])
     relative = maps * maps[0].size
-    top = scale_top(relative[telling(words)])
-    chosen = [index for index in sentence if index in set(telling(words))][:MOST_WORDS]
+    told = content_words(words)
+    top = scale_top(relative[told])
+    chosen = [index for index in sentence if index in told][:MOST_WORDS]
     view = regions_view(model.config, processor.image_processor, image.width, image.height, maps.shape[1:])
     axes = figure.subplots(2, COLUMNS).ravel()
     for axis in axes:

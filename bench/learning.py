@@ -16,16 +16,13 @@ from pathlib import Path
 import torch
 from transformers.utils import logging as transformers_logging
 
-from gloria.attention import attention_figure, save, word_attention
+from gloria.attention import attention_figure, coverage, regions_view, save_figure, word_attention
 from gloria.data import Row, read_table, write_five_by_200, write_phantoms
 from gloria.data.layouts.chexpert import FIVE
-from gloria.data.phantoms import OF_EACH
-from gloria.data.phantoms_reports import NAMES
+from gloria.data.phantoms import NAMES, OF_EACH
 from gloria.images import read_mask
-from gloria.localization import coverage
-from gloria.modelling import GloriaModel
+from gloria.modeling import GloriaModel
 from gloria.processing import GloriaProcessor
-from gloria.regions import regions_view
 from gloria.retrieval import BY, precision_at, similarities
 from gloria.small import small_model
 from gloria.training import TrainingOptions, train
@@ -117,7 +114,7 @@ def one_seed(out: Path, seed: int, count: int, epochs: int, of_each: int) -> dic
     seconds = time.perf_counter() - started
     for row in test[: len(FIVE)]:
         figure = attention_figure(model, processor, row.image, row.report, row.mask, title=f"Never seen: {row.label}")
-        save(figure, out / f"{row.label.lower().replace(' ', '-')}.png")
+        save_figure(figure, out / f"{row.label.lower().replace(' ', '-')}.png")
     return {**measure(model, processor, test), "minutes of training": seconds / 60}
 
 

@@ -83,7 +83,7 @@ def _text_scores(regions: Tensor, text: Tensor, score: LocalScore) -> Tensor:
     return pooled / score.word_scale if score.pool_divide else pooled
 
 
-def _vectorised_scores(regions: Tensor, words: Tensor, present: Tensor, score: LocalScore) -> Tensor:
+def _vectorized_scores(regions: Tensor, words: Tensor, present: Tensor, score: LocalScore) -> Tensor:
     """Every image with every text at once: affinity (N, N, W, M) by one einsum, words masked by `present` (N, W)."""
     affinity = torch.einsum("vmd,twd->vtwm", regions, words)
     weights = affinity
@@ -106,7 +106,7 @@ def eager(case: Case, inputs: Inputs) -> Contender:
     present = torch.arange(inputs.words.shape[1], device=device) < lengths[:, None]
 
     def scores(regions: Tensor, words: Tensor) -> Tensor:
-        return _vectorised_scores(regions, words, present, case.score)
+        return _vectorized_scores(regions, words, present, case.score)
 
     return contender("eager", inputs.regions, inputs.words, scores)
 

@@ -166,7 +166,7 @@ def overhead(rows: list[Row]) -> list[str]:
 
 
 def small(rows: list[Row]) -> list[str]:
-    """A problem of a few words beside vectorised eager; a bold ratio below 1 is a row where eager wins."""
+    """A problem of a few words beside vectorized eager; a bold ratio below 1 is a row where eager wins."""
     header = ["case", "words", "dtype", "mode", "fused, µs", "eager, µs", "x eager"]
     lines = []
     for row in rows:

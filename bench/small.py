@@ -1,4 +1,4 @@
-"""Times a problem of a few words, where a call counts more than its work, beside vectorised eager PyTorch."""
+"""Times a problem of a few words, where a call counts more than its work, beside vectorized eager PyTorch."""
 
 from __future__ import annotations
 

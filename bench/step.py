@@ -1,4 +1,4 @@
-"""A training step of the whole model, encoders and optimiser included: where its time goes, and which batch fits.
+"""A training step of the whole model, encoders and optimizer included: where its time goes, and which batch fits.
 
 `python -m bench.step '{"model": ..., "batch": ..., "contender": ...}'` prints the peak memory of one step, and with
 "contenders" their times: in processes of their own, which start without the memory that earlier steps still hold.
@@ -36,7 +36,7 @@ Row = dict[str, Any]
 Peaks = dict[str, dict[int, int]]  # bytes, by contender and batch
 
 CONTENDERS = ("fused", "loop", "cached")
-PARTS = ("encoders", "local loss", "global loss", "optimiser")
+PARTS = ("encoders", "local loss", "global loss", "optimizer")
 VOCABULARY = 1000
 # Seconds after which a contender sits out the rounds that are left.
 ALLOWANCE = 20.0
@@ -95,7 +95,7 @@ class Step:
         torch.manual_seed(0)
         self.shape, self.backend = model, backend
         self.model = GloriaModel(model.config()).train()
-        self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=5e-5)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=5e-5)
         self.lengths = draw_lengths(batch)
         self.pixels = torch.randn(batch, 3, model.pixels, model.pixels)
         self.texts = _texts(self.lengths)
@@ -113,8 +113,8 @@ class Step:
         whole = time.perf_counter()
         torch.autograd.backward(embeddings, [each.grad for each in leaves])
         replayed = time.perf_counter()
-        self.optimiser.step()
-        self.optimiser.zero_grad()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
         ended = time.perf_counter()
         parts = (encoded - started + replayed - whole, local - encoded, whole - local, ended - replayed)
         return {**dict(zip(PARTS, parts, strict=True)), "step": ended - started}
@@ -209,7 +209,7 @@ def _in_a_child(problem: dict[str, Any]) -> Any:
 
 
 def _peak(model: StepModel, batch: int, backend: str, contender: str) -> int:
-    """Bytes of the step at its peak: weights, optimiser, inputs and all that a step adds."""
+    """Bytes of the step at its peak: weights, optimizer, inputs and all that a step adds."""
     before = start_counting()
     Step(model, batch, backend)(contender)
     return peak() - before

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from bench.report import describe
 
 Row = dict[str, Any]
-# Okabe and Ito's colours, which colour-blind readers tell apart.
-PARTS = {"encoders": "#56B4E9", "local loss": "#D55E00", "global loss": "#F0E442", "optimiser": "#BBBBBB"}
+# Okabe and Ito's colors, which color-blind readers tell apart.
+PARTS = {"encoders": "#56B4E9", "local loss": "#D55E00", "global loss": "#F0E442", "optimizer": "#BBBBBB"}
 CONTENDERS = {"loop": ("#D55E00", "s"), "fused": ("#0072B2", "o"), "cached": ("#009E73", "D")}
 
 
@@ -40,9 +40,9 @@ def make_figure(results: dict[str, Any]) -> Figure:
 def _draw_times(axes: Axes, rows: list[Row]) -> None:
     places = range(len(rows))
     left = [0.0] * len(rows)
-    for part, colour in PARTS.items():
+    for part, color in PARTS.items():
         widths = [row["parts_ms"][part] / row["batch"] for row in rows]
-        axes.barh(places, widths, left=left, height=0.7, label=part, color=colour, edgecolor="black", linewidth=0.5)
+        axes.barh(places, widths, left=left, height=0.7, label=part, color=color, edgecolor="black", linewidth=0.5)
         left = [start + width for start, width in zip(left, widths, strict=True)]
     axes.set_yticks(places, [f"{row['contender']}, N = {row['batch']}" for row in rows], fontsize=10)
     axes.set_ylim(len(rows) - 0.4, -0.6)  # the first row on top
@@ -51,10 +51,10 @@ def _draw_times(axes: Axes, rows: list[Row]) -> None:
 
 
 def _draw_memory(axes: Axes, rows: list[Row], memory: int) -> None:
-    for contender, (colour, marker) in CONTENDERS.items():
+    for contender, (color, marker) in CONTENDERS.items():
         points = [(row["batch"], row["peak_bytes"] / 2**30) for row in rows if row["contender"] == contender]
         if points:
-            axes.plot(*zip(*points, strict=True), marker=marker, color=colour, label=contender)
+            axes.plot(*zip(*points, strict=True), marker=marker, color=color, label=contender)
     axes.axhline(memory / 2**30, color="black", linestyle="--", linewidth=0.8, label="memory of the machine")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)

@@ -1,4 +1,4 @@
-"""Is a problem of a few words slower than vectorised eager PyTorch?"""
+"""Is a problem of a few words slower than vectorized eager PyTorch?"""
 
 from __future__ import annotations
 

@@ -49,6 +49,6 @@ def test_contenders_compute_the_same_gradients(timed, backend):
 def _gradients(contender: str, backend: str) -> dict[str, torch.Tensor]:
     step = Step(MODELS["quick"], 5, backend)
     step.model.eval()
-    step.optimiser = SimpleNamespace(step=lambda: None, zero_grad=lambda: None)
+    step.optimizer = SimpleNamespace(step=lambda: None, zero_grad=lambda: None)
     step(contender)
     return {name: each.grad for name, each in step.model.named_parameters() if each.grad is not None}

@@ -1,4 +1,4 @@
-"""Times several functions in turn, in one process: machines drift by a factor of two, so only neighbours compare."""
+"""Times several functions in turn, in one process: machines drift by a factor of two, so only neighbors compare."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ TAGS = ["gloria", "chest-x-ray", "radiology", "image-text-retrieval", "contrasti
 
 
 def write_card(
-    folder: str | Path, licence: str, name: str | None = None, data: str | None = None, notes: str | None = None
+    folder: str | Path, license: str, name: str | None = None, data: str | None = None, notes: str | None = None
 ) -> Path:
     """Writes the card of a saved model, from its configuration and, where there is one, from its metrics.json.
 
@@ -26,7 +26,7 @@ def write_card(
 
     Args:
         folder: with config.json and preprocessor_config.json, as `gloria train` and `gloria convert` leave it.
-        licence: identifier as the hub lists them, "apache-2.0" for instance, or "other". Which one the weights may
+        license: identifier as the hub lists them, "apache-2.0" for instance, or "other". Which one the weights may
             have follows from the data and the encoders that they came from: nobody but the author can say.
         name: of the model. Default: that of the folder.
         data: name of what it was trained and measured on, for people and for the hub.
@@ -36,14 +36,14 @@ def write_card(
         Path of the card; one that was there is replaced.
 
     Raises:
-        ValueError: no model in the folder; a licence that cannot be an identifier.
+        ValueError: no model in the folder; a license that cannot be an identifier.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} holds no trained model; expected a folder with config.json")
-    if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", licence):
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
         raise ValueError(
-            f"licence is {licence!r}; expected an identifier as the hub lists them, such as 'apache-2.0', "
+            f"license is {license!r}; expected an identifier as the hub lists them, such as 'apache-2.0', "
             "'cc-by-nc-4.0' or 'other'"
         )
     config = GloriaConfig.from_pretrained(folder, local_files_only=True)
@@ -51,7 +51,7 @@ def write_card(
     metrics = _metrics(folder)
     name = name or folder.resolve().name
     card_data = ModelCardData(
-        license=licence,
+        license=license,
         language="en",
         library_name="gloria-ops",
         pipeline_tag="zero-shot-image-classification",

@@ -28,7 +28,7 @@ class GloriaConfig(PretrainedConfig):
         local_weight: weight of the local loss, both directions, in the total. 0 leaves it out of the computation.
         global_weight: weight of the global loss, both directions, in the total. 0 leaves it out of the computation.
         global_scale: scale on the cosines of the global loss.
-        initializer_range: standard deviation of the normal that initialises the projections.
+        initializer_range: standard deviation of the normal that initializes the projections.
 
     Raises:
         TypeError: a configuration is neither a dict with "model_type" nor a `PretrainedConfig`; an unknown field in
@@ -145,3 +145,6 @@ def _released_but(given: LocalScore | dict[str, Any] | None) -> LocalScore:
     if unknown:
         raise TypeError(f"local_score has the unknown fields {unknown}; LocalScore has {known}")
     return replace(LocalScore.released(), **given)
+
+
+AutoConfig.register(GloriaConfig.model_type, GloriaConfig, exist_ok=True)

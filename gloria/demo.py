@@ -19,13 +19,12 @@ import torch
 from matplotlib.figure import Figure
 from transformers.utils import logging as transformers_logging
 
-from gloria.attention import attention_figure, save
-from gloria.attention_page import attention_page
+from gloria.attention import attention_figure, attention_page, save_figure
+from gloria.attention.localization import TOLERANCE, localize_rows
 from gloria.data import Row, TableDataset, find_problems, read_table, split_rows, write_phantoms
 from gloria.images import read_mask, to_rgb
-from gloria.localization import TOLERANCE, localize_rows
 from gloria.lock import only_writer
-from gloria.modelling import GloriaModel
+from gloria.modeling import GloriaModel
 from gloria.processing import GloriaProcessor
 from gloria.retrieval import Similarities, chance, format_precision, labels_of, similarities
 from gloria.small import small_model
@@ -199,17 +198,17 @@ def _one(name: str, table: Path, out: Path, steps: int, seed: int) -> None:
         (out / METRICS).unlink(missing_ok=True)
         metrics = train(model, processor, training, held_out, out, options)
     found = similarities(model, processor, [row.image for row in held_out], [row.report for row in held_out])
-    save(montage(found, held_out), out / "retrieval.png")
+    save_figure(montage(found, held_out), out / "retrieval.png")
     shown = shown_row(held_out)
     title = f"Held out: {Path(str(shown.image)).name}" + (f", {shown.label}" if shown.label else "")
     given = (model, processor, shown.image, shown.report, shown.mask, title)
-    save(attention_figure(*given), out / "attention.png")
+    save_figure(attention_figure(*given), out / "attention.png")
     (out / "attention.html").write_text(attention_page(*given), encoding="utf-8")
 
     print(f"\nPrecision@K in percent, {len(held_out)} held-out images and reports, relevant = same finding")
     print(format_precision(metrics["precision"]))
     labels = labels_of(held_out)
-    print(_judgement(metrics["precision"], chance(labels, labels), len(held_out)))
+    print(_judgment(metrics["precision"], chance(labels, labels), len(held_out)))
     if looks := where_words_look(model, processor, held_out):
         print(f"\n{looks}")
     seconds = local_loss_seconds(model, processor, training[:BATCH])
@@ -219,7 +218,7 @@ def _one(name: str, table: Path, out: Path, steps: int, seed: int) -> None:
         print(f"{kind:<9}{1000 * seconds[kind]:8.1f} ms {100 * share:5.1f} % of the step{what}")
 
 
-def _judgement(precision: dict[str, dict[str, float]], by_chance: float, rows: int) -> str:
+def _judgment(precision: dict[str, dict[str, float]], by_chance: float, rows: int) -> str:
     """Say in a line what the figures are worth, since a table alone invites over-reading."""
     reached = statistics.mean(
         value for line in precision.values() for name, value in line.items() if name.startswith("both ")

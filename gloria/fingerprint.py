@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from gloria.data import Row, ShardDataset
-from gloria.modelling import GloriaModel
+from gloria.modeling import GloriaModel
 from gloria.processing import GloriaProcessor
 
 # Bookkeeping of transformers, which changes no vector.

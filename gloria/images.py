@@ -1,4 +1,4 @@
-"""GloriaImageProcessor: a picture of any mode, depth and size to normalised square pixels, with PIL alone."""
+"""GloriaImageProcessor: a picture of any mode, depth and size to normalized square pixels, with PIL alone."""
 
 import io
 import os
@@ -16,7 +16,7 @@ from gloria.dicom import is_dicom, read_dicom
 
 
 class GloriaImageProcessor(BaseImageProcessor):
-    """Resizes the longer side, pads to a square, crops the middle and normalises, as the released code does.
+    """Resizes the longer side, pads to a square, crops the middle and normalizes, as the released code does.
 
     The released code resizes to 256, crops 224 and lets the model enlarge that to 299. Here the same field of view is
     taken from the original at 299 at once, so that pixels are interpolated once: a longer side of 342 = 299 x 256 /
@@ -71,13 +71,13 @@ class GloriaImageProcessor(BaseImageProcessor):
         Raises:
             TypeError, ValueError: no image; what `to_rgb` cannot read, and the message says which image of the batch.
         """
-        batch = [images] if is_one(images) else list(images)
+        batch = [images] if is_single_image(images) else list(images)
         if not batch:
             raise ValueError("images is empty; expected one image or more")
         pixels = []
         for position, image in enumerate(batch):
             try:
-                pixels.append(self.normalise(self.frame(image)))
+                pixels.append(self.to_pixels(self.frame(image)))
             except TypeError as error:
                 raise TypeError(f"images[{position}]: {error}") from error
             except ValueError as error:
@@ -92,7 +92,7 @@ class GloriaImageProcessor(BaseImageProcessor):
         # Beyond the image a crop is black: that is the padding.
         return np.asarray(scaled.crop((left, top, left + self.crop_size, top + self.crop_size)))
 
-    def normalise(self, framed: np.ndarray) -> np.ndarray:
+    def to_pixels(self, framed: np.ndarray) -> np.ndarray:
         """What `frame` gives, as pixels for the model: (3, crop_size, crop_size) float32."""
         levels = np.arange(256, dtype=np.float32) / 255
         mean, std = (np.asarray(each, np.float32)[:, None] for each in (self.image_mean, self.image_std))
@@ -110,7 +110,7 @@ class GloriaImageProcessor(BaseImageProcessor):
         Returns:
             left, top, right, bottom in pixels of the image, continuous: 0 is the outer edge of the first pixel, 1 its
             inner one. Padding lies below 0 or beyond the size. Where in it the
-            regions lie is for `gloria.regions` to say.
+            regions lie is for `gloria.attention` to say.
         """
         left, top, (scaled_width, scaled_height) = self._placed(width, height)
         x, y = width / scaled_width, height / scaled_height
@@ -166,7 +166,7 @@ def read_mask(mask: Any) -> np.ndarray:
     return values > values.max() / 2
 
 
-def is_one(images: Any) -> bool:
+def is_single_image(images: Any) -> bool:
     """Whether this is a single image, not a sequence of them."""
     if isinstance(images, (str, os.PathLike, io.IOBase, Image.Image)):
         return True

@@ -5,8 +5,16 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
-from transformers import AutoTokenizer, BatchEncoding, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import (
+    AutoProcessor,
+    AutoTokenizer,
+    BatchEncoding,
+    BatchFeature,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
 
+from gloria.configuration import GloriaConfig
 from gloria.images import GloriaImageProcessor
 
 
@@ -138,3 +146,6 @@ def _word_ids(encoding: BatchEncoding, row: int, cls_token_id: int | None) -> li
         ids += [-1 if word is None else next_id] * count
         next_id += word is not None
     return ids
+
+
+AutoProcessor.register(GloriaConfig, GloriaProcessor, exist_ok=True)

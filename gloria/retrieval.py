@@ -11,7 +11,7 @@ from torchmetrics.retrieval import RetrievalHitRate, RetrievalPrecision
 
 from gloria.data import Row
 from gloria.encoding import Texts, batches, encode_images, encode_texts, inference
-from gloria.modelling import GloriaModel
+from gloria.modeling import GloriaModel
 from gloria.processing import GloriaProcessor
 from gloria_ops import LocalScore, cosines, local_scores
 
@@ -35,7 +35,7 @@ class Similarities:
         """The similarities to rank by; "both" is their plain mean, ½ (global + local).
 
         The loss puts a scale of the same size on each (released: 10), so that their sum is what training has made of
-        them; nothing is standardised, so that an answer does not depend on what else is ranked.
+        them; nothing is standardized, so that an answer does not depend on what else is ranked.
 
         Raises:
             ValueError: another `by`.

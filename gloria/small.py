@@ -12,7 +12,7 @@ from transformers import BertConfig, BertTokenizer, ResNetConfig
 
 from gloria.configuration import GloriaConfig
 from gloria.images import GloriaImageProcessor
-from gloria.modelling import GloriaModel
+from gloria.modeling import GloriaModel
 from gloria.processing import GloriaProcessor
 from gloria_ops import LocalScore
 
@@ -28,9 +28,7 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MOST_WORDS = 4000
 
 
-def small_model(
-    reports: Sequence[str], seed: int = 0, pixels: int = PIXELS
-) -> tuple[GloriaModel, GloriaProcessor]:
+def small_model(reports: Sequence[str], seed: int = 0, pixels: int = PIXELS) -> tuple[GloriaModel, GloriaProcessor]:
     """Make a new model and its processor, with a vocabulary of the reports.
 
     Args:

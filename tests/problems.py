@@ -39,7 +39,7 @@ EVERY_SCORE = {
     )
 }
 
-# In the reference only: the other ways of SCAN to normalise over the words.
+# In the reference only: the other ways of SCAN to normalize over the words.
 SCAN_NORMS = {norm: LocalScore(word_norm=norm, word_scale=3.0) for norm in ("l2", "l1", "clipped_l1", "clipped")}
 
 

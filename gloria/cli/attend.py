@@ -1,17 +1,24 @@
 """`gloria attend` and `gloria localize`: where words look, as pictures and as figures."""
 
-import csv as csv_module
+import csv
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from gloria.attention import attention_figure, save
-from gloria.attention_page import attention_page
-from gloria.cli.common import Table, loaded, plain_errors, say
+from gloria.attention import (
+    THRESHOLDS,
+    TOLERANCE,
+    Localization,
+    attention_figure,
+    attention_page,
+    format_localization,
+    localize_rows,
+    save_figure,
+)
+from gloria.cli.common import Table, load_run, plain_errors, say
 from gloria.data import Row, read_table
-from gloria.localization import THRESHOLDS, TOLERANCE, Localization, format_localization, localize_rows
 
 GRID, PAGE = "attention.png", "attention.html"
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `gloria train` or `gloria convert`.")]
@@ -24,26 +31,26 @@ def attend(
     image: Annotated[Path | None, typer.Option(help="Image to look at.")] = None,
     report: Annotated[str | None, typer.Option(help="Text whose words look.")] = None,
     mask: Annotated[Path | None, typer.Option(help="Mask of the finding, to outline.")] = None,
-    csv: Annotated[Path | None, typer.Option(help="Table to take image, report and mask from, with --line.")] = None,
+    table: Annotated[Path | None, typer.Option(help="Table to take image, report and mask from, with --line.")] = None,
     line: Annotated[int | None, typer.Option(min=2, help="Line of the table on which the row starts.")] = None,
     cpu: Cpu = False,
 ) -> None:
     """Draw what each word of a report looks at: a grid of pictures, and a page to open and point at words in."""
     with plain_errors():
-        row = _row(image, report, mask, csv, line)
-        model, processor = loaded(run, cpu)
+        row = _row(image, report, mask, table, line)
+        model, processor = load_run(run, cpu)
         name = Path(str(row.image)).name
         page = attention_page(model, processor, row.image, row.report, row.mask, title=name)
         figure = attention_figure(model, processor, row.image, row.report, row.mask, title=name)
         out.mkdir(parents=True, exist_ok=True)
-        save(figure, out / GRID)
+        save_figure(figure, out / GRID)
         (out / PAGE).write_text(page, encoding="utf-8")
     say(f"wrote {GRID} and {PAGE} to {out}")
 
 
 def localize(
     run: Run,
-    csv: Table,
+    table: Table,
     text: Annotated[
         Literal["report", "label"],
         typer.Option(help="What is read: the report, or the label that names the finding."),
@@ -54,13 +61,13 @@ def localize(
 ) -> None:
     """Measure on a table with masks or boxes how well attention falls on findings, beside what chance would give."""
     with plain_errors():
-        rows = read_table(csv)
+        rows = read_table(table)
         if not any(row.mask or row.boxes for row in rows):
-            raise ValueError(f"{csv} names no mask and no box; expected a column mask or boxes, filled in some rows")
-        model, processor = loaded(run, cpu)
+            raise ValueError(f"{table} names no mask and no box; expected a column mask or boxes, filled in some rows")
+        model, processor = load_run(run, cpu)
         found = list(localize_rows(model, processor, rows, text, tolerance, progress=True))
         if not found:
-            raise ValueError(f"all masks of {csv} are empty; expected bright pixels where the finding is")
+            raise ValueError(f"all masks of {table} are empty; expected bright pixels where the finding is")
         if out is not None:
             _write(out, found)
     say(
@@ -70,26 +77,26 @@ def localize(
     )
 
 
-def _row(image: Path | None, report: str | None, mask: Path | None, csv: Path | None, line: int | None) -> Row:
-    by_hand = image is not None and report is not None and csv is None and line is None
-    by_table = csv is not None and line is not None and image is None and report is None and mask is None
+def _row(image: Path | None, report: str | None, mask: Path | None, table: Path | None, line: int | None) -> Row:
+    by_hand = image is not None and report is not None and table is None and line is None
+    by_table = table is not None and line is not None and image is None and report is None and mask is None
     if not by_hand and not by_table:
-        raise ValueError("expected either --image and --report (and --mask, if there is one), or --csv and --line")
-    if csv is None:
+        raise ValueError("expected either --image and --report (and --mask, if there is one), or --table and --line")
+    if table is None:
         return Row(0, image, str(report), mask=mask)
-    rows = {row.line: row for row in read_table(csv)}
+    rows = {row.line: row for row in read_table(table)}
     if line not in rows:
         raise ValueError(
-            f"no row of {csv} starts on line {line}; the first does on {min(rows)}, the last on {max(rows)}"
+            f"no row of {table} starts on line {line}; the first does on {min(rows)}, the last on {max(rows)}"
         )
     if rows[line].fault or rows[line].image is None:
-        raise ValueError(f"{csv}, line {line}: {rows[line].fault or 'the image is not named'}")
+        raise ValueError(f"{table}, line {line}: {rows[line].fault or 'the image is not named'}")
     return rows[line]
 
 
 def _write(path: Path, found: list[tuple[Row, Localization]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv_module.writer(file)
+        writer = csv.writer(file)
         for row, figures in found:
             values = asdict(figures)
             ious = dict(zip((f"iou_at_{share}" for share in THRESHOLDS), values.pop("ious"), strict=True))

@@ -12,7 +12,7 @@ from transformers.utils import logging as transformers_logging
 from gloria.data import Problem, Row, find_problems, find_warnings, read_table
 from gloria.data.table import REQUIRED
 from gloria.messages import plain, plain_lines
-from gloria.modelling import GloriaModel
+from gloria.modeling import GloriaModel
 from gloria.processing import GloriaProcessor
 
 Table = Annotated[
@@ -42,29 +42,29 @@ def plain_errors() -> Iterator[None]:
         raise typer.Exit(2) from error
 
 
-def good_rows(csv: Path, skip: bool, reports: bool = True) -> list[Row]:
+def good_rows(table: Path, skip: bool, reports: bool = True) -> list[Row]:
     """Rows that are not bad; problems are printed, and bad rows are an error unless they are to be skipped.
 
     Without `reports`, neither the rows need a report nor the table a column of them.
     """
-    rows = read_table(csv, REQUIRED if reports else ["image"])
+    rows = read_table(table, REQUIRED if reports else ["image"])
     for warning in find_warnings(rows):
-        say(f"{csv}: warning: {warning}", err=True)
+        say(f"{table}: warning: {warning}", err=True)
     problems: Sequence[Problem] = find_problems(rows, progress=True, need_reports=reports)
     for problem in problems:
-        say(f"{csv}, {problem}", err=True)
+        say(f"{table}, {problem}", err=True)
     bad = {problem.line for problem in problems if problem.bad}
     if bad and not skip:
         raise ValueError(f"{len(bad)} of {len(rows)} rows are bad; mend them, or leave them out with --bad-rows skip")
     good = [row for row in rows if row.line not in bad]
     if not good:
-        raise ValueError(f"{csv} has no good row")
+        raise ValueError(f"{table} has no good row")
     if bad:
         say(f"skipping {len(bad)} bad rows of {len(rows)}", err=True)
     return good
 
 
-def loaded(run: Path, cpu: bool) -> tuple[GloriaModel, GloriaProcessor]:
+def load_run(run: Path, cpu: bool) -> tuple[GloriaModel, GloriaProcessor]:
     """Model, on the accelerator if there is one and it may be used, and processor of a run folder."""
     if not (run / "config.json").is_file():
         raise ValueError(f"{run} holds no trained model; expected the run folder that `gloria train` wrote")

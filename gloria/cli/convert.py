@@ -31,12 +31,12 @@ def convert(
 
 def card(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `gloria train` or `gloria convert`.")],
-    licence: Annotated[str, typer.Option("--license", "--licence", help="As the hub lists them, e.g. cc-by-nc-4.0.")],
+    license: Annotated[str, typer.Option(help="As the hub lists them, e.g. cc-by-nc-4.0.")],
     name: Annotated[str | None, typer.Option(help="Of the model. Default: that of the folder.")] = None,
     data: Annotated[str | None, typer.Option(help="Name of what it was trained and measured on.")] = None,
     notes: Annotated[Path | None, typer.Option(help="Markdown file to add.")] = None,
 ) -> None:
     """Write the model card of a run, README.md, for the Hugging Face hub; nothing is sent."""
     with plain_errors():
-        written = write_card(run, licence, name, data, None if notes is None else notes.read_text(encoding="utf-8"))
+        written = write_card(run, license, name, data, None if notes is None else notes.read_text(encoding="utf-8"))
     say(f"wrote {written}")

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from gloria.cli.common import Table, good_rows, loaded, plain_errors, say
+from gloria.cli.common import Table, good_rows, load_run, plain_errors, say
 from gloria.data import read_table
 from gloria.index import EmbeddingIndex, Retriever, build_index, build_nearest
 from gloria.index.evaluate import KS, format_evaluation
@@ -31,7 +31,7 @@ app = typer.Typer(help="Index encoded images or reports on disk, and search them
 @app.command()
 def build(
     run: Run,
-    csv: Annotated[Path, typer.Argument(metavar="TABLE", help="Table with the column image or report.")],
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="Table with the column image or report.")],
     out: Annotated[Path, typer.Option(help="Folder of the index; one that was interrupted, or has grown, continues.")],
     of: Annotated[ItemKind, typer.Option(help="What to index: images, to be found by texts, or texts (the reports).")],
     dtype: Annotated[Dtype, typer.Option(help="In which regions and words are kept.")] = "float16",
@@ -46,11 +46,10 @@ def build(
 ) -> None:
     """Encode the images or the reports of a table; bad rows are named and left out."""
     with plain_errors(), only_writer(out):
-        index = build_index(
-            out, *loaded(run, cpu), read_table(csv, [COLUMN[of]]), of, dtype=dtype, batch_size=batch_size, progress=True
-        )
+        rows = read_table(table, [COLUMN[of]])
+        index = build_index(out, *load_run(run, cpu), rows, of, dtype=dtype, batch_size=batch_size, progress=True)
         for problem in index.manifest.bad:
-            say(f"{csv}, {problem}", err=True)
+            say(f"{table}, {problem}", err=True)
         if faiss is not None:
             index = build_nearest(index, faiss)
     size = sum(file.size for file in index.manifest.shards) / 2**20
@@ -81,7 +80,7 @@ def search(
             raise ValueError(f"{folder} holds {index.manifest.of}; expected {option}, and it alone")
         if query is not None and not query.strip():
             raise ValueError("--query is empty; expected some words")
-        hits: Sequence[Any] = Retriever(*loaded(run, cpu), index)(asked, k, by=by, candidates=candidates)
+        hits: Sequence[Any] = Retriever(*load_run(run, cpu), index)(asked, k, by=by, candidates=candidates)
     for rank, hit in enumerate(hits, 1):
         say(f"{rank:>3}  {hit.score:8.4f}  {hit.row.image}  {hit.row.label or '-'}  {' '.join(hit.row.report.split())}")
 
@@ -90,7 +89,7 @@ def search(
 def evaluate(
     run: Run,
     folder: Folder,
-    csv: Table,
+    table: Table,
     k: Annotated[list[int] | None, typer.Option("--k", "-k", min=1, help="Once for each. Default: 5, 10, 100.")] = None,
     by: Annotated[By | None, typer.Option(help="What to rank by. Default: each of the three.")] = None,
     candidates: Candidates = None,
@@ -101,8 +100,8 @@ def evaluate(
     """Ask an index for the rows of a table: Precision@K by class, Recall@K by pair, and what two stages lose."""
     with plain_errors():
         index = EmbeddingIndex(folder, verify)
-        retriever = Retriever(*loaded(run, cpu), index, batch_size)
-        rows = good_rows(csv, skip=True)
+        retriever = Retriever(*load_run(run, cpu), index, batch_size)
+        rows = good_rows(table, skip=True)
         found = evaluate_index(retriever, rows, k or KS, by=[by] if by else BY, candidates=candidates, progress=True)
     asked = "reports" if index.manifest.of == "images" else "images"
     say(

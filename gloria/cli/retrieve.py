@@ -5,13 +5,13 @@ from typing import Annotated
 
 import typer
 
-from gloria.cli.common import Table, good_rows, loaded, plain_errors, say
+from gloria.cli.common import Table, good_rows, load_run, plain_errors, say
 from gloria.retrieval import By, format_precision, precision_table, similarities
 
 
 def retrieve(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `gloria train`.")],
-    csv: Table,
+    table: Table,
     query: Annotated[str | None, typer.Option(help="Text to find images for.")] = None,
     image: Annotated[Path | None, typer.Option(help="Image to find reports for.")] = None,
     k: Annotated[int, typer.Option("--k", "-k", min=1, help="How many to show.")] = 5,
@@ -25,8 +25,8 @@ def retrieve(
             raise ValueError("--query and --image are both given; choose one, or neither to measure Precision@K")
         if query is not None and not query.strip():
             raise ValueError("--query is empty; expected some words")
-        rows = good_rows(csv, skip=True)
-        model, processor = loaded(run, cpu)
+        rows = good_rows(table, skip=True)
+        model, processor = load_run(run, cpu)
         images = [row.image for row in rows] if image is None else [image]
         reports = [row.report for row in rows] if query is None else [query]
         found = similarities(model, processor, images, reports, batch_size, progress=True)

@@ -12,7 +12,7 @@ from gloria.training import HELD_OUT
 
 
 def shards(
-    csv: Table,
+    table: Table,
     out: Annotated[Path, typer.Option(help="Folder to write to.")],
     shards: Annotated[int, typer.Option(min=1, help="Number of files: a multiple of ranks times workers.")] = 16,
     longest_side: Annotated[
@@ -24,7 +24,7 @@ def shards(
 ) -> None:
     """Write a table's training rows as tar shards, and a table of the rows held out beside them."""
     with plain_errors():
-        training, held = split_rows(good_rows(csv, skip=bad_rows == "skip"), held_out, seed)
+        training, held = split_rows(good_rows(table, skip=bad_rows == "skip"), held_out, seed)
         paths = write_shards(training, out, shards, longest_side, seed, progress=True)
         write_table(out / HELD_OUT, held)
         say(f"wrote {len(training)} rows to {len(paths)} shards in {out}, and {len(held)} to {out / HELD_OUT}")

@@ -10,19 +10,19 @@ from gloria.data import find_problems, find_warnings, read_table, write_five_by_
 
 
 def validate_data(
-    csv: Table,
+    table: Table,
     without_reports: Annotated[
         bool, typer.Option("--without-reports", help="Rows need no report: for tables of labels.")
     ] = False,
 ) -> None:
     """Name every bad row of a table with its line, and warn of what is odd; exit with 1 if there is a bad row."""
     with plain_errors():
-        rows = read_table(csv)
+        rows = read_table(table)
         problems = find_problems(rows, progress=True, need_reports=not without_reports)
     for warning in find_warnings(rows):
-        say(f"{csv}: warning: {warning}")
+        say(f"{table}: warning: {warning}")
     for problem in problems:
-        say(f"{csv}, {problem}")
+        say(f"{table}, {problem}")
     bad = len({problem.line for problem in problems if problem.bad})
     say(f"{len(rows)} rows, {len(rows) - bad} good, {bad} bad")
     raise typer.Exit(1 if bad else 0)

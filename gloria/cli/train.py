@@ -11,13 +11,13 @@ import typer
 from accelerate import PartialState
 from transformers import AutoTokenizer
 
-from gloria.cli.common import good_rows, plain_errors
+from gloria.cli.common import good_rows, plain_errors, say
 from gloria.data import Row, ShardDataset, read_table, split_rows
 from gloria.data.pairs import BadFiles
 from gloria.data.reports import Text
 from gloria.data.shards import INDEX
 from gloria.images import GloriaImageProcessor
-from gloria.modelling import GloriaModel
+from gloria.modeling import GloriaModel
 from gloria.processing import GloriaProcessor
 from gloria.recipes import available_recipes, load_recipe
 from gloria.retrieval import format_precision
@@ -28,7 +28,7 @@ from gloria.training.options import Optimizer, Schedule
 from gloria.training.processes import on_first_process, only_run
 
 BadRows = Literal["refuse", "skip"]
-NOT_OF_A_RECIPE = {"csv", "out", "recipe", "resume", "change"}
+NOT_OF_A_RECIPE = {"table", "out", "recipe", "resume", "change"}
 
 
 def _follow_recipe(context: typer.Context, name_or_path: str | None) -> str | None:
@@ -42,7 +42,7 @@ def _follow_recipe(context: typer.Context, name_or_path: str | None) -> str | No
 
 def train(
     context: typer.Context,
-    csv: Annotated[
+    table: Annotated[
         Path,
         typer.Argument(metavar="TABLE", help="Table of images and reports, or a folder of `gloria shards`."),
     ],
@@ -165,7 +165,7 @@ def train(
         if not preset:
             origin["image_size"] = str(image_size)
         with only_run(out, cpu):  # before the table is read, which may take long
-            rows, held = _rows(csv, held_out, seed, skip=bad_rows == "skip")
+            rows, held = _rows(table, held_out, seed, skip=bad_rows == "skip")
             if resume and (checkpoint := on_first_process(lambda: last_checkpoint(out))):
                 model, processor = GloriaModel.from_pretrained(checkpoint), GloriaProcessor.from_pretrained(out)
             elif preset:
@@ -179,7 +179,7 @@ def train(
             process = PartialState()
             place = {"rank": process.process_index, "ranks": process.num_processes}
             training = (
-                ShardDataset(csv, processor, text, group_equal_reports, bad_files, seed=seed, **place)
+                ShardDataset(table, processor, text, group_equal_reports, bad_files, seed=seed, **place)
                 if rows is None
                 else rows
             )
@@ -193,13 +193,13 @@ def train(
     echo(f"wrote the model, {METRICS}, loss.png and attention.png to {out}")
 
 
-def _rows(csv: Path, held_out: float, seed: int, skip: bool) -> tuple[list[Row] | None, list[Row]]:
+def _rows(table: Path, held_out: float, seed: int, skip: bool) -> tuple[list[Row] | None, list[Row]]:
     """Rows to train on, None where they are in shards, and rows held out: of a table, or those beside the shards."""
-    if csv.is_dir():
-        if not (csv / INDEX).is_file():
-            raise ValueError(f"{csv} is a folder without {INDEX}; expected a table, or finished `gloria shards`")
-        return None, read_table(csv / HELD_OUT)
-    return split_rows(good_rows(csv, skip), held_out, seed)
+    if table.is_dir():
+        if not (table / INDEX).is_file():
+            raise ValueError(f"{table} is a folder without {INDEX}; expected a table, or finished `gloria shards`")
+        return None, read_table(table / HELD_OUT)
+    return split_rows(good_rows(table, skip), held_out, seed)
 
 
 def _given(context: typer.Context, name: str) -> bool:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gloria.cli.common import good_rows, loaded, plain_errors, say
+from gloria.cli.common import good_rows, load_run, plain_errors, say
 from gloria.data import Row, read_table
 from gloria.data.formats import is_table
 from gloria.prompts import COMPETITION, PER_CLASS, Prompts, generated_prompts, named_prompts, read_prompts
@@ -24,13 +24,13 @@ from gloria.zero_shot import (
 
 def classify(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `gloria train`.")],
-    csv_path: Annotated[Path, typer.Argument(metavar="TABLE", help="Table with the column image, and label if any.")],
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="Table with the column image, and label if any.")],
     out: Annotated[Path, typer.Option(help="CSV to write: image, label, predicted class, score of each class.")],
     prompts: Annotated[
         str,
         typer.Option(
             help="'name': class names; 'generated': phrases of the package's vocabulary; a YAML file of prompts; or a "
-            "table of labelled reports, of other images, to draw from."
+            "table of labeled reports, of other images, to draw from."
         ),
     ] = "generated",
     classes: Annotated[
@@ -44,7 +44,7 @@ def classify(
     calibrate: Annotated[
         Path | None,
         typer.Option(
-            help="Standardise each class by its scores on the images of this CSV, which are then written beside OUT; "
+            help="Standardize each class by its scores on the images of this table, which are then written beside OUT; "
             "or by those, the .calibration.json of an earlier run."
         ),
     ] = None,
@@ -53,15 +53,15 @@ def classify(
 ) -> None:
     """Classify the images of a table by classes given in words; with labels, print how well that went."""
     with plain_errors():
-        rows = good_rows(csv_path, skip=True, reports=False)
-        texts = _prompts(prompts, csv_path, rows, classes, count, seed)
-        labels = _labels(rows, list(texts), csv_path)
+        rows = good_rows(table, skip=True, reports=False)
+        texts = _prompts(prompts, table, rows, classes, count, seed)
+        labels = _labels(rows, list(texts), table)
         saved = calibrate is not None and calibrate.suffix == ".json"
         calibration = Calibration.load(calibrate) if saved and calibrate else None
         calibrating = good_rows(calibrate, skip=True, reports=False) if calibrate and not saved else []
         out.parent.mkdir(parents=True, exist_ok=True)
         classifier = ZeroShotClassifier(
-            *loaded(run, cpu), texts, form=form, ensemble=ensemble, calibration=calibration, batch_size=batch_size
+            *load_run(run, cpu), texts, form=form, ensemble=ensemble, calibration=calibration, batch_size=batch_size
         )
         if calibrating:
             images = [row.image for row in calibrating]

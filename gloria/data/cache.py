@@ -17,7 +17,7 @@ class PixelCache:
     """Framed images of files, kept as .npy files, one for each image, processor settings and version of the file.
 
     A file that changes (its size or time of modification) is decoded anew; one that disappears is an error as without a
-    cache. Grey images take one byte a pixel. Several processes may share a folder.
+    cache. Gray images take one byte a pixel. Several processes may share a folder.
 
     Args:
         folder: made where it does not exist; may be deleted at any time.
@@ -43,9 +43,9 @@ class PixelCache:
         except (OSError, ValueError, EOFError):
             pass  # not there yet, or cut off by whatever ended another run
         framed = self.image_processor.frame(image)
-        grey = (framed == framed[:, :, :1]).all()
+        gray = (framed == framed[:, :, :1]).all()
         try:
-            self._keep(framed[:, :, :1] if grey else framed, kept)
+            self._keep(framed[:, :, :1] if gray else framed, kept)
         except OSError as error:  # a full disk, most often: the image itself is good
             warnings.warn(
                 f"the cache {self.folder} keeps no more images: {error}; they are decoded again", stacklevel=2

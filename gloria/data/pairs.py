@@ -68,7 +68,7 @@ class TableDataset(Dataset):
             except (OSError, ValueError, TypeError) as error:
                 report_unreadable(f"{row.where}: {error}", self.bad_files)
                 continue
-            pixels = torch.from_numpy(self.image_processor.normalise(framed))
+            pixels = torch.from_numpy(self.image_processor.to_pixels(framed))
             return pair(pixels, row.report, row.line, self.text, self.group_equal_texts)
         raise ValueError(f"none of the {len(self.rows)} images can be read; check that the disk is there")
 

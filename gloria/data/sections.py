@@ -35,7 +35,7 @@ _CONTEXT = (
     "preamble", "comparison", "indication", "history", "examination", "technique", "date", "notification",
     "recommendations",
 )  # fmt: skip
-# Least likeness of a misspelt name. "FINIDNGS" has 0.875; "COMPRESSION" is no impression with 0.857.
+# Least likeness of a misspelled name. "FINIDNGS" has 0.875; "COMPRESSION" is no impression with 0.857.
 _LIKENESS = 0.87
 
 # A header in capitals, at the start of a line, may hold a time before its colon; a known name may be in any letters.
@@ -64,7 +64,7 @@ def sections_of(text: str) -> dict[str, str]:
     """Return the sections of a report by their headers, without line breaks.
 
     The rules are those of MIMIC-CXR's own sections: a header in capitals that names views or the chest starts the
-    findings; misspelt names are the names that they are like; of two sections of one name, the later one is kept.
+    findings; misspelled names are the names that they are like; of two sections of one name, the later one is kept.
     Unlike there, other headers in capitals ("LUNGS:") start no section: they belong to the one in which they stand, as
     a view does that is named within the findings. Sections without a letter are left out, and so is what comes before
     the first header.

@@ -204,7 +204,7 @@ class ShardDataset(IterableDataset):
             file = io.BytesIO(members[suffix])
             file.name = f"{place}.{suffix}"
             try:
-                pixels = self.image_processor.normalise(self.image_processor.frame(file))
+                pixels = self.image_processor.to_pixels(self.image_processor.frame(file))
             except (OSError, ValueError, TypeError) as error:
                 report_unreadable(str(error), self.bad_files)
                 continue

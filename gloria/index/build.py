@@ -15,7 +15,7 @@ from gloria.images import to_rgb
 from gloria.index.manifest import MANIFEST, Manifest
 from gloria.index.store import SHARD_BYTES, EmbeddingIndex, IndexWriter, Items
 from gloria.lock import only_writer
-from gloria.modelling import GloriaModel
+from gloria.modeling import GloriaModel
 from gloria.processing import GloriaProcessor
 from gloria_ops import ItemKind
 

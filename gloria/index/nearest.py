@@ -24,7 +24,7 @@ def build_nearest(index: EmbeddingIndex, factory: str = "Flat") -> EmbeddingInde
         index: complete.
         factory: what FAISS's index_factory takes. "Flat", the default, looks at all vectors, in float32, and misses
             none: 0.15 GFLOP a query at 100,000 items of D = 768. "IVF1024,Flat" or "HNSW32" for millions of items; a
-            quantiser such as "IVF4096,PQ64" where the vectors do not fit the memory, in which FAISS holds them.
+            quantizer such as "IVF4096,PQ64" where the vectors do not fit the memory, in which FAISS holds them.
 
     Returns:
         The index, opened anew.

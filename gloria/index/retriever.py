@@ -9,11 +9,11 @@ import torch
 from gloria.data import Row
 from gloria.encoding import batches, encode_images, encode_texts, inference
 from gloria.fingerprint import model_fingerprint, preprocessing_fingerprint
-from gloria.images import is_one
+from gloria.images import is_single_image
 from gloria.index.build import items_of_images
 from gloria.index.search import Encoded, search
 from gloria.index.store import EmbeddingIndex
-from gloria.modelling import GloriaModel
+from gloria.modeling import GloriaModel
 from gloria.processing import GloriaProcessor
 from gloria.retrieval import By
 from gloria_ops import TopK
@@ -71,7 +71,7 @@ class Retriever:
             TypeError: a text where an image is expected, or the reverse.
             ValueError: as `gloria.index.search`; an unreadable image.
         """
-        one = isinstance(queries, str) if self.index.manifest.of == "images" else is_one(queries)
+        one = isinstance(queries, str) if self.index.manifest.of == "images" else is_single_image(queries)
         found = self.search([queries] if one else list(queries), min(k, len(self.index)), by=by, candidates=candidates)
         hits = []
         for scores, numbers in zip(found.scores.tolist(), found.indices.tolist(), strict=True):

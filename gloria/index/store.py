@@ -22,7 +22,7 @@ SHARD_BYTES = 2**28
 class Items(NamedTuple):
     """Encoded images or texts, N of them.
 
-    whole: (N, D) float32, one vector each, not normalised.
+    whole: (N, D) float32, one vector each, not normalized.
     parts: (sum of L, D) regions of images or words of texts, packed.
     offsets: (N + 1,) int64: item n owns parts[offsets[n] : offsets[n + 1]].
     """

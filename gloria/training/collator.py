@@ -1,4 +1,4 @@
-"""Items of a training set to a batch: pixels stacked, reports tokenised and padded."""
+"""Items of a training set to a batch: pixels stacked, reports tokenized and padded."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ class PairCollator:
     """Items of `gloria.data.TableDataset` or `ShardDataset` to the arguments of `GloriaModel.forward`.
 
     Args:
-        processor: tokenises.
+        processor: tokenizes.
         lines: add "lines", (B,) int64, which is no argument of the model, but which `GloriaTrainer` takes out.
     """
 
@@ -21,7 +21,7 @@ class PairCollator:
         self.processor, self.lines = processor, lines
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """Stacks pixels, tokenises and pads the reports."""
+        """Stacks pixels, tokenizes and pads the reports."""
         batch = dict(self.processor(text=[item["report"] for item in items]))
         batch["pixel_values"] = torch.stack([item["pixel_values"] for item in items])
         if "report_id" in items[0]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from gloria.data.reports import text_id
 from gloria.data.table import Row
-from gloria.modelling import GloriaModel
+from gloria.modeling import GloriaModel
 from gloria.processing import GloriaProcessor
 from gloria.retrieval import By, labels_of, precision_at, recall_at, similarities
 

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import torch
 from transformers.trainer_utils import SaveStrategy
 
-from gloria.attention import attention_figure, loss_figure, save
+from gloria.attention import attention_figure, loss_figure, save_figure
 from gloria.configuration import GloriaConfig
 from gloria.data import Row, ShardDataset, write_table
 from gloria.durable import DiskFullError, whole_files, write_json
 from gloria.fingerprint import config_fingerprint, preprocessing_fingerprint
-from gloria.modelling import GloriaModel
+from gloria.modeling import GloriaModel
 from gloria.processing import GloriaProcessor
 from gloria.retrieval import precision_table, similarities
 from gloria.training.checkpoints import (
@@ -70,7 +70,7 @@ def train(
     finished step, from which it resumes to the same bits (but for sentences that are drawn in the rest of the epoch),
     and every epoch leaves one too. Ctrl-C and a termination act when the step or the checkpoint that is being made is
     finished, and at once within an evaluation, which is made again when the run is resumed. Only an error while the
-    optimiser changes the weights leaves none of its own.
+    optimizer changes the weights leaves none of its own.
 
     A checkpoint is used only when it is whole: its files are flushed to disk, and listed with their hashes in a
     manifest that is written last. It also keeps what the run is made of (options, number of processes, device, and a
@@ -178,11 +178,11 @@ def _save_last_finished_step(trainer: GloriaTrainer) -> DiskFullError | None:
     step, guard = trainer.state.global_step, trainer.last_finished_step
     checkpoint = checkpoint_of(trainer.checkpoints, step)
     # Where the step ended an epoch its checkpoint is there already, from before the next epoch drew its order; while
-    # the optimiser was at work, the weights are those of no step.
+    # the optimizer was at work, the weights are those of no step.
     if not step or guard.updating or is_sealed(checkpoint, trainer.args.process_index):
         return None
     guard.return_to(trainer.gloria, trainer.args.device)
-    # The one place that writes weights, optimiser, schedule, random state and position together; Trainer calls it
+    # The one place that writes weights, optimizer, schedule, random state and position together; Trainer calls it
     # on its own at the end of an epoch only. By strategy it would wait for the other processes before it looks for
     # the best checkpoint, and without a trial ask them for their flops: they may never answer.
     trainer.args.save_strategy = SaveStrategy.NO
@@ -260,7 +260,7 @@ def _finish(
         model, processor, chosen.image, chosen.report, chosen.mask, title=f"Held out: {Path(str(chosen.image)).name}"
     )
     with whole_files(out) as staged:
-        save(loss_figure(history), staged / "loss.png")
-        save(figure, staged / "attention.png")
+        save_figure(loss_figure(history), staged / "loss.png")
+        save_figure(figure, staged / "attention.png")
         write_json(staged / METRICS, metrics, indent=2)
     return metrics

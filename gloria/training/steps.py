@@ -18,7 +18,7 @@ class LastFinishedStep(TrainerCallback):
     """Brings a run back to where its last finished step left it, when the next one breaks.
 
     Within a step, forward moves the random numbers (dropout) and the running statistics of the model; both are noted
-    when it begins. While the optimiser is at work, weights are of neither step, and there is nothing to return to.
+    when it begins. While the optimizer is at work, weights are of neither step, and there is nothing to return to.
     """
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from gloria.data import Row, ShardDataset, TableDataset
 from gloria.data.reports import Text
 from gloria.durable import whole_or_gone, write_json
-from gloria.modelling import GloriaModel
+from gloria.modeling import GloriaModel
 from gloria.processing import GloriaProcessor
 from gloria.training.checkpoints import RECORD, checkpoint_of, keep_newest, seal
 from gloria.training.collator import PairCollator

@@ -1,4 +1,4 @@
-"""Calibration: mean and standard deviation of each class's scores over named images, to standardise others by."""
+"""Calibration: mean and standard deviation of each class's scores over named images, to standardize others by."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the scores of each class are standardised by: (score - mean) / std.
+    """What the scores of each class are standardized by: (score - mean) / std.
 
     Attributes:
         source: name of the calibration set.
@@ -44,7 +44,7 @@ class Calibration:
         return cls(source, len(scores), made_by, tuple(mean.tolist()), tuple(std.tolist()))
 
     def apply(self, scores: Tensor) -> Tensor:
-        """Standardised scores (N, C)."""
+        """Standardized scores (N, C)."""
         return (scores - scores.new_tensor(self.mean)) / scores.new_tensor(self.std)
 
     def save(self, path: str | Path) -> None:
@@ -57,7 +57,7 @@ class Calibration:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: another file, or numbers that nothing can be standardised by.
+            ValueError: another file, or numbers that nothing can be standardized by.
         """
         try:
             saved = json.loads(Path(path).read_text(encoding="utf-8"))

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from gloria.encoding import Texts, encode_texts, inference
 from gloria.fingerprint import model_fingerprint, preprocessing_fingerprint
-from gloria.images import is_one
-from gloria.modelling import GloriaModel
+from gloria.images import is_single_image
+from gloria.modeling import GloriaModel
 from gloria.processing import GloriaProcessor
 from gloria.retrieval import similarities_to
 from gloria.zero_shot.calibration import Calibration
@@ -37,7 +37,7 @@ class ZeroShotClassifier:
             (LocalScore.released()), it grows with the number of words: give all classes prompts of similar lengths, or
             calibrate.
         ensemble: what becomes of the scores of a class's prompts: their largest (released) or their mean.
-        calibration: standardise the scores of each class by those of a calibration set; made by `calibrate` of the
+        calibration: standardize the scores of each class by those of a calibration set; made by `calibrate` of the
             same model, prompts, form and ensemble. None, the default: an answer is about its image alone.
         batch_size: prompts, and images, that are encoded at once.
 
@@ -99,14 +99,14 @@ class ZeroShotClassifier:
         Returns:
             {"score": float, "label": class} of every class, best first; a list of such lists for several images.
         """
-        scores = self.scores([images] if is_one(images) else list(images))
+        scores = self.scores([images] if is_single_image(images) else list(images))
         # Stable: of equal scores the class that was named first wins, here as in an argmax.
         order = scores.argsort(dim=1, descending=True, stable=True).tolist()
         found = [
             [{"score": line[index], "label": self.classes[index]} for index in best]
             for line, best in zip(scores.tolist(), order, strict=True)
         ]
-        return found[0] if is_one(images) else found
+        return found[0] if is_single_image(images) else found
 
     def scores(self, images: Sequence[Any], progress: bool = False) -> Tensor:
         """Scores (N, C) float32 of N images, classes in the order of `classes`; the answer is their argmax.
@@ -118,7 +118,7 @@ class ZeroShotClassifier:
         return scores if self.calibration is None else self.calibration.apply(scores)
 
     def calibrate(self, images: Sequence[Any], source: str, progress: bool = False) -> Calibration:
-        """Standardises from now on by the scores of these images, and returns by what.
+        """Standardizes from now on by the scores of these images, and returns by what.
 
         Args:
             images: the calibration set, two at least.

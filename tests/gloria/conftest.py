@@ -103,7 +103,7 @@ def batch(processor, pictures):
     return processor(images=pictures, text=REPORTS)
 
 
-def _grey(path, value, size=(24, 20)):
+def _gray(path, value, size=(24, 20)):
     """A picture that no other value gives, so that no two files are duplicates."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(value).integers(0, 256, size, dtype=np.uint8)
@@ -113,7 +113,7 @@ def _grey(path, value, size=(24, 20)):
 
 @pytest.fixture(scope="session")
 def picture_file():
-    return _grey
+    return _gray
 
 
 @pytest.fixture(scope="session")
@@ -154,7 +154,7 @@ def mimic_tree(tmp_path):
         ("68b5c4b1-227d0485", "11000764", "56699142", "AP", "test"),
     ]
     for number, (image, subject, study, _, _) in enumerate(images):
-        _grey(root / "files" / f"p{subject[:2]}" / f"p{subject}" / f"s{study}" / f"{image}.jpg", number)
+        _gray(root / "files" / f"p{subject[:2]}" / f"p{subject}" / f"s{study}" / f"{image}.jpg", number)
     texts = {
         "p10/p10000032/s50414267": MIMIC_REPORT,
         "p10/p10000032/s53189527": " CHEST RADIOGRAPH, ___\n\n The heart is enlarged.\n There is edema.\n",
@@ -194,7 +194,7 @@ def chexpert_tree(tmp_path):
 
     def add(part, patient, view, labels):
         path = f"{part}/patient{patient:05d}/study1/view1_{view.lower()}.jpg"
-        _grey(root / path, patient + 10_000 * (view == "Lateral"))
+        _gray(root / path, patient + 10_000 * (view == "Lateral"))
         values = ",".join(labels.get(name, "") for name in classes)
         lines[part].append(
             f"CheXpert-v1.0-small/{path},Female,60,{view},{'AP' if view == 'Frontal' else ''},{values}\n"
@@ -236,7 +236,7 @@ def openi_tree(tmp_path):
     for number, text in contents.items():
         (root / "ecgen-radiology" / f"{number}.xml").write_text(text)
     for number, name in enumerate(names[:3]):
-        _grey(root / "NLMCXR_png" / f"{name}.png", number)
+        _gray(root / "NLMCXR_png" / f"{name}.png", number)
     return root
 
 

@@ -4,7 +4,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from gloria.attention import MOST_WORDS, PER_ROW, attention_figure, save, scale_top, telling, word_attention
+from gloria.attention import (
+    MOST_WORDS,
+    PER_ROW,
+    attention_figure,
+    content_words,
+    save_figure,
+    scale_top,
+    word_attention,
+)
 from gloria.data import draw_phantom
 from gloria.small import small_model
 
@@ -34,12 +42,12 @@ def test_a_panel_for_the_image_the_report_and_every_word(small, tmp_path):
     ]  # fmt: skip
     assert figure.get_suptitle() == f"A phantom\n{report}"
     words, maps = word_attention(model, processor, phantom.image, report)
-    told = telling(words)
+    told = content_words(words)
     drawn = [axis.images[1].get_array() for axis in panels[1:]]
     np.testing.assert_allclose(drawn[0], 100 * maps[told].mean(0), rtol=1e-5)
     np.testing.assert_allclose(np.stack(drawn[1:]), 100 * maps[told], rtol=1e-5)
     assert {axis.images[1].get_clim() for axis in panels[1:]} == {(1.0, scale_top(100 * maps[told]))}
-    assert save(figure, tmp_path / "short.png").exists()
+    assert save_figure(figure, tmp_path / "short.png").exists()
 
 
 def test_a_long_report_is_cut_and_says_so(small):
@@ -62,12 +70,12 @@ def test_a_report_is_no_formula(small, tmp_path):
     report = r"Costs $\nonsense$ and $_$."
     figure = attention_figure(model, processor, draw_phantom("left nodule", 0).image, report, title="$^$")
     assert figure.get_suptitle() == f"$^$\n{report}"
-    save(figure, tmp_path / "report.png")
+    save_figure(figure, tmp_path / "report.png")
 
 
 def test_punctuation_does_not_tell():
-    assert telling(["no", ",", "3", "mm", "."]) == [0, 2, 3]
-    assert telling([".", ","]) == [0]
+    assert content_words(["no", ",", "3", "mm", "."]) == [0, 2, 3]
+    assert content_words([".", ","]) == [0]
 
 
 def test_one_region_that_takes_all_does_not_set_the_scale():

@@ -13,13 +13,19 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from gloria import attention_page as page_module
-from gloria.attention import SEE_THROUGH, scale_top, telling, word_attention
-from gloria.attention_page import attention_page, word_spans
+from gloria.attention import (
+    SEE_THROUGH,
+    attention_page,
+    content_words,
+    in_image,
+    regions_view,
+    scale_top,
+    word_attention,
+    word_spans,
+)
+from gloria.attention import page as page_module
 from gloria.cli import app
 from gloria.data import read_table, write_phantoms
-from gloria.localization import in_image
-from gloria.regions import regions_view
 from gloria.small import small_model
 
 WIDTH, HEIGHT = 300, 200
@@ -77,7 +83,7 @@ def test_the_report_stands_there_as_it_was_written(synthetic):
     reader = Reader(page)
     assert reader.text == REPORT
     told = [attributes for tag, attributes in reader.tags if attributes.get("class") == "word"]
-    assert len(told) == len(telling(words))
+    assert len(told) == len(content_words(words))
     assert len([tag for tag, _ in reader.tags if tag == "script"]) == 3  # the page's own
 
 
@@ -181,7 +187,7 @@ def overlay(page):
 
 
 def expected_overlay(model, processor, maps, told, which):
-    """The same by the mapping of the localization figures and the colours of the grid; -1 is the mean."""
+    """The same by the mapping of the localization figures and the colors of the grid; -1 is the mean."""
     relative = maps * maps[0].size
     top = scale_top(relative[told])
     drawn = relative[told].mean(0) if which < 0 else relative[told[which]]
@@ -194,9 +200,9 @@ def expected_overlay(model, processor, maps, told, which):
 
 def assert_drawn(page, small, synthetic, which):
     words, maps, _ = synthetic
-    got, want = overlay(page), expected_overlay(*small, maps, telling(words), which)
+    got, want = overlay(page), expected_overlay(*small, maps, content_words(words), which)
     assert got.shape == want.shape
-    # Opacity to two steps of 256 levels (each at most 0.025 where it rises fastest); colours only where there is one.
+    # Opacity to two steps of 256 levels (each at most 0.025 where it rises fastest); colors only where there is one.
     assert np.abs(got[..., 3] - want[..., 3]).max() < 0.05
     strong = want[..., 3] > 0.2
     assert strong.any()
@@ -304,7 +310,7 @@ def attend(run, *arguments):
 
 def test_a_row_of_a_table_with_its_outline(run, tmp_path):
     table = write_phantoms(tmp_path, 3, size=64)
-    result = attend(run, "--csv", table, "--line", 3, "--out", tmp_path / "out")
+    result = attend(run, "--table", table, "--line", 3, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert f"wrote attention.png and attention.html to {tmp_path / 'out'}" in result.output
     page = (tmp_path / "out" / "attention.html").read_text(encoding="utf-8")
@@ -330,13 +336,13 @@ def test_an_image_and_a_text(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "expected either --image and --report (and --mask, if there is one), or --csv and --line"),
+        ([], "expected either --image and --report (and --mask, if there is one), or --table and --line"),
         (["--image", "a.png"], "expected either --image and --report"),
-        (["--image", "a.png", "--report", "a", "--csv", "b.csv", "--line", "2"], "expected either --image and"),
-        (["--csv", "TABLE"], "expected either --image and --report"),
-        (["--csv", "TABLE", "--line", "9"], "starts on line 9; the first does on 2, the last on 4"),
-        (["--csv", "TABLE", "--line", "4"], "line 4: 1 fields where the header has 2"),
-        (["--csv", "TABLE", "--line", "3"], "line 3: the image is not named"),
+        (["--image", "a.png", "--report", "a", "--table", "b.csv", "--line", "2"], "expected either --image and"),
+        (["--table", "TABLE"], "expected either --image and --report"),
+        (["--table", "TABLE", "--line", "9"], "starts on line 9; the first does on 2, the last on 4"),
+        (["--table", "TABLE", "--line", "4"], "line 4: 1 fields where the header has 2"),
+        (["--table", "TABLE", "--line", "3"], "line 3: the image is not named"),
         (["--image", "none.png", "--report", "a"], "none.png cannot be read as an image"),
     ],
 )

@@ -76,10 +76,10 @@ def test_scores_are_named():
     assert score_name(other) == str(other)
 
 
-@pytest.mark.parametrize("licence", ["Apache 2.0", "", "MIT", "-"])
-def test_a_licence_must_be_an_identifier(folder, licence):
-    with pytest.raises(ValueError, match=f"licence is '{licence}'; expected an identifier as the hub lists them"):
-        write_card(folder, licence)
+@pytest.mark.parametrize("license", ["Apache 2.0", "", "MIT", "-"])
+def test_a_license_must_be_an_identifier(folder, license):
+    with pytest.raises(ValueError, match=f"license is '{license}'; expected an identifier as the hub lists them"):
+        write_card(folder, license)
 
 
 def test_no_model_no_card(tmp_path):

@@ -59,11 +59,11 @@ def test_montage_frames_tell_right_from_wrong(tmp_path):
     figure = demo.montage(Similarities(scores, scores), rows, k=2)
     panels = [axis for axis in figure.axes if axis.images]
     assert [axis.get_title() for axis in panels] == ["a (its own)", "b", "a", "b (its own)"]
-    colours = [axis.spines["left"].get_edgecolor()[:2] for axis in panels]
-    green = colours[0]
-    assert [colour == green for colour in colours] == [True, False, False, True]
+    colors = [axis.spines["left"].get_edgecolor()[:2] for axis in panels]
+    green = colors[0]
+    assert [color == green for color in colors] == [True, False, False, True]
 
 
 @pytest.mark.parametrize(("reached", "says"), [(0.9, "Learning is visible"), (0.2, "Little above chance")])
-def test_judgement_follows_the_figures(reached, says):
-    assert demo._judgement({"image to text": {"both P@5": reached, "chance": 1}}, 0.1, 20).startswith(says)
+def test_judgment_follows_the_figures(reached, says):
+    assert demo._judgment({"image to text": {"both P@5": reached, "chance": 1}}, 0.1, 20).startswith(says)

@@ -20,19 +20,19 @@ STORED = (np.arange(16 * 20, dtype=np.uint16) * 12).reshape(16, 20)  # 0 to 3828
 
 
 def test_jpeg_and_rle_are_decoded(tmp_path, dicom_file):
-    grey = (STORED // 16).astype(np.uint8)
-    data = dicom_file(tmp_path / "a.dcm", grey, bits=8)
+    gray = (STORED // 16).astype(np.uint8)
+    data = dicom_file(tmp_path / "a.dcm", gray, bits=8)
     jpeg = io.BytesIO()
-    Image.fromarray(grey).save(jpeg, "JPEG", quality=95)
+    Image.fromarray(gray).save(jpeg, "JPEG", quality=95)
     data.PixelData = encapsulate([jpeg.getvalue()])
     data["PixelData"].is_undefined_length = True
     data.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
     data.save_as(tmp_path / "jpeg.dcm")
-    assert np.abs(read_dicom(tmp_path / "jpeg.dcm") * grey.max() - grey).max() < 8
+    assert np.abs(read_dicom(tmp_path / "jpeg.dcm") * gray.max() - gray).max() < 8
     plain = pydicom.dcmread(tmp_path / "a.dcm")
     plain.compress(RLELossless)
     plain.save_as(tmp_path / "rle.dcm")
-    np.testing.assert_allclose(read_dicom(tmp_path / "rle.dcm"), grey / grey.max(), rtol=1e-15)
+    np.testing.assert_allclose(read_dicom(tmp_path / "rle.dcm"), gray / gray.max(), rtol=1e-15)
 
 
 @pytest.mark.parametrize("syntax", [JPEGLSLossless, HTJ2KLossless], ids=lambda uid: uid.name)

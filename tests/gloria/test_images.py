@@ -8,39 +8,39 @@ from PIL import Image
 from gloria import GloriaImageProcessor
 from gloria.images import to_rgb
 
-GREY = np.random.default_rng(0).integers(0, 256, (40, 31), dtype=np.uint8)
-GREY[0, 0] = 255  # so that deeper copies use the whole of their depth
+GRAY = np.random.default_rng(0).integers(0, 256, (40, 31), dtype=np.uint8)
+GRAY[0, 0] = 255  # so that deeper copies use the whole of their depth
 
 
 def same_picture(image, tolerance=0):
     rgb = to_rgb(image)
     assert rgb.mode == "RGB"
-    difference = np.asarray(rgb).astype(int) - GREY[:, :, None]
+    difference = np.asarray(rgb).astype(int) - GRAY[:, :, None]
     assert np.abs(difference).max() <= tolerance
 
 
 @pytest.mark.parametrize(
     "image",
     [
-        Image.fromarray(GREY),
-        Image.fromarray(GREY).convert("RGB"),
-        Image.fromarray(GREY).convert("RGBA"),
-        Image.fromarray(GREY).convert("LA"),
-        Image.fromarray(GREY).convert("P"),
-        Image.fromarray(GREY).convert("RGB").convert("CMYK"),
-        Image.fromarray(GREY.astype(np.uint16) * 257),
-        Image.fromarray(GREY.astype(np.int32) * 257),
-        Image.fromarray((GREY / np.float32(255)).astype(np.float32)),
-        GREY,
-        GREY[None],
-        GREY[:, :, None],
-        np.stack([GREY] * 3),
-        np.stack([GREY] * 3, -1),
-        np.stack([*[GREY] * 3, np.full_like(GREY, 255)], -1),
-        GREY.astype(np.int64),
-        GREY.astype(">u2"),
-        GREY / 255,
-        torch.from_numpy(GREY)[None],
+        Image.fromarray(GRAY),
+        Image.fromarray(GRAY).convert("RGB"),
+        Image.fromarray(GRAY).convert("RGBA"),
+        Image.fromarray(GRAY).convert("LA"),
+        Image.fromarray(GRAY).convert("P"),
+        Image.fromarray(GRAY).convert("RGB").convert("CMYK"),
+        Image.fromarray(GRAY.astype(np.uint16) * 257),
+        Image.fromarray(GRAY.astype(np.int32) * 257),
+        Image.fromarray((GRAY / np.float32(255)).astype(np.float32)),
+        GRAY,
+        GRAY[None],
+        GRAY[:, :, None],
+        np.stack([GRAY] * 3),
+        np.stack([GRAY] * 3, -1),
+        np.stack([*[GRAY] * 3, np.full_like(GRAY, 255)], -1),
+        GRAY.astype(np.int64),
+        GRAY.astype(">u2"),
+        GRAY / 255,
+        torch.from_numpy(GRAY)[None],
     ],
     ids=lambda image: f"{getattr(image, 'mode', '')}{getattr(image, 'dtype', '')}{getattr(image, 'shape', '')}",
 )
@@ -49,15 +49,15 @@ def test_every_form_is_the_same_picture(image):
 
 
 @pytest.mark.parametrize("depth", [10, 12, 14, 16])
-def test_deep_grey_is_scaled_by_its_depth_and_not_clipped(tmp_path, depth):
-    deep = np.rint(GREY.astype(float) * (2**depth - 1) / 255).astype(np.uint16)
+def test_deep_gray_is_scaled_by_its_depth_and_not_clipped(tmp_path, depth):
+    deep = np.rint(GRAY.astype(float) * (2**depth - 1) / 255).astype(np.uint16)
     path = tmp_path / "deep.png"
     Image.fromarray(deep).save(path)
     same_picture(path)
 
 
 def test_a_black_and_white_image_is_black_and_white():
-    bits = GREY > 127
+    bits = GRAY > 127
     assert np.array_equal(np.asarray(to_rgb(Image.fromarray(bits)))[..., 0], bits * 255)
     assert np.array_equal(np.asarray(to_rgb(bits))[..., 0], bits * 255)
 
@@ -109,7 +109,7 @@ def test_odd_sizes(shape):
     assert pixels.shape == (1, 3, 299, 299)
 
 
-def test_normalisation():
+def test_normalization():
     processor = GloriaImageProcessor(size=8, crop_size=8, image_mean=[0.1, 0.2, 0.3], image_std=[0.5, 0.25, 1.0])
     pixels = processor(np.full((8, 8), 51, np.uint8), return_tensors="np")["pixel_values"]
     np.testing.assert_allclose(pixels[0, :, 0, 0], [0.2, 0.0, -0.1], atol=1e-7)
@@ -125,7 +125,7 @@ def test_round_trip(tmp_path, no_network):
     saved.save_pretrained(tmp_path)
     loaded = GloriaImageProcessor.from_pretrained(tmp_path)
     assert loaded.to_dict() == saved.to_dict()
-    assert np.array_equal(loaded(GREY)["pixel_values"], saved(GREY)["pixel_values"])
+    assert np.array_equal(loaded(GRAY)["pixel_values"], saved(GRAY)["pixel_values"])
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_round_trip(tmp_path, no_network):
 )
 def test_unreadable_images_are_named(image, error, message):
     with pytest.raises(error, match=message):
-        GloriaImageProcessor()([GREY, image])
+        GloriaImageProcessor()([GRAY, image])
 
 
 def test_cut_off_files_are_named(tmp_path):

@@ -99,8 +99,8 @@ def test_fewer_candidates_than_asked_for(built):
 @pytest.mark.parametrize("factory", ["IVF32,Flat", "RR16,IVF32,Flat", "HNSW16"])
 def test_what_looks_at_some_finds_most_and_is_read_again(tmp_path, factory):
     generator = torch.Generator().manual_seed(0)
-    centres = torch.randn(40, 16, generator=generator)
-    whole = centres[torch.arange(2000) % 40] + 0.1 * torch.randn(2000, 16, generator=generator)
+    centers = torch.randn(40, 16, generator=generator)
+    whole = centers[torch.arange(2000) % 40] + 0.1 * torch.randn(2000, 16, generator=generator)
     writer = IndexWriter(tmp_path, Manifest("texts", 16, "float16", "a model", "a processor"))
     for part in (slice(0, 1500), slice(1500, 2000)):
         some = whole[part]

@@ -13,20 +13,21 @@ from transformers import ResNetConfig
 from typer.testing import CliRunner
 
 from gloria import GloriaConfig, GloriaImageProcessor, GloriaModel
-from gloria.attention import telling, word_attention
-from gloria.cli import app
-from gloria.data import Row, read_table, write_phantoms
-from gloria.images import read_mask
-from gloria.localization import (
+from gloria.attention import (
     THRESHOLDS,
     boxes_mask,
+    content_words,
     coverage,
     format_localization,
     in_image,
-    localization,
     localize_rows,
+    measure_localization,
+    regions_view,
+    word_attention,
 )
-from gloria.regions import regions_view
+from gloria.cli import app
+from gloria.data import Row, read_table, write_phantoms
+from gloria.images import read_mask
 from gloria.small import small_model
 
 WHOLE = (0.0, 0.0, 40.0, 40.0)  # regions of 10 pixels in a 4 x 4 grid
@@ -52,7 +53,7 @@ def test_the_field_of_view_is_that_of_the_pixels(width, height, sizes):
     processor = GloriaImageProcessor(size=size, crop_size=crop, image_mean=[0] * 3, image_std=[1] * 3)
     left, top, right, bottom = processor.field_of_view(width, height)
     for axis, (first, last, side) in enumerate([(left, right, width), (top, bottom, height)]):
-        ramp = np.linspace(0, 1, side, dtype=np.float32)  # at the pixel centres 0.5 ... side - 0.5
+        ramp = np.linspace(0, 1, side, dtype=np.float32)  # at the pixel centers 0.5 ... side - 0.5
         image = np.broadcast_to(ramp if axis == 0 else ramp[:, None], (height, width))
         seen = processor(image, return_tensors="np")["pixel_values"][0, 0]
         seen = seen[crop // 2] if axis == 0 else seen[:, crop // 2]
@@ -80,22 +81,24 @@ def test_a_pixel_lit_in_the_image_is_lit_where_the_mapping_says():
             image[row : row + 2, column : column + 2] = 255
             pixels = processor(image, return_tensors="pt")["pixel_values"][:, :1]
             regions = torch.nn.functional.avg_pool2d(pixels, 4)[0, 0].numpy().astype(float)
-            found = localization(regions, image > 0, (left, top, right, bottom), tolerance=0.75 * (right - left) / 16)
+            found = measure_localization(
+                regions, image > 0, (left, top, right, bottom), tolerance=0.75 * (right - left) / 16
+            )
             assert found.hit
             drawn, seen = in_image(regions, (left, top, right, bottom), image.shape)
             assert seen[row, column]
-            centre = (drawn * (np.indices(drawn.shape) + 0.5)).sum((1, 2)) / drawn.sum()
-            assert np.abs(centre - [row + 1, column + 1]).max() < (right - left) / 32 + 1  # half a region, and its rim
+            center = (drawn * (np.indices(drawn.shape) + 0.5)).sum((1, 2)) / drawn.sum()
+            assert np.abs(center - [row + 1, column + 1]).max() < (right - left) / 32 + 1  # half a region, and its rim
 
 
 def test_attention_on_the_finding():
-    found = localization(at(1, 2), square(), WHOLE, tolerance=0)
+    found = measure_localization(at(1, 2), square(), WHOLE, tolerance=0)
     assert found.hit
     assert found.hit_by_chance == 1 / 16
     assert found.mass == pytest.approx(1)
     assert found.mass_by_chance == pytest.approx(1 / 16)
     assert found.iou_by_chance == pytest.approx(1 / 16)
-    # Bilinear between centres: a pyramid over 2 x 2 regions, of which what is at or above each share is counted.
+    # Bilinear between centers: a pyramid over 2 x 2 regions, of which what is at or above each share is counted.
     slope = np.maximum(0, 1 - np.abs((np.arange(40) + 0.5) / 10 - np.array([[1.5], [2.5]])))
     pyramid = np.outer(*slope)
     for share, iou in zip(THRESHOLDS, found.ious, strict=True):
@@ -104,7 +107,7 @@ def test_attention_on_the_finding():
 
 
 def test_attention_beside_the_finding():
-    found = localization(at(3, 0), square(), WHOLE, tolerance=0)
+    found = measure_localization(at(3, 0), square(), WHOLE, tolerance=0)
     assert not found.hit
     assert found.mass == 0
     assert max(found.ious) == 0
@@ -112,20 +115,20 @@ def test_attention_beside_the_finding():
 
 @pytest.mark.parametrize(("tolerance", "hit"), [(0, False), (14.9, False), (15.0, True), (40, True)])
 def test_the_tolerance_is_in_pixels_from_the_edge_of_the_mask(tolerance, hit):
-    """The centre of region (1, 0) is (5, 15); the mask begins at x = 20."""
-    assert localization(at(1, 0), square(), WHOLE, tolerance).hit is hit
+    """The center of region (1, 0) is (5, 15); the mask begins at x = 20."""
+    assert measure_localization(at(1, 0), square(), WHOLE, tolerance).hit is hit
 
 
 def test_the_tolerance_is_a_distance_not_a_square():
     """From (35, 35) to the corner (30, 20) of the mask: hypot(5, 15)."""
     corner = np.hypot(5, 15)
-    assert not localization(at(3, 3), square(), WHOLE, corner - 0.01).hit
-    assert localization(at(3, 3), square(), WHOLE, corner + 0.01).hit
+    assert not measure_localization(at(3, 3), square(), WHOLE, corner - 0.01).hit
+    assert measure_localization(at(3, 3), square(), WHOLE, corner + 0.01).hit
 
 
 def test_chance_of_the_pointing_game_counts_regions():
-    found = localization(at(0, 0), square(), WHOLE, tolerance=5)
-    # Centres at 5, 15, 25, 35: the region's own, and its four neighbours' at a distance of 5; diagonal ones at 7.07.
+    found = measure_localization(at(0, 0), square(), WHOLE, tolerance=5)
+    # Centers at 5, 15, 25, 35: the region's own, and its four neighbors' at a distance of 5; diagonal ones at 7.07.
     assert found.hit_by_chance == 5 / 16
 
 
@@ -144,7 +147,7 @@ def test_even_attention_gets_what_chance_gets(rows, columns, seed):
     random = np.random.default_rng(seed)
     mask = random.random((37, 53)) < 0.2
     view = (-4.3, 2.1, 50.9, 30.2)
-    found = localization(np.full((rows, columns), 0.25), mask, view)
+    found = measure_localization(np.full((rows, columns), 0.25), mask, view)
     assert found.mass == pytest.approx(found.mass_by_chance)
     assert found.ious == (found.iou_by_chance,) * len(THRESHOLDS)
 
@@ -155,7 +158,10 @@ def test_mirrored_attention_on_a_mirrored_mask_is_the_same(seed):
     attention, mask = random.random((5, 7)), random.random((37, 53)) < 0.1
     left, top, right, bottom = view = (-4.25, 2.125, 50.625, 30.25)
     mirrored = (53 - right, top, 53 - left, bottom)
-    one, other = localization(attention, mask, view), localization(attention[:, ::-1], mask[:, ::-1], mirrored)
+    one, other = (
+        measure_localization(attention, mask, view),
+        measure_localization(attention[:, ::-1], mask[:, ::-1], mirrored),
+    )
     assert one.hit == other.hit
     assert one.hit_by_chance == pytest.approx(other.hit_by_chance)
     assert one.mass == pytest.approx(other.mass)
@@ -163,7 +169,7 @@ def test_mirrored_attention_on_a_mirrored_mask_is_the_same(seed):
 
 
 def test_a_finding_out_of_sight_is_missed():
-    found = localization(at(0, 0), square(), (0.0, 0.0, 10.0, 10.0), tolerance=0)
+    found = measure_localization(at(0, 0), square(), (0.0, 0.0, 10.0, 10.0), tolerance=0)
     assert (found.hit, found.mass, max(found.ious), found.mass_by_chance) == (False, 0, 0, 0)
 
 
@@ -197,7 +203,7 @@ def test_boxes_are_masks():
 )
 def test_what_cannot_be_measured_is_refused(attention, mask, tolerance, message):
     with pytest.raises(ValueError, match=message):
-        localization(attention, mask, WHOLE, tolerance)
+        measure_localization(attention, mask, WHOLE, tolerance)
 
 
 @pytest.mark.parametrize("bright", [1, 200, 255])
@@ -229,10 +235,10 @@ def test_rows_are_measured_on_the_mean_of_their_words(table, run):
     words, maps = word_attention(model, processor, row.image, row.report)
     view = regions_view(model.config, processor.image_processor, 64, 64, maps.shape[1:])
     seen = processor.image_processor.field_of_view(64, 64)
-    assert figures == localization(maps[telling(words)].mean(0), read_mask(row.mask), view, seen=seen)
+    assert figures == measure_localization(maps[content_words(words)].mean(0), read_mask(row.mask), view, seen=seen)
     by_label = dict(localize_rows(model, processor, rows, text="label"))[row]
     words, maps = word_attention(model, processor, row.image, row.label)
-    assert by_label == localization(maps.mean(0), read_mask(row.mask), view, seen=seen)
+    assert by_label == measure_localization(maps.mean(0), read_mask(row.mask), view, seen=seen)
 
 
 def test_boxes_stand_where_there_is_no_mask(table, run):
@@ -243,7 +249,7 @@ def test_boxes_stand_where_there_is_no_mask(table, run):
     view = regions_view(model.config, processor.image_processor, 64, 64, maps.shape[1:])
     seen = processor.image_processor.field_of_view(64, 64)
     mask = square(64, 12, 10, 20) | square(64, 22, 10, 20)
-    assert figures == localization(maps[telling(words)].mean(0), mask, view, seen=seen)
+    assert figures == measure_localization(maps[content_words(words)].mean(0), mask, view, seen=seen)
 
 
 def test_figures_in_the_table_are_means_in_percent(table, run):
@@ -317,7 +323,7 @@ def test_a_label_to_read_must_be_there(run, tmp_path):
 
 
 def test_a_region_is_where_a_resnet_looks_from():
-    """The gradient of a region of a ResNet whose weights are alike is centred on the region's centre."""
+    """The gradient of a region of a ResNet whose weights are alike is centered on the region's center."""
     layers = {"embedding_size": 4, "hidden_sizes": [4, 4, 4, 4], "depths": [1, 1, 1, 1], "layer_type": "basic"}
     model = small_model(["Words of a report."])[0]
     config = GloriaConfig(ResNetConfig(**layers), model.config.text_config, projection_dim=8, last_layers=2)
@@ -334,6 +340,6 @@ def test_a_region_is_where_a_resnet_looks_from():
     (gradient,) = torch.autograd.grad(region[9 * 19 + 6].sum(), pixels)
     weight = gradient.abs().sum((0, 1))
     left, top, right, bottom = regions_view(config, GloriaImageProcessor(342, 299), 342, 342, grid)
-    centres = np.arange(299) + 0.5 + 21  # of the crop, in pixels of the image
-    found = [float((weight.sum(axis).numpy() * centres).sum() / weight.sum()) for axis in (1, 0)]
+    centers = np.arange(299) + 0.5 + 21  # of the crop, in pixels of the image
+    found = [float((weight.sum(axis).numpy() * centers).sum() / weight.sum()) for axis in (1, 0)]
     assert found == pytest.approx([top + 9.5 * (bottom - top) / 19, left + 6.5 * (right - left) / 19], abs=0.3)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import gloria.cli
+import gloria.cli.command
 from gloria.cli import app
 from gloria.cli.common import plain_errors, say
 from gloria.data import Row, TableDataset
@@ -62,7 +62,7 @@ def test_commands_print_through_one_place(capsys):
 
 def test_warnings_of_any_library_are_lines_of_the_command(monkeypatch):
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
-    monkeypatch.setattr(gloria.cli, "app", lambda: None)
+    monkeypatch.setattr(gloria.cli.command, "app", lambda: None)
     gloria.cli.main()
     told = warnings.formatwarning(UserWarning("tag \x1b[2J\nred"), UserWarning, "reader.py", 3, line="warn(tag)")
     assert told == "gloria: warning: tag \\x1b[2J\\nred\n"

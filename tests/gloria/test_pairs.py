@@ -101,8 +101,8 @@ def test_impossible_choices_are_named(rows, shards, processor):
 
 
 def test_cached_pixels_are_the_same_bit_for_bit(tmp_path, rows, processor):
-    colours = np.random.default_rng(0).integers(0, 256, (30, 30, 3), dtype=np.uint8)
-    Image.fromarray(colours).save(rows[1].image)
+    colors = np.random.default_rng(0).integers(0, 256, (30, 30, 3), dtype=np.uint8)
+    Image.fromarray(colors).save(rows[1].image)
     plain, cached = TableDataset(rows, processor), TableDataset(rows, processor, cache=tmp_path / "cache")
     for _ in range(2):
         for index in range(len(rows)):

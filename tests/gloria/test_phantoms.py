@@ -8,7 +8,7 @@ from PIL import Image
 
 from gloria.data import FINDINGS, draw_phantom, find_problems, read_table, write_five_by_200, write_phantoms
 from gloria.data.layouts.chexpert import FIVE
-from gloria.data.phantoms_reports import ABSENT, NAMES, SENTENCES, Finding, write_report
+from gloria.data.phantoms.reports import ABSENT, NAMES, SENTENCES, Finding, write_report
 
 
 @pytest.mark.parametrize("finding", FINDINGS)

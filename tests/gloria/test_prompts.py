@@ -41,7 +41,7 @@ def test_generated_prompts_are_drawn_from_the_vocabulary():
 
 def test_reports_are_drawn_for_each_label():
     rows = [Row(line, None, f"Report {line}.", label="ab"[line % 2]) for line in range(10)]
-    rows += [Row(11, None, "Unlabelled."), Row(12, None, "", label="c"), Row(13, None, "Report 0.", label="a")]
+    rows += [Row(11, None, "Unlabeled."), Row(12, None, "", label="c"), Row(13, None, "Report 0.", label="a")]
     drawn = sampled_prompts(rows, count=2)
     assert {name: len(set(texts)) for name, texts in drawn.items()} == {"a": 2, "b": 2}
     for name, texts in drawn.items():

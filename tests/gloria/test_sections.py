@@ -80,7 +80,7 @@ def test_views_and_the_chest_are_findings(header):
         *((each, "recommendations") for each in ("RECOMMENDATION(S)", "RECOMENDATION")),
     ],
 )
-def test_misspelt_headers_are_folded(spelt, section):
+def test_misspelled_headers_are_folded(spelt, section):
     assert sections_of(f"{spelt}: Words.")[section] == "Words."
 
 

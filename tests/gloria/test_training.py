@@ -10,7 +10,7 @@ from crashing import crashing_forward
 from PIL import Image
 
 from gloria import GloriaModel, GloriaProcessor
-from gloria.attention import loss_figure, save
+from gloria.attention import loss_figure, save_figure
 from gloria.data import TableDataset, read_table, split_rows, write_phantoms
 from gloria.data.reports import text_id
 from gloria.small import small_model
@@ -159,4 +159,4 @@ def test_loss_figure_draws_both_curves(tmp_path):
     figure = loss_figure(history)
     lines = {line.get_label(): line.get_xydata().tolist() for line in figure.axes[0].lines}
     assert lines == {"training": [[1, 3], [2, 2]], "held-out patients": [[1, 4]]}
-    save(figure, tmp_path / "loss.png")
+    save_figure(figure, tmp_path / "loss.png")

@@ -11,7 +11,7 @@ from gloria.small import small_model
 from gloria.training import PairCollator, TrainingOptions, last_checkpoint, train
 from gloria.training.steps import NonFiniteError
 
-# What a resumed run must bring back beside the weights: two kinds of state of the optimiser, of a schedule that looks
+# What a resumed run must bring back beside the weights: two kinds of state of the optimizer, of a schedule that looks
 # at evaluations, of dropout, and of running statistics.
 OPTIONS = TrainingOptions(
     epochs=2,

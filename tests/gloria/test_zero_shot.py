@@ -108,7 +108,7 @@ def test_a_tokenizer_without_cls_keeps_its_first_word(model, processor, pictures
     torch.testing.assert_close(without.scores(pictures), with_cls.scores(pictures))
 
 
-def test_calibration_standardises_each_class_and_comes_back_from_disk(model, processor, pictures, tmp_path):
+def test_calibration_standardizes_each_class_and_comes_back_from_disk(model, processor, pictures, tmp_path):
     plain = ZeroShotClassifier(model, processor, PROMPTS)
     scores = plain.scores(pictures).double()
     made = plain.calibrate(pictures[:3], source="held-out")
@@ -138,7 +138,7 @@ def test_a_calibration_of_another_classifier_is_refused(model, processor, pictur
         ZeroShotClassifier(model, processor, PROMPTS, calibration=made)
 
 
-def test_nothing_is_standardised_by_one_image(model, processor, pictures):
+def test_nothing_is_standardized_by_one_image(model, processor, pictures):
     classifier = ZeroShotClassifier(model, processor, PROMPTS)
     with pytest.raises(ValueError, match="'Effusion' is the same for all 1 images of the calibration set one"):
         classifier.calibrate(pictures[:1], source="one")

@@ -22,7 +22,7 @@ def classify(*arguments):
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """Eight phantoms, labelled as pneumonia and not by turns; one row has no report, one no image."""
+    """Eight phantoms, labeled as pneumonia and not by turns; one row has no report, one no image."""
     folder = tmp_path_factory.mktemp("table")
     assert CliRunner().invoke(app, ["phantoms", str(folder), "-n", "8", "--size", "64"]).exit_code == 0
     rows = read_table(folder / "phantoms.csv")

@@ -32,7 +32,7 @@ def options(**changed):
 def plain_attention(query, context, norm, smooth):
     """One query (Q, d) over one context (S, d): what is attended to (Q, d), and attention (S, Q)."""
     rows = []
-    for row in context @ query.T:  # normalised over the query, for each row of the context
+    for row in context @ query.T:  # normalized over the query, for each row of the context
         if norm.startswith("clipped"):
             row = torch.where(row > 0, row, 0.1 * row)
         if norm == "softmax":

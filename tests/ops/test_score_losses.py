@@ -80,6 +80,6 @@ def test_weights_beyond_one(weight):
 
 
 def test_symmetric_is_that_of_transformers():
-    modelling = pytest.importorskip("transformers.models.clip.modeling_clip")
-    theirs = getattr(modelling, "image_text_contrastive_loss", None) or modelling.clip_loss
+    modeling = pytest.importorskip("transformers.models.clip.modeling_clip")
+    theirs = getattr(modeling, "image_text_contrastive_loss", None) or modeling.clip_loss
     torch.testing.assert_close(symmetric_loss(SCORES), theirs(SCORES), **FLOAT64)

@@ -18,7 +18,7 @@ EVERYTHING = EVERY_SCORE | SCAN_NORMS
 def one_number_at_a_time(words, regions, score):
     """Z of one text (W, D) with one image (M, D), both lists of lists of floats."""
     affinity = [[sum(a * b for a, b in zip(t, v, strict=True)) for v in regions] for t in words]
-    columns = [normalised([row[j] for row in affinity], score.word_norm) for j in range(len(regions))]
+    columns = [normalized([row[j] for row in affinity], score.word_norm) for j in range(len(regions))]
     similarities = []
     for i, word in enumerate(words):
         attention = attention_of([column[i] for column in columns], score.attention_scale)
@@ -33,7 +33,7 @@ def one_number_at_a_time(words, regions, score):
     return logarithm / score.word_scale if score.pool_divide else logarithm
 
 
-def normalised(column, word_norm):
+def normalized(column, word_norm):
     if word_norm == "none":
         return column
     if word_norm == "softmax":

@@ -14,8 +14,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from gloria.data.layouts.chexpert import FIVE
-from gloria.data.phantoms_anatomy import SEVERITIES, ZONES, Chest
-from gloria.data.phantoms_reports import Finding, write_report
+from gloria.data.phantoms.anatomy import SEVERITIES, ZONES, Chest
+from gloria.data.phantoms.reports import Finding, write_report
 
 SIDED = ("atelectasis", "pleural effusion", "pneumothorax", "consolidation", "nodule")
 WHOLE = ("cardiomegaly", "edema")

@@ -243,7 +243,7 @@ def test_a_real_text_encoder_knows_what_reports_mean(tmp_path, no_network, image
     assert similarity.argmax(1).tolist() == [1, 0, 3, 2]
 
 
-def test_projections_are_initialised_as_configured(image_configs, text_config):
+def test_projections_are_initialized_as_configured(image_configs, text_config):
     config = GloriaConfig(image_config=image_configs["resnet"], text_config=text_config, initializer_range=0.1)
     model = GloriaModel(config)
     for projection in (model.region_projection, model.image_projection, model.word_projection, model.text_projection):

@@ -10,7 +10,7 @@ View = tuple[float, float, float, float]  # left, top, right, bottom
 def regions_view(
     config: PretrainedConfig, processor: GloriaImageProcessor, width: int, height: int, grid: tuple[int, int]
 ) -> View:
-    """The rectangle that the regions divide evenly, each around the point that it is centred on.
+    """The rectangle that the regions divide evenly, each around the point that it is centered on.
 
     Args:
         config: the `GloriaConfig` of the model.
@@ -21,7 +21,7 @@ def regions_view(
 
     Returns:
         left, top, right, bottom in pixels of the image, as in `GloriaImageProcessor.field_of_view`, from which it
-        differs for a ResNet: odd kernels with symmetric padding centre output i of a stride s on input pixel s i, so
+        differs for a ResNet: odd kernels with symmetric padding center output i of a stride s on input pixel s i, so
         that 19 regions of 299 pixels begin half a stride before the first pixel. Cutting the square evenly instead
         would be off by up to half a region. Patches, and what other encoders make, divide the square evenly.
     """

@@ -25,9 +25,9 @@ class GloriaOutput(ModelOutput):
         global_loss: image-to-text plus text-to-image InfoNCE over the cosines of whole vectors; None where its weight
             is 0.
         local_loss: image-to-text plus text-to-image loss over the local scores; None where its weight is 0.
-        image_embeds: (B, D), not normalised.
+        image_embeds: (B, D), not normalized.
         region_embeds: (B, D, H, W), of unit length if the configuration has `normalize_local`.
-        text_embeds: (B, D), not normalised.
+        text_embeds: (B, D), not normalized.
         word_embeds: (B, L, D), as the regions; word 0 is [CLS], and words from `word_lengths` on are padding.
         word_lengths: (B,) int64.
     """
@@ -135,7 +135,7 @@ class GloriaModel(PreTrainedModel):
             pixel_values: (B, 3, height, width), as `GloriaProcessor` gives them.
 
         Returns:
-            image_embeds (B, D), not normalised, and region_embeds (B, D, H, W), of unit length if the configuration
+            image_embeds (B, D), not normalized, and region_embeds (B, D, H, W), of unit length if the configuration
             has `normalize_local`.
         """
         if self.config.region_stage is not None:
@@ -162,7 +162,7 @@ class GloriaModel(PreTrainedModel):
             token_type_ids: (B, L) int64, for encoders that take them.
 
         Returns:
-            text_embeds (B, D), not normalised, word_embeds (B, L, D), of unit length if the configuration has
+            text_embeds (B, D), not normalized, word_embeds (B, L, D), of unit length if the configuration has
             `normalize_local`, and word_lengths (B,) int64.
         """
         segments = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
@@ -263,3 +263,6 @@ def _patches(encoded: Any, pixel_values: Tensor, image_config: PretrainedConfig)
     if whole is None:
         whole = tokens[:, 0] if before else patches.mean(1)
     return patches.transpose(1, 2).unflatten(2, (height, width)), whole
+
+
+AutoModel.register(GloriaConfig, GloriaModel, exist_ok=True)

@@ -113,10 +113,10 @@ class Chest:
         """Nothing but air between the chest wall and a collapsed lung, which is a little denser."""
         sign = 1 if side == "left" else -1
         scale, rim = 0.86 - 0.12 * severity, 0.03
-        centre = sign * (self.middle - 0.03), self.height * (1 - scale) - 0.05
+        center = sign * (self.middle - 0.03), self.height * (1 - scale) - 0.05
         half_width, half_height = self.width * scale, self.height * scale
-        collapsed = self.lungs[side] * self._ellipse(*centre, half_width, half_height)
-        pleura = collapsed * (1 - self._ellipse(*centre, half_width - rim, half_height - rim))
+        collapsed = self.lungs[side] * self._ellipse(*center, half_width, half_height)
+        pleura = collapsed * (1 - self._ellipse(*center, half_width - rim, half_height - rim))
         shape = self.lungs[side] - collapsed
         return 0.16 * (pleura - shape) + 0.06 * collapsed, shape > 0.5
 

@@ -7,12 +7,12 @@ from typing import Literal
 import numpy as np
 from tqdm import tqdm
 
-from gloria.attention import telling, word_attention
+from gloria.attention.figure import content_words, word_attention
+from gloria.attention.regions import View, regions_view
 from gloria.data.table import Box, Row
 from gloria.images import read_mask, to_rgb
-from gloria.modelling import GloriaModel
+from gloria.modeling import GloriaModel
 from gloria.processing import GloriaProcessor
-from gloria.regions import View, regions_view
 
 TOLERANCE = 15.0
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -25,7 +25,7 @@ class Localization:
     Attributes:
         hit: pointing game (Zhang et al., "Top-down Neural Attention by Excitation Backprop", ECCV 2016): the point of
             the strongest attention lies on the mask, or no farther from it than the tolerance.
-        hit_by_chance: share of the regions whose centre would have been a hit.
+        hit_by_chance: share of the regions whose center would have been a hit.
         mass: share of the attention that lies inside the mask, each region's attention spread evenly over its area.
         mass_by_chance: share of what the model sees that the mask covers, which is the mass of even attention.
         ious: intersection over union of the mask with the pixels whose attention, interpolated bilinearly, is at least
@@ -42,7 +42,7 @@ class Localization:
     iou_by_chance: float
 
 
-def localization(
+def measure_localization(
     attention: np.ndarray, mask: np.ndarray, view: View, tolerance: float = TOLERANCE, seen: View | None = None
 ) -> Localization:
     """Measures one attention map against one mask.
@@ -51,7 +51,7 @@ def localization(
         attention: (H, W) over the regions, not negative, not all 0.
         mask: (height, width) bool, in pixels of the image; not all False. What of it the model does not see counts in
             the union, and can be hit only from within the tolerance.
-        view: what the regions cover, see `gloria.regions.regions_view`.
+        view: what the regions cover, see `gloria.attention.regions_view`.
         tolerance: of the pointing game, in pixels of the image. Default 15, as in its source; radiographs are larger
             than the photographs that it was chosen for.
         seen: what the model sees, see `GloriaImageProcessor.field_of_view`. Default: `view`.
@@ -87,11 +87,11 @@ def localization(
 def in_image(
     attention: np.ndarray, view: View, shape: tuple[int, ...], seen: View | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Attention at the pixels of an image, interpolated bilinearly between the centres of the regions.
+    """Attention at the pixels of an image, interpolated bilinearly between the centers of the regions.
 
     Args:
         attention: (H, W) over the regions.
-        view: what the regions cover, see `gloria.regions.regions_view`.
+        view: what the regions cover, see `gloria.attention.regions_view`.
         shape: (height, width) of the image.
         seen: what the model sees, see `GloriaImageProcessor.field_of_view`. Default: `view`.
 
@@ -111,7 +111,7 @@ def coverage(mask: np.ndarray, view: View, grid: tuple[int, int]) -> np.ndarray:
 
     Args:
         mask: (height, width) bool, in pixels of the image.
-        view: what the regions cover, see `gloria.regions.regions_view`.
+        view: what the regions cover, see `gloria.attention.regions_view`.
         grid: rows and columns of regions.
 
     Returns:
@@ -125,7 +125,7 @@ def coverage(mask: np.ndarray, view: View, grid: tuple[int, int]) -> np.ndarray:
 
 
 def boxes_mask(boxes: Iterable[Box], width: int, height: int) -> np.ndarray:
-    """The union of boxes as a mask (height, width) bool: pixels whose centre lies in one.
+    """The union of boxes as a mask (height, width) bool: pixels whose center lies in one.
 
     Args:
         boxes: left, top, width, height each, as `gloria.data.Row.boxes`, in pixels of the image, continuous as in
@@ -163,7 +163,7 @@ def localize_rows(
         processor: of the same run.
         rows: as `read_table` gives them.
         text: what is read: the report, or the label, which names the finding. Punctuation and [CLS] do not count.
-        tolerance: see `localization`.
+        tolerance: see `measure_localization`.
         progress: show a progress bar, on a terminal.
 
     Raises:
@@ -192,7 +192,7 @@ def localize_rows(
         size = image.width, image.height
         view = regions_view(model.config, processor.image_processor, *size, maps.shape[1:])
         seen = processor.image_processor.field_of_view(*size)
-        yield row, localization(maps[telling(words)].mean(0), mask, view, tolerance, seen)
+        yield row, measure_localization(maps[content_words(words)].mean(0), mask, view, tolerance, seen)
 
 
 def format_localization(found: Sequence[tuple[Row, Localization]]) -> str:
@@ -225,8 +225,8 @@ def _middles(count: int) -> np.ndarray:
 def _near(mask: np.ndarray, x: float, y: float, tolerance: float) -> bool:
     """Whether a pixel of the mask, as a square, lies within the tolerance of a point."""
     # Pixel n reaches from n to n + 1, and one that only touches is near.
-    first_row, first_column = (max(0, int(np.ceil(centre - tolerance)) - 1) for centre in (y, x))
-    last_row, last_column = (int(np.floor(centre + tolerance)) for centre in (y, x))
+    first_row, first_column = (max(0, int(np.ceil(center - tolerance)) - 1) for center in (y, x))
+    last_row, last_column = (int(np.floor(center + tolerance)) for center in (y, x))
     around = mask[first_row : max(0, last_row + 1), first_column : max(0, last_column + 1)]
     rows, columns = np.nonzero(around)
     if not rows.size:
@@ -241,18 +241,18 @@ def _iou(marked: np.ndarray, mask: np.ndarray) -> float:
 
 
 def _between(pixels: int, first: float, last: float) -> np.ndarray:
-    """Which pixels have their centres between two points, (pixels,) bool."""
-    centres = np.arange(pixels) + 0.5
-    return (first <= centres) & (centres < last)
+    """Which pixels have their centers between two points, (pixels,) bool."""
+    centers = np.arange(pixels) + 0.5
+    return (first <= centers) & (centers < last)
 
 
 def _interpolation(pixels: int, first: float, last: float, regions: int) -> np.ndarray:
-    """Weights (pixels, regions) of linear interpolation at pixels' centres, constant beyond the outer regions."""
+    """Weights (pixels, regions) of linear interpolation at pixels' centers, constant beyond the outer regions."""
     position = np.clip((np.arange(pixels) + 0.5 - first) / (last - first) * regions - 0.5, 0, regions - 1)
     return np.maximum(0, 1 - np.abs(position[:, None] - np.arange(regions)))
 
 
 def _overlap(pixels: int, edges: np.ndarray) -> np.ndarray:
-    """Length (regions, pixels) of each pixel, one wide, that lies between neighbouring edges."""
+    """Length (regions, pixels) of each pixel, one wide, that lies between neighboring edges."""
     start = np.arange(pixels)
     return np.clip(np.minimum(edges[1:, None], start + 1) - np.maximum(edges[:-1, None], start), 0, None)

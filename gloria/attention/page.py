@@ -10,11 +10,11 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from gloria.attention import SEE_THROUGH, scale_top, telling, word_attention
+from gloria.attention.figure import SEE_THROUGH, content_words, scale_top, word_attention
+from gloria.attention.regions import regions_view
 from gloria.images import read_mask, to_rgb
-from gloria.modelling import GloriaModel
+from gloria.modeling import GloriaModel
 from gloria.processing import GloriaProcessor
-from gloria.regions import regions_view
 
 LONGEST_SIDE = 1024  # of the picture in the page: what a screen shows, in some 100 kB
 OUTLINE_SIDE = 512  # of the mask that the outline is drawn around, with edges softened to half tones
@@ -30,7 +30,7 @@ def attention_page(
 ) -> str:
     """A page with the whole image, the report as it was written, and the attention of the word pointed at.
 
-    Scale and colours are those of `attention_figure`. Everything is inside the page, and the page forbids itself to
+    Scale and colors are those of `attention_figure`. Everything is inside the page, and the page forbids itself to
     ask for anything else (content security policy), so it can be mailed, archived, or opened from a disk.
 
     Args:
@@ -50,7 +50,7 @@ def attention_page(
     picture = to_rgb(image)
     width, height = picture.size
     words, maps = word_attention(model, processor, picture, report)
-    told = telling(words)
+    told = content_words(words)
     relative = maps * maps[0].size
     top = scale_top(relative[told])
     shown = np.concatenate([relative[told].mean(0, keepdims=True), relative[told]])
@@ -65,7 +65,7 @@ def attention_page(
         picture=_base64(_jpeg(picture)),
         outline="" if mask is None else _outline(read_mask(mask), width, height),
         text=_text(processor, report, told),
-        colours=np.round(SEE_THROUGH(np.arange(256)) * [255, 255, 255, 1], 3).tolist(),
+        colors=np.round(SEE_THROUGH(np.arange(256)) * [255, 255, 255, 1], 3).tolist(),
         data={
             "grid": shown.shape[1:],
             "view": regions_view(model.config, processor.image_processor, width, height, shown.shape[1:]),
@@ -118,7 +118,7 @@ def _outline(mask: np.ndarray, width: int, height: int) -> str:
         )
     sides = [max(1, round(side * OUTLINE_SIDE / max(width, height))) for side in (width, height)]
     soft = Image.fromarray(mask).convert("L").resize((sides[0], sides[1]), Image.Resampling.BILINEAR)
-    # A rim of nothing closes the lines at the edge of the picture. A pixel's centre lies half a pixel in.
+    # A rim of nothing closes the lines at the edge of the picture. A pixel's center lies half a pixel in.
     rimmed = np.pad(np.asarray(soft, np.float64), 1)
     lines = contourpy.contour_generator(z=rimmed, line_type="Separate").lines(127.5)
     scale = np.array([width, height]) / sides

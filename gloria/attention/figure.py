@@ -11,16 +11,16 @@ import torch
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
+from gloria.attention.regions import regions_extent
 from gloria.images import read_mask
-from gloria.modelling import GloriaModel
+from gloria.modeling import GloriaModel
 from gloria.processing import GloriaProcessor
-from gloria.regions import regions_extent
 from gloria_ops import attention_maps
 
 PER_ROW = 6
 MOST_WORDS = 28  # with the image itself and the whole report, five rows of six
 # Where there is no more than even attention the X-ray shows as it is; the strongest attention hides two thirds of it.
-# The opacity rises fast at first, since a pale colour on a grey picture is easily missed.
+# The opacity rises fast at first, since a pale color on a gray picture is easily missed.
 SEE_THROUGH = ListedColormap(
     np.c_[plt.get_cmap("inferno")(np.linspace(0.3, 1, 256))[:, :3], 0.67 * np.linspace(0, 1, 256) ** 0.6]
 )
@@ -32,7 +32,7 @@ def attention_figure(
     """The image as the model sees it, with the mean attention of the report, and once more for each of its words.
 
     Attention is drawn as a multiple of what even attention would give (attention times the number of regions), on one
-    scale for all; what gets less is not coloured. Punctuation is left out; long reports are cut after `MOST_WORDS`
+    scale for all; what gets less is not colored. Punctuation is left out; long reports are cut after `MOST_WORDS`
     words, and the title says so.
 
     Args:
@@ -47,10 +47,10 @@ def attention_figure(
         A figure, for `savefig`; close it with `matplotlib.pyplot.close`.
     """
     words, maps = word_attention(model, processor, image, report)
-    grey = _shown(processor, image)
+    gray = _shown(processor, image)
     outline = None if mask is None else _shown(processor, read_mask(mask))
     relative = maps * maps[0].size
-    told = telling(words)
+    told = content_words(words)
     chosen = told[:MOST_WORDS]
     rows = -(-(len(chosen) + 2) // PER_ROW)
     heading = textwrap.wrap(report, 110, max_lines=4, placeholder=" ...")
@@ -64,13 +64,13 @@ def attention_figure(
     for axis in panels:
         axis.set_axis_off()
     for axis in panels[: len(chosen) + 2]:
-        axis.imshow(grey, cmap="gray", vmin=0, vmax=1)
+        axis.imshow(gray, cmap="gray", vmin=0, vmax=1)
     panels[0].set_title("image", fontsize=10)
     if outline is not None and outline.max() > 0.5:
         for axis in panels[:2]:
             axis.contour(outline, levels=[0.5], colors="cyan", linewidths=1)
         panels[0].set_title("image, finding outlined", fontsize=10)
-    height, width = grey.shape
+    height, width = gray.shape
     (upper, bottom), (left, right) = (regions_extent(model.config, width, each) for each in maps.shape[1:])
     top = scale_top(relative[chosen])
     drawings = [("whole report", relative[told].mean(0)), *((words[index], relative[index]) for index in chosen)]
@@ -92,11 +92,11 @@ def attention_figure(
 
 
 def scale_top(relative: np.ndarray) -> float:
-    """The multiple of even attention with the strongest colour; one region that takes it all must not dim the rest."""
+    """The multiple of even attention with the strongest color; one region that takes it all must not dim the rest."""
     return max(2.0, float(np.quantile(relative, 0.995)))
 
 
-def telling(words: Sequence[str]) -> list[int]:
+def content_words(words: Sequence[str]) -> list[int]:
     """Indices of the words that are not punctuation; the first where all are."""
     return [index for index, word in enumerate(words) if any(map(str.isalnum, word))] or [0]
 
@@ -139,7 +139,7 @@ def loss_figure(history: Sequence[dict[str, float]]) -> Figure:
     return figure
 
 
-def save(figure: Figure, path: str | Path) -> Path:
+def save_figure(figure: Figure, path: str | Path) -> Path:
     """Writes a figure as a picture and closes it."""
     figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -147,7 +147,7 @@ def save(figure: Figure, path: str | Path) -> Path:
 
 
 def _shown(processor: GloriaProcessor, image: Any) -> np.ndarray:
-    """An image as the model sees it, grey in [0, 1], (H, W)."""
+    """An image as the model sees it, gray in [0, 1], (H, W)."""
     pixels = processor(images=image)["pixel_values"][0].numpy().transpose(1, 2, 0)
     seen = np.clip(pixels * processor.image_processor.image_std + processor.image_processor.image_mean, 0, 1)
     return seen.mean(-1)

@@ -1,0 +1,108 @@
+"""Makes a GloriaModel of a checkpoint of the released GLoRIA code."""
+
+from pathlib import Path
+
+from torch import Tensor
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, ResNetConfig
+
+from gloria.configuration import GloriaConfig
+from gloria.convert.checkpoint import read_checkpoint
+from gloria.convert.names import UNUSED, released_names
+from gloria.convert.settings import SEEN, Settings
+from gloria.images import GloriaImageProcessor
+from gloria.messages import plain
+from gloria.modeling import GloriaModel
+from gloria.processing import GloriaProcessor
+
+
+def convert(
+    checkpoint: str | Path, text_encoder: str | None = None, local_files_only: bool = False
+) -> tuple[GloriaModel, GloriaProcessor]:
+    """Model, in evaluation mode and float32, and processor of a checkpoint that the released code wrote.
+
+    The checkpoint holds the weights and says how they were trained (`Settings`), but not the words of the tokenizer:
+    those come from the text encoder that it was trained from, of which nothing else is read but the configuration.
+
+    Args:
+        checkpoint: a Lightning checkpoint, chexpert_resnet50.ckpt for instance.
+        text_encoder: hub name or local directory with configuration and tokenizer. Default: what the checkpoint names.
+        local_files_only: look at local directories and the cache only.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        ValueError: a checkpoint that is not safe to read, has no weights, or was trained in a way that `GloriaModel`
+            does not have; weights that do not fit, all of them named.
+        OSError: no text encoder of that name.
+    """
+    weights, hyper_parameters = read_checkpoint(checkpoint)
+    settings = Settings.of(hyper_parameters)
+    name = text_encoder or settings.text_encoder
+    try:
+        text_config = AutoConfig.from_pretrained(name, local_files_only=local_files_only)
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local_files_only)
+    except OSError as error:
+        raise OSError(
+            f"the text encoder {name!r} cannot be read, whose tokenizer the checkpoint does not hold; name a local "
+            f"directory with its configuration and tokenizer (--text-encoder). {error}"
+        ) from error
+    images = GloriaImageProcessor(settings.longer_side, SEEN, settings.image_mean, settings.image_std)
+    return model_of(weights, settings, text_config), GloriaProcessor(images, tokenizer, settings.max_length)
+
+
+def model_of(
+    weights: dict[str, Tensor],
+    settings: Settings,
+    text_config: PretrainedConfig,
+    image_config: ResNetConfig | None = None,
+) -> GloriaModel:
+    """The model of released weights, in evaluation mode and float32.
+
+    Args:
+        weights: under the names of the released code, as `read_checkpoint` gives them.
+        settings: how they were trained.
+        text_config: of the BERT that the text encoder is. Its width is the width of the shared space, since the
+            released code projects no words.
+        image_config: of the ResNet that the image encoder is. Default: what the settings name.
+
+    Raises:
+        ValueError: names that are missing, unknown, or of another shape, all of them; another text encoder than BERT.
+    """
+    if text_config.model_type != "bert":
+        raise ValueError(
+            f"the text encoder is a {text_config.model_type!r}; expected a BERT, which the released code has. Name one "
+            "of the same size (--text-encoder)"
+        )
+    image_config = image_config or settings.image_config()
+    config = GloriaConfig(
+        image_config,
+        text_config,
+        projection_dim=text_config.hidden_size,
+        last_layers=settings.last_layers,
+        local_score=settings.score(),
+        local_weight=settings.local_weight,
+        global_weight=settings.global_weight,
+        global_scale=settings.logit_scale,
+    )
+    model = GloriaModel(config).eval()
+    names = released_names(image_config, text_config.num_hidden_layers)
+    ours = model.state_dict()
+    _check({released: ours[name] for released, name in names.items()}, weights)
+    model.load_state_dict({name: weights[released] for released, name in names.items()})
+    return model
+
+
+def _check(expected: dict[str, Tensor], given: dict[str, Tensor]) -> None:
+    missing = sorted(set(expected) - set(given))
+    unknown = sorted(set(given) - set(expected) - set(UNUSED))
+    shapes = [
+        f"{name} {tuple(given[name].shape)}, expected {tuple(expected[name].shape)}"
+        for name in sorted(set(expected) & set(given))
+        if given[name].shape != expected[name].shape
+    ]
+    found = [("missing", missing), ("unknown", unknown), ("of another shape", shapes)]
+    lines = [f"{len(each)} {what}:\n  " + "\n  ".join(map(plain, each)) for what, each in found if each]
+    if lines:
+        raise ValueError(
+            "the weights do not fit; expected those of the released code with the encoders that its settings name. "
+            + "\n".join(lines)
+        )

@@ -1,0 +1,23 @@
+"""Chest phantoms: drawings of a frontal radiograph with findings, their masks and a report."""
+
+from gloria.data.phantoms.drawing import (
+    FINDINGS,
+    OF_EACH,
+    Phantom,
+    draw_phantom,
+    write_five_by_200,
+    write_phantoms,
+)
+from gloria.data.phantoms.reports import NAMES, Finding, write_report
+
+__all__ = [
+    "FINDINGS",
+    "NAMES",
+    "OF_EACH",
+    "Finding",
+    "Phantom",
+    "draw_phantom",
+    "write_five_by_200",
+    "write_phantoms",
+    "write_report",
+]

@@ -1,0 +1,81 @@
+"""Reads DICOM radiographs by the display pipeline of the standard (PS3.3 C.7.6.3, C.11.1, C.11.2)."""
+
+import os
+from io import IOBase
+from typing import Any
+
+import numpy as np
+
+SUFFIXES = (".dcm", ".dicom")
+DECODERS = "pip install pylibjpeg pylibjpeg-openjpeg pylibjpeg-libjpeg pyjpegls"
+
+
+def is_dicom(source: str | os.PathLike[str] | Any) -> bool:
+    """Whether a file is named as DICOM, or starts as such: 128 bytes of anything, then "DICM".
+
+    Args:
+        source: path, or open binary file, which stays where it is.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        if str(source).lower().endswith(SUFFIXES):
+            return True
+        try:
+            with open(source, "rb") as file:
+                return file.read(132)[128:] == b"DICM"
+        except OSError:
+            return False
+    start = source.tell()
+    magic = source.read(132)[128:]
+    source.seek(start)
+    return bool(magic == b"DICM")
+
+
+def read_dicom(source: str | os.PathLike[str] | IOBase) -> np.ndarray:
+    """Show a DICOM image of one frame.
+
+    Gray goes through the modality LUT or rescale and then through the first usable VOI LUT or window; without any, it
+    is stretched from its darkest to its brightest pixel. MONOCHROME1, in which high values are dark, is inverted.
+    Padding takes no part and is black. Color is converted to RGB. docs/data.md tells each element's part, and what
+    becomes of one that is absent, empty or of no meaning.
+
+    Args:
+        source: path, or open binary file. Compressed pixels need a decoder for their transfer syntax; pydicom comes
+            with RLE, Pillow decodes JPEG (8 bits) and JPEG 2000.
+
+    Returns:
+        (H, W) float64 in [0, 1]; of color images (H, W, 3) uint8.
+
+    Raises:
+        ImportError: pydicom is not installed.
+        ValueError: no readable DICOM, several frames, no pixels, no decoder for them; the message says which.
+
+    Warns:
+        DicomWarning: an element has no meaning and is passed over; the message does not name the file, so that Python
+            shows it once for all files alike.
+    """
+    name = source if isinstance(source, (str, os.PathLike)) else getattr(source, "name", source)
+    try:
+        import pydicom
+    except ImportError as error:
+        raise ImportError(f"{name} is DICOM, which pydicom reads; pip install pydicom") from error
+    from gloria.dicom.color import show_color
+    from gloria.dicom.gray import show_gray
+    from gloria.dicom.stored import complete, stored_pixels
+
+    try:
+        # Files without the preamble are told by their name; whether they are DICOM shows when they are read.
+        data = pydicom.dcmread(source, force=True)
+        complete(data)
+        stored, padded = stored_pixels(data)
+        if str(data.PhotometricInterpretation).startswith("MONOCHROME"):
+            return show_gray(data, stored, padded)
+        return show_color(data, stored)
+    except Exception as error:  # pydicom raises whatever it stumbles over in a damaged file
+        raise ValueError(f"{name} cannot be read as DICOM ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, with the fix where that is a package."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    lacking = "missing dependencies" in text or "Pillow does not support" in text or "Pillow cannot decode" in text
+    return f"{text}; install a decoder: {DECODERS}" if lacking else text

@@ -1,0 +1,46 @@
+"""Reads recipes: those that come with the package, and YAML files of your own."""
+
+from collections.abc import Collection
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def available_recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(Path(each.name).stem for each in files(__package__).iterdir() if each.name.endswith(".yaml"))
+
+
+def load_recipe(name_or_path: str, options: Collection[str]) -> dict[str, Any]:
+    """A recipe as the options that it sets.
+
+    Args:
+        name_or_path: name of one that comes with the package, or path of a YAML file of one's own.
+        options: names that it may set.
+
+    Returns:
+        Values by name, unchecked: whoever takes the options checks them.
+
+    Raises:
+        ValueError: neither a name nor a file; no YAML of the form `name: value`; an unknown option.
+    """
+    if name_or_path in available_recipes():
+        text = files(__package__).joinpath(f"{name_or_path}.yaml").read_text(encoding="utf-8")
+    elif Path(name_or_path).is_file():
+        text = Path(name_or_path).read_text(encoding="utf-8")
+    else:
+        raise ValueError(
+            f"the recipe {name_or_path!r} is neither one of {', '.join(available_recipes())} nor a file that exists"
+        )
+    try:
+        recipe = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"the recipe {name_or_path} is no valid YAML: {error}") from error
+    if not isinstance(recipe, dict):
+        raise ValueError(f"the recipe {name_or_path} holds {type(recipe).__name__}; expected lines of `option: value`")
+    unknown = sorted(str(name) for name in recipe if name not in options)
+    if unknown:
+        raise ValueError(f"the recipe {name_or_path} sets {', '.join(unknown)}; expected {', '.join(sorted(options))}")
+    return recipe
