@@ -1,7 +1,7 @@
 """Draws the picture of the README: where the words of a report look, beside the time and memory of a training step.
 
-`python -m gloria.demo`, then `python -m bench.first_picture`. The left is the row that the demo shows, the first held-out one
-with a finding; the right is a results file of `bench/test_step.py`.
+`python -m gloria.demo`, then `python -m bench.first_picture`. The left is the row that the demo shows, the first
+held-out one with a finding; the right is a results file of `bench/test_step.py`.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ from gloria_ops import LocalScore
 TEXT_WIDTH = 128
 # Not the text's own width: words of the shared width are not projected.
 SHARED_WIDTH = 96
-# Chosen by single runs from scratch (bench/README.md): with a pool of the size of a cosine the local loss learned nearly
-# as fast as the global one, with the released pool hardly. One layer of BERT is to mix the words less.
+# Chosen by single runs from scratch (bench/README.md): with a pool of the size of a cosine the local loss learned
+# nearly as fast as the global one, with the released pool hardly. One layer of BERT is to mix the words less.
 SCORE = replace(LocalScore.released(), word_norm="none", attention_scale=10.0, pool_divide=True, logit_scale=20.0)
 PIXELS = 160  # 10 x 10 regions in stage 3
 LONGEST = 97  # word pieces of a report, as in the released code
