@@ -6,11 +6,10 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import gloria
-import gloria_ops
+import gloria_ops.dropin
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("bench/*.md"), *ROOT.glob("examples/*.md")])
@@ -78,18 +77,6 @@ def test_the_snippets_of_readme_run():
     assert names["regions"].grad.isfinite().all()
 
 
-def test_the_search_of_a_corpus_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    # What the example reads: regions of twelve images.
-    np.random.default_rng(0).standard_normal((36, 768)).astype(np.float16).tofile("regions.f16")
-    np.save("offsets.npy", np.arange(0, 37, 3))
-    page = (ROOT / "docs" / "retrieval.md").read_text(encoding="utf-8")
-    (block,) = (each for each in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL) if "local_topk" in each)
-    names: dict[str, object] = {}
-    exec(block, names)
-    assert names["images"].shape == (3, 10)
-
-
 def test_every_room_with_public_names_has_a_heading():
     assert {"gloria_ops", "gloria_ops.distributed", "gloria", "gloria.data"} <= {*PACKAGES}
     assert sorted(sections()) == PACKAGES
@@ -113,8 +100,6 @@ def test_every_module_that_the_page_runs_exists():
 
 
 def test_every_dropin_is_on_its_page():
-    import gloria_ops.dropin
-
     modules = [each.name for each in pkgutil.iter_modules(gloria_ops.dropin.__path__, "gloria_ops.dropin.")]
     named = [
         name for module in modules if hasattr(importlib.import_module(module), "__all__") for name in public(module)
