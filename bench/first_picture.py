@@ -1,7 +1,7 @@
 """Draws the picture of the README: where the words of a report look, beside the time and memory of a training step.
 
-`python -m gloria.demo`, then `python -m bench.first_picture`. The left is the row that the demo shows, the first
-held-out one with a finding; the right is a results file of `bench/test_step.py`.
+`python -m gloria.demo`, then `python -m bench.first_picture`. The left shows the first held-out drawing of each class,
+and the first word of its report that names the finding; the right is a results file of `bench/test_step.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
@@ -21,15 +20,12 @@ from gloria import GloriaModel, GloriaProcessor
 from gloria.attention import SEE_THROUGH, content_words, in_image, regions_view, scale_top, word_attention
 from gloria.data import Row, read_table
 from gloria.data.phantoms import NAMES
-from gloria.demo import shown_row
 from gloria.images import read_mask, to_rgb
 
 RUN = Path("runs/demo/phantoms")
 RESULTS = Path(__file__).parent / "results" / "intel-r-xeon-r-processor-avx512-2-cores-step.json"
 OUT = Path(__file__).parents[1] / "docs" / "first-picture.png"
 MODEL = "small"  # the model of `gloria train --preset small`
-COLUMNS = 4
-MOST_WORDS = 2 * COLUMNS - 1
 
 
 def make_figure(run: Path, results: dict[str, Any]) -> Figure:
@@ -39,44 +35,32 @@ def make_figure(run: Path, results: dict[str, Any]) -> Figure:
         run: folder of a run of the demo on phantoms.
         results: of `bench/test_step.py`.
     """
-    figure = Figure(figsize=(13, 4.3), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=[1.25, 1], wspace=0.03)
-    _draw_words(left, run, shown_row(read_table(run / "held_out.csv")))
+    figure = Figure(figsize=(14, 4), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=[1.4, 1], wspace=0.03)
+    first = {row.label: row for row in reversed(read_table(run / "held_out.csv"))}
+    _draw_words(left, run, [first[label] for label in sorted(first)])
     _draw_step(right, results)
     return figure
 
 
-def finding_sentence(words: Sequence[str], kinds: Sequence[str]) -> list[int]:
-    """Return the indices of the words of the sentence with most words that name one of the findings."""
-    named = set().union(*(NAMES[kind] for kind in kinds))
-    sentences: list[list[int]] = [[]]
-    for index, word in enumerate(words):
-        sentences[-1].append(index)
-        if word == ".":
-            sentences.append([])
-    return max(sentences, key=lambda sentence: sum(words[index] in named for index in sentence))
-
-
-def _draw_words(figure: SubFigure, run: Path, row: Row) -> None:
+def _draw_words(figure: SubFigure, run: Path, rows: Sequence[Row]) -> None:
     model, processor = GloriaModel.from_pretrained(run), GloriaProcessor.from_pretrained(run)
-    image, mask = to_rgb(row.image), read_mask(row.mask)
-    words, maps = word_attention(model, processor, image, row.report)
-    sentence = finding_sentence(words, [kind for kind in NAMES if kind in row.label])
-    relative = maps * maps[0].size
-    told = content_words(words)
-    top = scale_top(relative[told])
-    chosen = [index for index in sentence if index in told][:MOST_WORDS]
-    view = regions_view(model.config, processor.image_processor, image.width, image.height, maps.shape[1:])
-    axes = figure.subplots(2, COLUMNS).ravel()
-    for axis in axes:
-        axis.set_axis_off()
-    for axis, index in zip(axes, [None, *chosen], strict=False):
-        axis.imshow(np.asarray(image))
-        axis.contour(mask, levels=[0.5], colors="cyan", linewidths=1)
-        axis.set_title("finding outlined" if index is None else words[index], fontsize=12)
-        if index is not None:
-            axis.imshow(in_image(relative[index], view, mask.shape)[0], cmap=SEE_THROUGH, vmin=1, vmax=top)
-    figure.suptitle(f"Where the words of a report look ({row.label}, held out)", fontsize=12)
+    axes = figure.subplots(2, len(rows), squeeze=False)
+    for (above, below), row in zip(axes.T, rows, strict=True):
+        image, mask = to_rgb(row.image), read_mask(row.mask)
+        words, maps = word_attention(model, processor, image, row.report)
+        relative = maps * maps[0].size
+        named = next((index for index, word in enumerate(words) if word in NAMES[row.label.lower()]), 0)
+        view = regions_view(model.config, processor.image_processor, image.width, image.height, maps.shape[1:])
+        for axis in (above, below):
+            axis.imshow(image)
+            axis.contour(mask, levels=[0.5], colors="cyan", linewidths=1)
+            axis.set_axis_off()
+        above.set_title(row.label, fontsize=11)
+        below.set_title(f'"{words[named]}"', fontsize=11)
+        top = scale_top(relative[content_words(words)])
+        below.imshow(in_image(relative[named], view, mask.shape)[0], cmap=SEE_THROUGH, vmin=1, vmax=top)
+    figure.suptitle("Where a word that names the finding looks, in drawings held out", fontsize=12)
 
 
 def _draw_step(figure: SubFigure, results: dict[str, Any]) -> None:

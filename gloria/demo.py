@@ -5,6 +5,7 @@
 
 import argparse
 import math
+import random
 import shutil
 import statistics
 import tempfile
@@ -21,7 +22,15 @@ from transformers.utils import logging as transformers_logging
 
 from gloria.attention import attention_figure, attention_page, save_figure
 from gloria.attention.localization import TOLERANCE, localize_rows
-from gloria.data import Row, TableDataset, find_problems, read_table, split_rows, write_phantoms
+from gloria.data import (
+    Row,
+    TableDataset,
+    find_problems,
+    read_table,
+    split_rows,
+    write_five_by_200,
+    write_phantoms,
+)
 from gloria.images import read_mask, to_rgb
 from gloria.lock import only_writer
 from gloria.modeling import GloriaModel
@@ -35,7 +44,9 @@ PHANTOMS = "phantoms"
 # Together under three minutes on two cores, most of it the training: 500 steps on 1,600 phantoms, 8 x 8 regions.
 PIXELS = 128
 STEPS = 500
-COUNT = 2000
+COUNT = 1600
+SECOND = 0.3  # share of them with a second finding, so that a region is told from the others of its own image
+ASKED = 25  # phantoms to train on for each one of a class to ask about
 BATCH = 32
 LEARNING_RATE = 1e-3
 ROUNDS = 7
@@ -55,7 +66,7 @@ def demo(out: str | Path, data: Sequence[str], steps: int = STEPS, count: int = 
         out: folder to write to: one run folder for each of the data, named after it.
         data: paths of tables, in folders of different names, or "phantoms".
         steps: optimizer steps on each, to the next whole pass.
-        count: number of phantoms to draw, a fifth of which is held out.
+        count: number of phantoms to train on; a fifth as many are drawn to ask about.
         seed: of the split, the order, the weights and the phantoms.
 
     Raises:
@@ -68,14 +79,24 @@ def demo(out: str | Path, data: Sequence[str], steps: int = STEPS, count: int = 
     for name, source in zip(names, data, strict=True):
         started = time.perf_counter()
         if source == PHANTOMS:
-            table = write_phantoms(Path(out) / "phantoms-data", count, seed, progress=True)
+            training, held_out = drawn(Path(out) / "phantoms-data", count, seed)
         else:
-            table = Path(source)
-        _one(name, table, Path(out) / name, steps, seed)
+            training, held_out = _split(Path(source), seed)
+        print(f"== {name}: {len(training)} rows to train on, {len(held_out)} of other patients held out", flush=True)
+        _train_and_show(training, held_out, Path(out) / name, steps, seed)
         print(f"\n{name}: {time.perf_counter() - started:.0f} s. Open")
         for file, shows in SHOWN.items():
             print(f"  {Path(out) / name / file}  {shows}")
         print(flush=True)
+
+
+def drawn(folder: Path, count: int, seed: int) -> tuple[list[Row], list[Row]]:
+    """Draw phantoms to train on, and a phantom 5x200 to ask about, a fifth as many, in an order drawn by the seed."""
+    training = read_table(write_phantoms(folder / "training", count, seed, second=SECOND, progress=True))
+    of_each = max(1, count // ASKED)
+    held_out = read_table(write_five_by_200(folder / "5x200", seed, of_each=of_each, progress=True))
+    random.Random(seed).shuffle(held_out)
+    return training, held_out
 
 
 def local_loss_seconds(model: GloriaModel, processor: GloriaProcessor, rows: Sequence[Row]) -> dict[str, float]:
@@ -134,14 +155,14 @@ def where_words_look(model: GloriaModel, processor: GloriaProcessor, rows: Seque
     found = [each for _, each in localize_rows(model, processor, rows, text)]
     if not found:
         return ""
-    mass, even, hit, random = (
-        100 * statistics.mean(getattr(each, name) for each in found)
+    mass, even, hit, hit_by_chance = (
+        100 * statistics.mean(float(getattr(each, name)) for each in found)
         for name in ("mass", "mass_by_chance", "hit", "hit_by_chance")
     )
     return (
         f"The words of the {text}, {len(found)} held-out images with an outlined finding: {mass:.1f} % of their local "
         f"attention is inside the outline\n(chance {even:.1f} %), and the strongest region is on it, or within "
-        f"{TOLERANCE:g} pixels, in {hit:.1f} % (chance {random:.1f} %)."
+        f"{TOLERANCE:g} pixels, in {hit:.1f} % (chance {hit_by_chance:.1f} %)."
     )
 
 
@@ -174,14 +195,16 @@ def montage(found: Similarities, rows: Sequence[Row], queries: int = 4, k: int =
     return figure
 
 
-def _one(name: str, table: Path, out: Path, steps: int, seed: int) -> None:
+def _split(table: Path, seed: int) -> tuple[list[Row], list[Row]]:
+    """Read a table without its bad rows, to train on and to hold out."""
     rows = read_table(table)
-    problems = find_problems(rows, progress=True)
-    bad = {problem.line for problem in problems if problem.bad}
-    training, held_out = split_rows([row for row in rows if row.line not in bad], seed=seed)
-    print(f"== {name}: {len(training)} rows to train on, {len(held_out)} of other patients held out", end="")
-    print(f"; {len(bad)} bad rows left out, `gloria validate-data` names them" if bad else "", flush=True)
+    bad = {problem.line for problem in find_problems(rows, progress=True) if problem.bad}
+    if bad:
+        print(f"{len(bad)} bad rows of {table} left out, `gloria validate-data` names them")
+    return split_rows([row for row in rows if row.line not in bad], seed=seed)
 
+
+def _train_and_show(training: Sequence[Row], held_out: Sequence[Row], out: Path, steps: int, seed: int) -> None:
     model, processor = small_model([row.report for row in training], seed, PIXELS)
     with only_writer(out), tempfile.TemporaryDirectory() as cache:
         options = TrainingOptions(
@@ -197,6 +220,27 @@ def _one(name: str, table: Path, out: Path, steps: int, seed: int) -> None:
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
         (out / METRICS).unlink(missing_ok=True)
         metrics = train(model, processor, training, held_out, out, options)
+    show(model, processor, training, held_out, metrics["precision"], out)
+
+
+def show(
+    model: GloriaModel,
+    processor: GloriaProcessor,
+    training: Sequence[Row],
+    held_out: Sequence[Row],
+    precision: dict[str, dict[str, float]],
+    out: Path,
+) -> None:
+    """Write the pictures of a trained model, and print its figures.
+
+    Args:
+        model: trained.
+        processor: of that model.
+        training: rows of which one batch is timed.
+        held_out: rows that are shown and measured.
+        precision: Precision@K of these, as `gloria.retrieval.precision_table` gives it.
+        out: folder of the pictures.
+    """
     found = similarities(model, processor, [row.image for row in held_out], [row.report for row in held_out])
     save_figure(montage(found, held_out), out / "retrieval.png")
     shown = shown_row(held_out)
@@ -206,9 +250,9 @@ def _one(name: str, table: Path, out: Path, steps: int, seed: int) -> None:
     (out / "attention.html").write_text(attention_page(*given), encoding="utf-8")
 
     print(f"\nPrecision@K in percent, {len(held_out)} held-out images and reports, relevant = same finding")
-    print(format_precision(metrics["precision"]))
+    print(format_precision(precision))
     labels = labels_of(held_out)
-    print(_judgment(metrics["precision"], chance(labels, labels), len(held_out)))
+    print(_judgment(precision, chance(labels, labels), len(held_out)))
     if looks := where_words_look(model, processor, held_out):
         print(f"\n{looks}")
     seconds = local_loss_seconds(model, processor, training[:BATCH])
@@ -242,7 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="a table of images and reports, or 'phantoms'; may be given several times. Default: phantoms",
     )
     parser.add_argument("--steps", type=int, default=STEPS, help=f"optimizer steps on each; default: {STEPS}")
-    parser.add_argument("--count", type=int, default=COUNT, help=f"number of phantoms; default: {COUNT}")
+    parser.add_argument("--count", type=int, default=COUNT, help=f"phantoms to train on; default: {COUNT}")
     given = parser.parse_args(arguments)
     try:
         demo(given.out, given.data or [PHANTOMS], given.steps, given.count)
