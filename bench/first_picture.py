@@ -1,13 +1,14 @@
 """Draws the picture of the README: where the words of a report look, beside the time and memory of a training step.
 
-`python -m gloria.demo`, then `python -m bench.first_picture`. The left shows the first held-out drawing of each class,
-and the first word of its report that names the finding; the right is a results file of `bench/test_step.py`.
+`python -m gloria.demo`, then `python -m bench.first_picture`. The left shows the first held-out drawing of each class
+whose report spells a word that names the finding, and where the first such word looks; the right is a results file of `bench/test_step.py`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,18 @@ def make_figure(run: Path, results: dict[str, Any]) -> Figure:
     """
     figure = Figure(figsize=(14, 4), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=[1.4, 1], wspace=0.03)
-    first = {row.label: row for row in reversed(read_table(run / "held_out.csv"))}
+    first: dict[str, Row] = {}
+    for row in read_table(run / "held_out.csv"):
+        if naming_word(row) is not None:
+            first.setdefault(row.label, row)
     _draw_words(left, run, [first[label] for label in sorted(first)])
     _draw_step(right, results)
     return figure
+
+
+def naming_word(row: Row) -> str | None:
+    """Return the first word of the report that names the finding; None where all that do are mistyped."""
+    return next((word for word in re.findall(r"\w+", row.report.lower()) if word in NAMES[row.label.lower()]), None)
 
 
 def _draw_words(figure: SubFigure, run: Path, rows: Sequence[Row]) -> None:
@@ -50,7 +59,7 @@ def _draw_words(figure: SubFigure, run: Path, rows: Sequence[Row]) -> None:
         image, mask = to_rgb(row.image), read_mask(row.mask)
         words, maps = word_attention(model, processor, image, row.report)
         relative = maps * maps[0].size
-        named = next((index for index, word in enumerate(words) if word in NAMES[row.label.lower()]), 0)
+        named = words.index(naming_word(row))
         view = regions_view(model.config, processor.image_processor, image.width, image.height, maps.shape[1:])
         for axis in (above, below):
             axis.imshow(image)
@@ -98,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=OUT, help="default: docs/first-picture.png")
     given = parser.parse_args(arguments)
     figure = make_figure(given.run, json.loads(given.results.read_text(encoding="utf-8")))
-    figure.savefig(given.out, dpi=100)
+    figure.savefig(given.out, dpi=90)
 
 
 if __name__ == "__main__":

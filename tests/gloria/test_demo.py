@@ -1,5 +1,8 @@
 """The demo: it runs on a table and on phantoms, prints what it promises and leaves the pictures."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -35,6 +38,12 @@ def test_runs_on_phantoms_and_on_a_table(tmp_path, capsys, no_network):
 
 def test_the_picture_of_the_first_page_is_small():
     assert first_picture.OUT.stat().st_size < 300 * 1024
+
+
+def test_the_word_that_names_the_finding_is_shown():
+    row = Row(2, Path("image.png"), "Small left EFFUSSION, layering. No effusion.", label="Pleural Effusion")
+    assert first_picture.naming_word(row) == "layering"
+    assert first_picture.naming_word(replace(row, report="Effussion.")) is None
 
 
 def test_the_first_row_with_an_outlined_finding_is_shown(tmp_path):
