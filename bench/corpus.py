@@ -14,7 +14,8 @@ import torch
 from bench.lengths import draw_lengths
 from bench.timing import Sampler, interleave, sample_step
 from gloria.data import Row as TableRow
-from gloria.index import EmbeddingIndex, IndexWriter, Items, Manifest, build_nearest, rerank, search
+from gloria.embeddings import Embeddings
+from gloria.index import EmbeddingIndex, IndexWriter, Manifest, build_nearest, rerank, search
 from gloria_ops import LocalScore, TopK
 
 Row = dict[str, Any]
@@ -49,18 +50,18 @@ def write_corpus(corpus: Corpus, folder: Path) -> EmbeddingIndex:
     for some in lengths.split(AT_ONCE):
         offsets = torch.nn.functional.pad(some.cumsum(0), (1, 0))
         words = torch.randn(int(offsets[-1]), corpus.width, generator=generator) * corpus.width**-0.25
-        whole = torch.randn(len(some), corpus.width, generator=generator)
-        writer.add(Items(whole, words.to(DTYPE), offsets), [TableRow(0, None, "")] * len(some))
+        text_embeds = torch.randn(len(some), corpus.width, generator=generator)
+        writer.add(Embeddings(text_embeds, words.to(DTYPE), offsets), [TableRow(0, None, "")] * len(some))
         writer.write(0, "")
     return build_nearest(EmbeddingIndex(folder, verify=False))
 
 
-def make_images(corpus: Corpus, count: int) -> Items:
+def make_images(corpus: Corpus, count: int) -> Embeddings:
     """Encoded images, in the dtype of the index."""
     generator = torch.Generator().manual_seed(1)
     regions = torch.randn(count * corpus.regions, corpus.width, generator=generator) * corpus.width**-0.25
-    whole = torch.randn(count, corpus.width, generator=generator)
-    return Items(whole, regions.to(DTYPE), corpus.regions * torch.arange(count + 1))
+    image_embeds = torch.randn(count, corpus.width, generator=generator)
+    return Embeddings(image_embeds, regions.to(DTYPE), corpus.regions * torch.arange(count + 1))
 
 
 def searches(corpus: Corpus, index: EmbeddingIndex, count: int) -> dict[str, tuple[int, Callable[[], TopK]]]:
@@ -90,7 +91,7 @@ def measure(corpus: Corpus, queries: tuple[int, ...], folder: Path, *, rounds: i
     )
     label = {
         "texts": corpus.texts,
-        "words": sum(len(shard.parts) for shard in index.shards),
+        "words": sum(len(shard.part_embeds) for shard in index.shards),
         "width": corpus.width,
         "regions": corpus.regions,
         "dtype": index.manifest.dtype,

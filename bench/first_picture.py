@@ -1,7 +1,8 @@
 """Draws the picture of the README: where the words of a report look, beside the time and memory of a training step.
 
 `python -m gloria.demo`, then `python -m bench.first_picture`. The left shows the first held-out drawing of each class
-whose report spells a word that names the finding, and where the first such word looks; the right is a results file of `bench/test_step.py`.
+whose report spells a word that names the finding, and where the first such word looks; the right is a results file of
+`bench/test_step.py`.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from gloria.attention import attention_figure, coverage, regions_view, save_figure, word_attention
 from gloria.data import Row, read_table, write_five_by_200, write_phantoms
-from gloria.data.layouts.chexpert import FIVE
+from gloria.data.layouts.chexpert import COMPETITION
 from gloria.data.phantoms import NAMES, OF_EACH
 from gloria.images import read_mask
 from gloria.modeling import GloriaModel
@@ -112,7 +112,7 @@ def one_seed(out: Path, seed: int, count: int, epochs: int, of_each: int) -> dic
     started = time.perf_counter()
     train(model, processor, rows[:count], rows[count:], out / "run", options)
     seconds = time.perf_counter() - started
-    for row in test[: len(FIVE)]:
+    for row in test[: len(COMPETITION)]:
         figure = attention_figure(model, processor, row.image, row.report, row.mask, title=f"Never seen: {row.label}")
         save_figure(figure, out / f"{row.label.lower().replace(' ', '-')}.png")
     return {**measure(model, processor, test), "minutes of training": seconds / 60}

@@ -20,7 +20,7 @@ TAGS = ["gloria", "chest-x-ray", "radiology", "image-text-retrieval", "contrasti
 def write_card(
     folder: str | Path, license: str, name: str | None = None, data: str | None = None, notes: str | None = None
 ) -> Path:
-    """Writes the card of a saved model, from its configuration and, where there is one, from its metrics.json.
+    """Write the card of a saved model, from its configuration and, where there is one, from its metrics.json.
 
     Nothing is sent anywhere, and nothing read from outside the folder.
 
@@ -76,7 +76,7 @@ def write_card(
 
 
 def score_name(score: LocalScore) -> str:
-    """The preset that a local score is, as one writes it; where it is none, all of its knobs."""
+    """Return the preset that a local score is, as one writes it; where it is none, all of its knobs."""
     known = {"LocalScore.released()": LocalScore.released(), "LocalScore.maxsim()": LocalScore.maxsim()}
     known |= {f"LocalScore.{each.__name__}()": each() for each in (LocalScore.scan_t2i, LocalScore.scan_i2t)}
     tau2, tau3 = 1 / score.attention_scale, 1 / score.word_scale

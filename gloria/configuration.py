@@ -119,7 +119,9 @@ def _encoder_config(name: str, given: Any, default: type[PretrainedConfig]) -> P
 
 
 def _choose_regions(image_config: PretrainedConfig, region_stage: str | None) -> str | None:
-    """The stage of the regions, noted in the image configuration as the backbone's output; None = patch tokens."""
+    """Return the stage of the regions, noted in the image configuration as the backbone's output; None = patch
+    tokens.
+    """
     stages = getattr(image_config, "stage_names", [])
     # Only encoders with a pyramid of stages declare "depths" (blocks per stage); the stages of a plain vision
     # transformer with a backbone class (DINOv2) are its layers, all of one resolution.

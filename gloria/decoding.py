@@ -86,7 +86,8 @@ def _name(source: Any) -> Any:
 
 
 def _deep_color(image: Any) -> Image.Image | None:
-    """An image of 16 bits a channel with all of them, or None where this is none: Pillow itself keeps the high bytes.
+    """Return an image of 16 bits a channel with all of them, or None where this is none: Pillow itself keeps the high
+    bytes.
 
     It is decoded once for the high bytes and once for the low ones, by the raw modes that Pillow has for either order
     of bytes. Gray with alpha has only one, but its four bytes are decoded as if they were a pixel of RGBA.
@@ -131,7 +132,7 @@ def _tag(image: Image.Image, number: int) -> Any:
 
 
 def _decoded_as(file: bytes, format: str, raw: str) -> Image.Image:
-    """The image, its pixels taken from the file by another raw mode of as many bytes."""
+    """Return the image, its pixels taken from the file by another raw mode of as many bytes."""
     image: Any = Image.open(io.BytesIO(file), formats=[format])
     image.tile = [
         tile._replace(args=raw if isinstance(tile.args, str) else (raw, *tile.args[1:])) for tile in image.tile

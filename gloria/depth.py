@@ -41,7 +41,9 @@ def eight_bit(values: np.ndarray) -> np.ndarray:
 
 
 def _depth_top(brightest: float) -> float:
-    """The largest value of the smallest usual depth that holds the brightest one, or that one where none does."""
+    """Return the largest value of the smallest usual depth that holds the brightest one, or that one where none
+    does.
+    """
     return next((2**depth - 1 for depth in BIT_DEPTHS if brightest < 2**depth), brightest)
 
 

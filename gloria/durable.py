@@ -35,7 +35,7 @@ class StoredFile:
     sha256: str
 
     def fault(self, folder: Path, manifest: str, verify: bool) -> str:
-        """Says what is wrong with the file, "" = nothing.
+        """Say what is wrong with the file, "" = nothing.
 
         Args:
             folder: that holds it.
@@ -57,7 +57,7 @@ class StoredFile:
 
 
 def size_and_hash(path: Path) -> tuple[int, str]:
-    """Reads a file: its bytes and their SHA-256."""
+    """Read a file: its bytes and their SHA-256."""
     digest, size = hashlib.sha256(), 0
     with path.open("rb") as file:
         while block := file.read(2**20):
@@ -67,7 +67,7 @@ def size_and_hash(path: Path) -> tuple[int, str]:
 
 
 def flush(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
+    """Wait until a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -76,7 +76,7 @@ def flush(path: Path) -> None:
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Lets `write` fill another file, which takes the name `path` when all of it is on the disk.
+    """Let `write` fill another file, which takes the name `path` when all of it is on the disk.
 
     Raises:
         DiskFullError: no space is left for it. Whatever is raised, an earlier file of that name is as it was.
@@ -90,7 +90,7 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def write_json(path: Path, content: Any, indent: int = 1) -> None:
-    """Writes JSON, see `write_whole`."""
+    """Write JSON, see `write_whole`."""
     text = json.dumps(content, indent=indent) + "\n"
     write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 

@@ -1,33 +1,16 @@
-"""Images and texts to vectors in batches, for whatever compares them: retrieval, zero-shot classification, an index."""
+"""Encodes images and texts in batches, for whatever compares them: retrieval, zero-shot classification, an index."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from gloria.embeddings import Embeddings
 from gloria.modeling import GloriaModel
 from gloria.processing import GloriaProcessor
-
-
-class Texts(NamedTuple):
-    """Encoded texts.
-
-    whole: (N_t, D), one vector each.
-    words: (sum of W, D), packed; word 0 of each text is [CLS], where the tokenizer has it.
-    lengths: (N_t,) int64, words of each, on the device of the words.
-    """
-
-    whole: Tensor
-    words: Tensor
-    lengths: Tensor
-
-    @property
-    def offsets(self) -> Tensor:
-        """(N_t + 1,) int64: text i owns words[offsets[i] : offsets[i + 1]]."""
-        return torch.nn.functional.pad(self.lengths.cumsum(0), (1, 0))
 
 
 @contextmanager
@@ -51,19 +34,24 @@ def batches(items: Sequence[Any], size: int, what: str, progress: bool) -> Itera
 
 def encode_texts(
     model: GloriaModel, processor: GloriaProcessor, texts: Sequence[str], batch_size: int, progress: bool = False
-) -> Texts:
-    """Encodes texts, one at least; call it within `inference`."""
-    whole, words, lengths = [], [], []
+) -> Embeddings:
+    """Encode texts, at least one; call it within `inference`."""
+    encoded = []
     for batch in batches(texts, batch_size, "texts", progress):
-        tokens = processor(text=batch).to(model.device)
-        of_batch, word, length = model.get_text_features(**tokens)
-        real = torch.arange(word.shape[1], device=word.device) < length[:, None]
-        whole.append(of_batch)
-        words.append(word[real])
-        lengths.append(length)
-    return Texts(torch.cat(whole), torch.cat(words), torch.cat(lengths))
+        text_embeds, word_embeds, lengths = model.get_text_features(**processor(text=batch).to(model.device))
+        real = torch.arange(word_embeds.shape[1], device=lengths.device) < lengths[:, None]
+        encoded.append(Embeddings.packed(text_embeds, word_embeds[real], lengths))
+    return Embeddings.concatenate(encoded)
 
 
-def encode_images(model: GloriaModel, processor: GloriaProcessor, images: Sequence[Any]) -> tuple[Tensor, Tensor]:
-    """Vectors (B, D) of a batch of images and of their regions (B, D, H, W); call it within `inference`."""
-    return model.get_image_features(processor(images=list(images))["pixel_values"].to(model.device))
+def encode_images(model: GloriaModel, processor: GloriaProcessor, images: Sequence[Any]) -> Embeddings:
+    """Encode a batch of images; call it within `inference`."""
+    return encode_pixels(model, processor(images=list(images))["pixel_values"])
+
+
+def encode_pixels(model: GloriaModel, pixel_values: Tensor) -> Embeddings:
+    """Encode a batch of images as the processor gives them, (B, 3, H, W); call it within `inference`."""
+    image_embeds, region_embeds = model.get_image_features(pixel_values.to(model.device))
+    regions = region_embeds.flatten(2).transpose(1, 2)
+    lengths = torch.full((regions.shape[0],), regions.shape[1], device=regions.device)
+    return Embeddings.packed(image_embeds, regions.flatten(0, 1), lengths)

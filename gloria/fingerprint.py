@@ -19,7 +19,7 @@ _VOLATILE = ("transformers_version", "_name_or_path", "dtype", "architectures", 
 
 
 def model_fingerprint(model: GloriaModel) -> str:
-    """SHA-256 of the configuration and of every weight with its name, dtype and shape, wherever the model lies.
+    """Return the SHA-256 of the configuration and of every weight with its name, dtype and shape, on any device.
 
     A release of transformers that gives an encoder a new setting changes it, since nothing tells whether that matters.
     """
@@ -31,7 +31,7 @@ def model_fingerprint(model: GloriaModel) -> str:
 
 
 def preprocessing_fingerprint(processor: GloriaProcessor) -> str:
-    """SHA-256 of the settings of the image processor, of the tokenizer, and of the length that reports are cut to."""
+    """Return the SHA-256 of the image processor, the tokenizer, and the length that reports are cut to."""
     tokenizer = json.loads(processor.tokenizer.backend_tokenizer.to_str())
     for state in ("padding", "truncation"):  # of the last call
         tokenizer.pop(state, None)
@@ -44,12 +44,12 @@ def preprocessing_fingerprint(processor: GloriaProcessor) -> str:
 
 
 def config_fingerprint(config: PreTrainedConfig) -> str:
-    """SHA-256 of the configuration of a model."""
+    """Return the SHA-256 of the configuration of a model."""
     return hashlib.sha256(_canonical(config.to_dict())).hexdigest()
 
 
 def rows_fingerprint(rows: Sequence[Row] | ShardDataset) -> str:
-    """SHA-256 of rows as `add_rows` takes them; of shards, of what stands in them beside the images.
+    """Return the SHA-256 of rows as `add_rows` takes them; of shards, of what stands in them beside the images.
 
     Of images themselves it takes paths, or names and sizes, and reads none.
     """
@@ -75,7 +75,7 @@ def _add_shard(digest: "hashlib._Hash", path: Path) -> None:
 
 
 def add_rows(digest: "hashlib._Hash", rows: Sequence[Row]) -> None:
-    """Adds rows to a hash: their lines, absolute paths of images, reports, patients, labels and faults."""
+    """Add rows to a hash: their lines, absolute paths of images, reports, patients, labels and faults."""
     for row in rows:
         image = None if row.image is None else str(row.image.absolute())
         digest.update(repr((row.line, image, row.report, row.patient, row.label, row.fault)).encode())

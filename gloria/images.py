@@ -85,7 +85,7 @@ class GloriaImageProcessor(BaseImageProcessor):
         return BatchFeature({"pixel_values": np.stack(pixels)}, tensor_type=return_tensors)
 
     def frame(self, image: Any) -> np.ndarray:
-        """One image as `preprocess` takes it, resized, padded and cropped: (crop_size, crop_size, 3) uint8."""
+        """Return an image as `preprocess` takes it, resized, padded and cropped: (crop_size, crop_size, 3) uint8."""
         picture = to_rgb(image)
         left, top, scaled_size = self._placed(*picture.size)
         scaled = picture.resize(scaled_size, Image.Resampling.BILINEAR)
@@ -93,7 +93,7 @@ class GloriaImageProcessor(BaseImageProcessor):
         return np.asarray(scaled.crop((left, top, left + self.crop_size, top + self.crop_size)))
 
     def to_pixels(self, framed: np.ndarray) -> np.ndarray:
-        """What `frame` gives, as pixels for the model: (3, crop_size, crop_size) float32."""
+        """Return what `frame` gives, as pixels for the model: (3, crop_size, crop_size) float32."""
         levels = np.arange(256, dtype=np.float32) / 255
         mean, std = (np.asarray(each, np.float32)[:, None] for each in (self.image_mean, self.image_std))
         # Looked up, since a byte has 256 values: half the time of computing every pixel's.
@@ -101,7 +101,7 @@ class GloriaImageProcessor(BaseImageProcessor):
         return np.stack([table[channel] for table, channel in zip(tables, channels, strict=True)])
 
     def field_of_view(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """What of an image reaches the model, in coordinates of that image.
+        """Return what of an image reaches the model, in coordinates of that image.
 
         Args:
             width: of the image as `to_rgb` gives it, in pixels.
@@ -117,7 +117,9 @@ class GloriaImageProcessor(BaseImageProcessor):
         return left * x, top * y, (left + self.crop_size) * x, (top + self.crop_size) * y
 
     def _placed(self, width: int, height: int) -> tuple[int, int, tuple[int, int]]:
-        """Left and top of the crop in the scaled image, below 0 where there is padding, and the size of the latter."""
+        """Return left and top of the crop in the scaled image, below 0 where there is padding, and the size of the
+        latter.
+        """
         longer = max(width, height)
         scaled = max(1, round(width / longer * self.size)), max(1, round(height / longer * self.size))
         start = (self.size - self.crop_size) // 2
@@ -126,7 +128,8 @@ class GloriaImageProcessor(BaseImageProcessor):
 
 
 def to_rgb(image: Any) -> Image.Image:
-    """Any image as 8-bit RGB: gray repeated, palette and CMYK converted, transparency on black, EXIF rotation applied.
+    """Convert any image to 8-bit RGB: gray repeated, palette and CMYK converted, transparency on black, EXIF rotation
+    applied.
 
     Deeper pixels, in gray and color, are scaled as `gloria.depth.eight_bit` says, and not clipped; DICOM is shown as
     `gloria.dicom.read_dicom` says. TIFF whose zero is white is inverted.
@@ -137,7 +140,7 @@ def to_rgb(image: Any) -> Image.Image:
 
     Raises:
         TypeError: not an image.
-        ValueError: a file that is no readable image or has several frames or pages, an empty image, an impossible
+        ValueError: a file that is not a readable image or has several frames or pages, an empty image, an impossible
             shape, a pixel that is not finite.
     """
     if isinstance(image, (str, os.PathLike, io.IOBase)) and is_dicom(image):
@@ -148,13 +151,14 @@ def to_rgb(image: Any) -> Image.Image:
         values = np.asarray(image)
     else:
         raise TypeError(
-            f"{type(image).__name__} is no image; expected a PIL image, the path of a file, an array or a tensor"
+            f"{type(image).__name__} is not an image; expected a PIL image, the path of a file, an array or a tensor"
         )
     return _flattened(Image.fromarray(eight_bit(_channels_last(values))))
 
 
 def read_mask(mask: Any) -> np.ndarray:
-    """A mask as (H, W) bool: True where it is brighter than half of its brightest pixel, so that 0 and 1 do as well.
+    """Return a mask as (H, W) bool: True where it is brighter than half of its brightest pixel, so that 0 and 1 do as
+    well.
 
     Args:
         mask: any image that `to_rgb` takes; a black one is an empty mask.
@@ -167,7 +171,7 @@ def read_mask(mask: Any) -> np.ndarray:
 
 
 def is_single_image(images: Any) -> bool:
-    """Whether this is a single image, not a sequence of them."""
+    """Return whether this is a single image, not a sequence of them."""
     if isinstance(images, (str, os.PathLike, io.IOBase, Image.Image)):
         return True
     shape = getattr(images, "shape", None)

@@ -22,8 +22,8 @@ class GloriaOutput(ModelOutput):
 
     Attributes:
         loss: global_weight * global_loss + local_weight * local_loss; None without `return_loss`.
-        global_loss: image-to-text plus text-to-image InfoNCE over the cosines of whole vectors; None where its weight
-            is 0.
+        global_loss: image-to-text plus text-to-image InfoNCE over the cosines of image_embeds and text_embeds;
+            None where its weight is 0.
         local_loss: image-to-text plus text-to-image loss over the local scores; None where its weight is 0.
         image_embeds: (B, D), not normalized.
         region_embeds: (B, D, H, W), of unit length if the configuration has `normalize_local`.
@@ -103,7 +103,7 @@ class GloriaModel(PreTrainedModel):
     def from_image_text_pretrained(
         cls, image_name_or_path: str, text_name_or_path: str, local_files_only: bool = False, **config_kwargs: Any
     ) -> "GloriaModel":
-        """A model in float32 from two pretrained encoders; the projections are new.
+        """Return a model in float32 from two pretrained encoders; the projections are new.
 
         Args:
             image_name_or_path: hub name or local directory of the image encoder, e.g. "microsoft/resnet-50".
@@ -129,7 +129,7 @@ class GloriaModel(PreTrainedModel):
         return cls(config, image_encoder, text_encoder)
 
     def get_image_features(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        """Vectors of whole images and of their regions.
+        """Return the embeddings of whole images and of their regions.
 
         Args:
             pixel_values: (B, 3, height, width), as `GloriaProcessor` gives them.
@@ -140,11 +140,12 @@ class GloriaModel(PreTrainedModel):
         """
         if self.config.region_stage is not None:
             maps = self.image_encoder(pixel_values).feature_maps
-            regions, whole = maps[0], maps[-1].mean(dim=(-2, -1))
+            region_features, image_features = maps[0], maps[-1].mean(dim=(-2, -1))
         else:
             encoded = self.image_encoder(pixel_values)
-            regions, whole = _patches(encoded, pixel_values, self.config.image_config)
-        return self.image_projection(whole), self._of_local(self.region_projection(regions), dim=1)
+            region_features, image_features = _patches(encoded, pixel_values, self.config.image_config)
+        region_embeds = self._normalize_local(self.region_projection(region_features), dim=1)
+        return self.image_projection(image_features), region_embeds
 
     def get_text_features(
         self,
@@ -153,7 +154,7 @@ class GloriaModel(PreTrainedModel):
         word_ids: Tensor,
         token_type_ids: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Vectors of whole texts and of their words.
+        """Return the embeddings of whole texts and of their words.
 
         Args:
             input_ids: (B, L) int64, as the tokenizer gives them.
@@ -172,7 +173,7 @@ class GloriaModel(PreTrainedModel):
         pieces = sum_last_layers(encoded.hidden_states, self.config.last_layers)
         words, word_lengths = sum_pieces(pieces, word_ids)
         text_embeds = self.text_projection(mean_pieces(pieces, attention_mask))
-        return text_embeds, self._of_local(self.word_projection(words), dim=-1), word_lengths
+        return text_embeds, self._normalize_local(self.word_projection(words), dim=-1), word_lengths
 
     def forward(
         self,
@@ -184,7 +185,7 @@ class GloriaModel(PreTrainedModel):
         report_ids: Tensor | None = None,
         return_loss: bool = True,
     ) -> GloriaOutput:
-        """Encodes B images and their B reports, and contrasts every image with every report.
+        """Encode B images and their B reports, and contrast every image with every report.
 
         In distributed training the losses are those of all ranks' images and reports (`gloria_ops.distributed`), so
         every rank must come here; with `return_loss=False` a rank may encode alone.
@@ -230,11 +231,11 @@ class GloriaModel(PreTrainedModel):
             word_lengths=word_lengths,
         )
 
-    def _of_local(self, projected: Tensor, dim: int) -> Tensor:
+    def _normalize_local(self, projected: Tensor, dim: int) -> Tensor:
         return nn.functional.normalize(projected, dim=dim) if self.config.normalize_local else projected
 
     def _image_widths(self) -> tuple[int, int]:
-        """Channels of the feature map that holds the regions, and of the one that is pooled."""
+        """Return the channels of the feature map that holds the regions, and of the one that is pooled."""
         if self.config.region_stage is not None:
             channels: Any = self.image_encoder.channels
             return channels[0], channels[-1]
@@ -246,7 +247,7 @@ def _image_class(config: GloriaConfig) -> Any:
 
 
 def _patches(encoded: Any, pixel_values: Tensor, image_config: PretrainedConfig) -> tuple[Tensor, Tensor]:
-    """Patch tokens as a map (B, C, H, W), and the vector of the whole image (B, C), of a vision transformer."""
+    """Return the patch tokens as a map (B, C, H, W), and the vector of the image (B, C), of a vision transformer."""
     size = image_config.patch_size
     patch_height, patch_width = size if isinstance(size, (tuple, list)) else (size, size)
     height, width = pixel_values.shape[-2] // patch_height, pixel_values.shape[-1] // patch_width
@@ -259,10 +260,10 @@ def _patches(encoded: Any, pixel_values: Tensor, image_config: PretrainedConfig)
             "transformers' AutoBackbone has"
         )
     patches = tokens[:, before:]
-    whole = getattr(encoded, "pooler_output", None)
-    if whole is None:
-        whole = tokens[:, 0] if before else patches.mean(1)
-    return patches.transpose(1, 2).unflatten(2, (height, width)), whole
+    image_features = getattr(encoded, "pooler_output", None)
+    if image_features is None:
+        image_features = tokens[:, 0] if before else patches.mean(1)
+    return patches.transpose(1, 2).unflatten(2, (height, width)), image_features
 
 
 AutoModel.register(GloriaConfig, GloriaModel, exist_ok=True)

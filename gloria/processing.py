@@ -59,7 +59,7 @@ class GloriaProcessor(ProcessorMixin):
         padding: bool | str = True,
         return_tensors: str | None = "pt",
     ) -> BatchFeature:
-        """Prepares images, reports, or both.
+        """Prepare images, reports, or both.
 
         Args:
             images: one image or a sequence of them, see `GloriaImageProcessor.preprocess`.
@@ -87,7 +87,7 @@ class GloriaProcessor(ProcessorMixin):
         return BatchFeature(data, tensor_type=return_tensors)
 
     def words(self, input_ids: Any, word_ids: Any) -> list[list[str]]:
-        """The words as strings, one list per report, in the order of the model's `word_embeds`.
+        """Return the words as strings, one list per report, in the order of the model's `word_embeds`.
 
         Args:
             input_ids: (B, L) integers, a tensor, array or list, as a call gives it.
@@ -135,7 +135,7 @@ class GloriaProcessor(ProcessorMixin):
 
 
 def _word_ids(encoding: BatchEncoding, row: int, cls_token_id: int | None) -> list[int]:
-    """Dense word indices of one report's pieces: [CLS], where there is one, is a word; other special pieces are -1."""
+    """Return the dense word indices of a report's pieces; [CLS], if any, is a word, and other special pieces are -1."""
     words: list[int | None] = encoding.word_ids(row)
     pieces = encoding["input_ids"][row]
     if cls_token_id in pieces:

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torchmetrics.retrieval import RetrievalHitRate, RetrievalPrecision
 
 from gloria.data import Row
-from gloria.encoding import Texts, batches, encode_images, encode_texts, inference
+from gloria.embeddings import Embeddings
+from gloria.encoding import batches, encode_images, encode_texts, inference
 from gloria.modeling import GloriaModel
 from gloria.processing import GloriaProcessor
 from gloria_ops import LocalScore, cosines, local_scores
@@ -24,7 +24,7 @@ class Similarities:
     """Every image with every text, (N_v, N_t) float32 on the CPU.
 
     Attributes:
-        of_global: cosines of the whole vectors.
+        of_global: cosines of the item embeddings.
         of_local: local scores Z, as `model.config.score` says.
     """
 
@@ -32,7 +32,7 @@ class Similarities:
     of_local: Tensor
 
     def by(self, by: By) -> Tensor:
-        """The similarities to rank by; "both" is their plain mean, ½ (global + local).
+        """Return the similarities to rank by; "both" is their plain mean, ½ (global + local).
 
         The loss puts a scale of the same size on each (released: 10), so that their sum is what training has made of
         them; nothing is standardized, so that an answer does not depend on what else is ranked.
@@ -53,7 +53,7 @@ def similarities(
     batch_size: int = 32,
     progress: bool = False,
 ) -> Similarities:
-    """Scores every image with every report.
+    """Score every image with every report.
 
     Texts are encoded first and kept as packed words; images are encoded and scored a batch at a time, so that no more
     than a batch of region vectors is ever held.
@@ -71,8 +71,8 @@ def similarities(
     """
     if not len(images) or not len(reports) or batch_size < 1:
         raise ValueError(
-            f"there are {len(images)} images, {len(reports)} reports and a batch_size of {batch_size}; expected one of "
-            "each at least"
+            f"there are {len(images)} images, {len(reports)} reports and a batch_size of {batch_size}; expected at "
+            "least one of each"
         )
     with inference(model):
         texts = encode_texts(model, processor, reports, batch_size, progress)
@@ -80,7 +80,7 @@ def similarities(
 
 
 def similarities_to(
-    texts: Texts,
+    texts: Embeddings,
     model: GloriaModel,
     processor: GloriaProcessor,
     images: Sequence[Any],
@@ -88,17 +88,19 @@ def similarities_to(
     batch_size: int,
     progress: bool = False,
 ) -> Similarities:
-    """Scores every image with texts that are encoded already, by any local score; call it within `inference`."""
+    """Score every image with texts that are encoded already, by any local score; call it within `inference`."""
     of_global, of_local = [], []
     for batch in batches(images, batch_size, "images", progress):
-        whole, regions = encode_images(model, processor, batch)
-        of_global.append(cosines(whole, texts.whole).cpu())
-        of_local.append(local_scores(regions, texts.words, word_offsets=texts.offsets, score=score).cpu())
+        encoded = encode_images(model, processor, batch)
+        of_global.append(cosines(encoded.item_embeds, texts.item_embeds).cpu())
+        region_embeds = encoded.part_embeds.unflatten(0, (len(batch), -1))
+        of_local.append(local_scores(region_embeds, texts.part_embeds, word_offsets=texts.offsets, score=score).cpu())
     return Similarities(torch.cat(of_global).float(), torch.cat(of_local).float())
 
 
 def precision_at(scores: Tensor, queries: Sequence[str], candidates: Sequence[str], k: int) -> float:
-    """Precision@K, the mean over the queries of the share of relevant ones among the K best; relevant = equal label.
+    """Return Precision@K, the mean over the queries of the share of relevant ones among the K best; relevant = equal
+    label.
 
     Args:
         scores: (queries, candidates), high = good.
@@ -113,7 +115,7 @@ def precision_at(scores: Tensor, queries: Sequence[str], candidates: Sequence[st
 
 
 def recall_at(scores: Tensor, queries: Sequence[str], candidates: Sequence[str], k: int) -> float:
-    """Recall@K as in image-text retrieval: the share of queries with a relevant candidate among the K best.
+    """Return Recall@K as in image-text retrieval: the share of queries with a relevant candidate among the K best.
 
     Args, Raises:
         As `precision_at`; labels say here which report it is.
@@ -122,35 +124,35 @@ def recall_at(scores: Tensor, queries: Sequence[str], candidates: Sequence[str],
 
 
 def precision_of_ranked(relevant: Tensor, k: int) -> float:
-    """Precision@K of rankings.
+    """Return Precision@K of rankings.
 
     Args:
         relevant: (queries, K at least) bool, whether the item at each place is relevant, best first.
         k: 1 or more.
     """
-    return _ranked(RetrievalPrecision(top_k=k), relevant)
+    return relevant[:, :k].double().mean().item()
 
 
 def hit_rate_of_ranked(relevant: Tensor, k: int) -> float:
-    """The share of queries with a relevant item among the K best; arguments as in `precision_of_ranked`."""
-    return _ranked(RetrievalHitRate(top_k=k), relevant)
+    """Return the share of queries with a relevant item among the K best; arguments as in `precision_of_ranked`."""
+    return relevant[:, :k].any(1).double().mean().item()
 
 
 def chance(queries: Sequence[str], candidates: Sequence[str]) -> float:
-    """Expected Precision@K of candidates in random order, the same for every K."""
+    """Return the expected Precision@K of candidates in random order, the same for every K."""
     frequency = Counter(candidates)
     return sum(frequency[label] for label in queries) / (len(queries) * len(candidates))
 
 
 def labels_of(rows: Sequence[Row]) -> list[str]:
-    """What makes two rows relevant to one another: the label where every row has one, else the report itself."""
+    """Return what makes two rows relevant to one another: the label where every row has one, else the report itself."""
     if all(row.label for row in rows):
         return [row.label for row in rows]
     return [row.report for row in rows]
 
 
 def precision_table(found: Similarities, rows: Sequence[Row], ks: Sequence[int]) -> dict[str, dict[str, float]]:
-    """Precision@K of images and reports of the same rows, in both directions.
+    """Return Precision@K of images and reports of the same rows, in both directions.
 
     A row's own report counts among the relevant ones, as in the released evaluation.
 
@@ -173,7 +175,9 @@ def precision_table(found: Similarities, rows: Sequence[Row], ks: Sequence[int])
 
 
 def format_precision(table: dict[str, dict[str, float]]) -> str:
-    """The table of `precision_table` as text, a line for each direction and way of ranking, figures in percent."""
+    """Return the table of `precision_table` as text, a line for each direction and way of ranking, figures in
+    percent.
+    """
     ks = [name.removeprefix("global ") for name in table["image to text"] if name.startswith("global ")]
     lines = [f"{'direction':<15}{'ranked by':<11}" + "".join(f"{k:>8}" for k in ks) + f"{'chance':>9}"]
     for direction, values in table.items():
@@ -184,7 +188,7 @@ def format_precision(table: dict[str, dict[str, float]]) -> str:
 
 
 def _ranked_relevance(scores: Tensor, queries: Sequence[str], candidates: Sequence[str], k: int) -> Tensor:
-    """(queries, candidates) bool: whether the candidate at each place of a query's ranking is relevant."""
+    """Return, as (queries, candidates) bool, whether the candidate at each place of a query's ranking is relevant."""
     if scores.shape != (len(queries), len(candidates)):
         raise ValueError(
             f"scores are {tuple(scores.shape)} for {len(queries)} queries and {len(candidates)} candidates; expected "
@@ -201,10 +205,3 @@ def _relevance(queries: Sequence[str], candidates: Sequence[str]) -> Tensor:
     left = torch.tensor([number[label] for label in queries])
     right = torch.tensor([number[label] for label in candidates])
     return left[:, None] == right[None, :]
-
-
-def _ranked(metric: RetrievalPrecision | RetrievalHitRate, relevant: Tensor) -> float:
-    # Places, not scores: torchmetrics counts nothing as relevant whose score is below 0, as half of all cosines are.
-    descending = torch.arange(relevant.shape[1], 0, -1, dtype=torch.float32).expand(relevant.shape)
-    index = torch.arange(len(relevant))[:, None].expand(relevant.shape)
-    return float(metric(descending.flatten(), relevant.flatten(), indexes=index.flatten()))

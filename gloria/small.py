@@ -70,7 +70,7 @@ def small_config(vocabulary: int) -> GloriaConfig:
 def _tokenizer(reports: Sequence[str]) -> BertTokenizer:
     """Make BERT's tokenizer with the words that occur at least twice, and single characters for all others.
 
-    Counted here, since the trainer of `tokenizers` breaks ties by chance: a seed would not make a run repeatable.
+    Counted here, since the trainer of `tokenizers` breaks ties arbitrarily: a seed would not make a run repeatable.
     """
     normalizer, splitter = BertNormalizer(lowercase=True), BertPreTokenizer()
     counts = Counter(

@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def sum_last_layers(hidden_states: Sequence[Tensor], layers: int) -> Tensor:
-    """Sum of the last `layers` hidden states, each (B, L, H): the vectors of the word pieces, (B, L, H)."""
+    """Return sum of the last `layers` hidden states, each (B, L, H): the vectors of the word pieces, (B, L, H)."""
     return torch.stack(tuple(hidden_states[-layers:])).sum(0)
 
 
 def sum_pieces(pieces: Tensor, word_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums the pieces of each word into the vector of that word.
+    """Sum the pieces of each word into the vector of that word.
 
     A product with the one-hot membership matrix, not a scatter: its order of summation is fixed, forward and backward,
     on every device, and nothing waits for the device. It costs B L² H, little beside one layer of the encoder.
@@ -45,7 +45,7 @@ def sum_pieces(pieces: Tensor, word_ids: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def mean_pieces(pieces: Tensor, attention_mask: Tensor) -> Tensor:
-    """The sentence vector: the mean over a text's pieces, [CLS] and [SEP] included.
+    """Return the sentence vector: the mean over a text's pieces, [CLS] and [SEP] included.
 
     The released code takes the mean over the words after merging, with the zeros of the padding counted in. Merging is
     a sum, so both are the same sum over the pieces, divided by another number: a positive factor per text, which the

@@ -29,7 +29,8 @@ SEE_THROUGH = ListedColormap(
 def attention_figure(
     model: GloriaModel, processor: GloriaProcessor, image: Any, report: str, mask: Any = None, title: str = ""
 ) -> Figure:
-    """The image as the model sees it, with the mean attention of the report, and once more for each of its words.
+    """Return the image as the model sees it, with the mean attention of the report, and once more for each of its
+    words.
 
     Attention is drawn as a multiple of what even attention would give (attention times the number of regions), on one
     scale for all; what gets less is not colored. Punctuation is left out; long reports are cut after `MOST_WORDS`
@@ -92,12 +93,14 @@ def attention_figure(
 
 
 def scale_top(relative: np.ndarray) -> float:
-    """The multiple of even attention with the strongest color; one region that takes it all must not dim the rest."""
+    """Return the multiple of even attention with the strongest color; one region that takes it all must not dim the
+    rest.
+    """
     return max(2.0, float(np.quantile(relative, 0.995)))
 
 
 def content_words(words: Sequence[str]) -> list[int]:
-    """Indices of the words that are not punctuation; the first where all are."""
+    """Return the indices of the words that are not punctuation; the first where all are."""
     return [index for index, word in enumerate(words) if any(map(str.isalnum, word))] or [0]
 
 
@@ -105,7 +108,7 @@ def content_words(words: Sequence[str]) -> list[int]:
 def word_attention(
     model: GloriaModel, processor: GloriaProcessor, image: Any, report: str
 ) -> tuple[list[str], np.ndarray]:
-    """The words of a report and where each looks in an image, [CLS] left out unless it is all there is.
+    """Return the words of a report and where each looks in an image, [CLS] left out unless it is all there is.
 
     Returns:
         W words, and their attention over the regions, (W, H, Wd) float32; each map sums to 1 where words attend to
@@ -140,14 +143,14 @@ def loss_figure(history: Sequence[dict[str, float]]) -> Figure:
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Writes a figure as a picture and closes it."""
+    """Write a figure as a picture and close it."""
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return Path(path)
 
 
 def _shown(processor: GloriaProcessor, image: Any) -> np.ndarray:
-    """An image as the model sees it, gray in [0, 1], (H, W)."""
+    """Return an image as the model sees it, gray in [0, 1], (H, W)."""
     pixels = processor(images=image)["pixel_values"][0].numpy().transpose(1, 2, 0)
     seen = np.clip(pixels * processor.image_processor.image_std + processor.image_processor.image_mean, 0, 1)
     return seen.mean(-1)

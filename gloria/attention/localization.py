@@ -45,7 +45,7 @@ class Localization:
 def measure_localization(
     attention: np.ndarray, mask: np.ndarray, view: View, tolerance: float = TOLERANCE, seen: View | None = None
 ) -> Localization:
-    """Measures one attention map against one mask.
+    """Measure one attention map against one mask.
 
     Args:
         attention: (H, W) over the regions, not negative, not all 0.
@@ -87,7 +87,7 @@ def measure_localization(
 def in_image(
     attention: np.ndarray, view: View, shape: tuple[int, ...], seen: View | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Attention at the pixels of an image, interpolated bilinearly between the centers of the regions.
+    """Return the attention at the pixels of an image, interpolated bilinearly between the centers of the regions.
 
     Args:
         attention: (H, W) over the regions.
@@ -107,7 +107,7 @@ def in_image(
 
 
 def coverage(mask: np.ndarray, view: View, grid: tuple[int, int]) -> np.ndarray:
-    """Share of each region's area that a mask covers, exact to parts of a pixel; padding is covered by nothing.
+    """Return the share of each region's area that a mask covers, exact to parts of a pixel; it covers no padding.
 
     Args:
         mask: (height, width) bool, in pixels of the image.
@@ -125,7 +125,7 @@ def coverage(mask: np.ndarray, view: View, grid: tuple[int, int]) -> np.ndarray:
 
 
 def boxes_mask(boxes: Iterable[Box], width: int, height: int) -> np.ndarray:
-    """The union of boxes as a mask (height, width) bool: pixels whose center lies in one.
+    """Return the union of boxes as a mask (height, width) bool: pixels whose center lies in one.
 
     Args:
         boxes: left, top, width, height each, as `gloria.data.Row.boxes`, in pixels of the image, continuous as in
@@ -154,7 +154,7 @@ def localize_rows(
     tolerance: float = TOLERANCE,
     progress: bool = False,
 ) -> Iterator[tuple[Row, Localization]]:
-    """Measures the mean attention of a row's words against its mask, or the union of its boxes where it has no mask.
+    """Measure the mean attention of a row's words against its mask, or the union of its boxes where it has no mask.
 
     Rows with neither, or an empty mask, are left out.
 
@@ -196,7 +196,9 @@ def localize_rows(
 
 
 def format_localization(found: Sequence[tuple[Row, Localization]]) -> str:
-    """Means in percent as text, a line for each label and one for all, each figure beside what chance would give."""
+    """Return the means in percent as text, a line for each label and one for all, each figure beside what chance would
+    give.
+    """
     groups: dict[str, list[Localization]] = {}
     for row, each in found:
         groups.setdefault(row.label or "-", []).append(each)
@@ -223,7 +225,7 @@ def _middles(count: int) -> np.ndarray:
 
 
 def _near(mask: np.ndarray, x: float, y: float, tolerance: float) -> bool:
-    """Whether a pixel of the mask, as a square, lies within the tolerance of a point."""
+    """Return whether a pixel of the mask, as a square, lies within the tolerance of a point."""
     # Pixel n reaches from n to n + 1, and one that only touches is near.
     first_row, first_column = (max(0, int(np.ceil(center - tolerance)) - 1) for center in (y, x))
     last_row, last_column = (int(np.floor(center + tolerance)) for center in (y, x))
@@ -241,18 +243,20 @@ def _iou(marked: np.ndarray, mask: np.ndarray) -> float:
 
 
 def _between(pixels: int, first: float, last: float) -> np.ndarray:
-    """Which pixels have their centers between two points, (pixels,) bool."""
+    """Return which pixels have their centers between two points, (pixels,) bool."""
     centers = np.arange(pixels) + 0.5
     return (first <= centers) & (centers < last)
 
 
 def _interpolation(pixels: int, first: float, last: float, regions: int) -> np.ndarray:
-    """Weights (pixels, regions) of linear interpolation at pixels' centers, constant beyond the outer regions."""
+    """Return the weights (pixels, regions) of linear interpolation at pixels' centers, constant beyond the outer
+    regions.
+    """
     position = np.clip((np.arange(pixels) + 0.5 - first) / (last - first) * regions - 0.5, 0, regions - 1)
     return np.maximum(0, 1 - np.abs(position[:, None] - np.arange(regions)))
 
 
 def _overlap(pixels: int, edges: np.ndarray) -> np.ndarray:
-    """Length (regions, pixels) of each pixel, one wide, that lies between neighboring edges."""
+    """Return the length (regions, pixels) of each pixel, one wide, that lies between neighboring edges."""
     start = np.arange(pixels)
     return np.clip(np.minimum(edges[1:, None], start + 1) - np.maximum(edges[:-1, None], start), 0, None)

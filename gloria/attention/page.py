@@ -28,7 +28,7 @@ def attention_page(
     mask: Any = None,
     title: str = "What the words look at",
 ) -> str:
-    """A page with the whole image, the report as it was written, and the attention of the word pointed at.
+    """Return a page with the whole image, the report as it was written, and the attention of the word pointed at.
 
     Scale and colors are those of `attention_figure`. Everything is inside the page, and the page forbids itself to
     ask for anything else (content security policy), so it can be mailed, archived, or opened from a disk.
@@ -79,7 +79,8 @@ def attention_page(
 
 
 def _text(processor: GloriaProcessor, report: str, told: list[int]) -> list[tuple[str, int | None]]:
-    """The report cut into (characters, index of the map), None for what has no map, -1 for what the model never read.
+    """Return the report cut into (characters, index of the map), None for what has no map, -1 for what the model never
+    read.
 
     Map 0 is the mean, so that the first of the told words has map 1.
     """
@@ -98,7 +99,7 @@ def _text(processor: GloriaProcessor, report: str, told: list[int]) -> list[tupl
 
 
 def word_spans(processor: GloriaProcessor, report: str) -> list[tuple[int, int]]:
-    """Where each word of a report, as `word_attention` lists them, starts and ends in it; without [CLS]."""
+    """Return where each word of a report, as `word_attention` lists them, starts and ends in it; without [CLS]."""
     ids = processor(text=report)["word_ids"][0].tolist()
     offsets = processor.tokenizer(
         report, truncation=True, max_length=processor.max_length, return_offsets_mapping=True
@@ -111,7 +112,7 @@ def word_spans(processor: GloriaProcessor, report: str) -> list[tuple[int, int]]
 
 
 def _outline(mask: np.ndarray, width: int, height: int) -> str:
-    """The edge of a mask as the path of an SVG in pixels of the image."""
+    """Return the edge of a mask as the path of an SVG in pixels of the image."""
     if mask.shape != (height, width):
         raise ValueError(
             f"mask has {mask.shape[1]} x {mask.shape[0]} pixels and image {width} x {height}; expected equal sizes"

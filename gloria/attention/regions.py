@@ -10,7 +10,7 @@ View = tuple[float, float, float, float]  # left, top, right, bottom
 def regions_view(
     config: PretrainedConfig, processor: GloriaImageProcessor, width: int, height: int, grid: tuple[int, int]
 ) -> View:
-    """The rectangle that the regions divide evenly, each around the point that it is centered on.
+    """Return the rectangle that the regions divide evenly, each around the point that it is centered on.
 
     Args:
         config: the `GloriaConfig` of the model.
@@ -34,7 +34,7 @@ def regions_view(
 
 
 def regions_extent(config: PretrainedConfig, seen: int, regions: int) -> tuple[float, float]:
-    """Where a row of regions begins and ends in a square of `seen` pixels."""
+    """Return where a row of regions begins and ends in a square of `seen` pixels."""
     image = config.image_config
     if config.region_stage is not None and image.model_type == "resnet":
         # The stem halves twice, each stage but the first once.

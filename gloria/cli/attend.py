@@ -17,17 +17,16 @@ from gloria.attention import (
     localize_rows,
     save_figure,
 )
-from gloria.cli.common import Table, load_run, plain_errors, say
+from gloria.cli.common import OutFolder, Run, Table, load_run, plain_errors, say
 from gloria.data import Row, read_table
+from gloria.training.options import Cpu
 
 GRID, PAGE = "attention.png", "attention.html"
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `gloria train` or `gloria convert`.")]
-Cpu = Annotated[bool, typer.Option(help="Use no accelerator.")]
 
 
 def attend(
     run: Run,
-    out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    out: OutFolder,
     image: Annotated[Path | None, typer.Option(help="Image to look at.")] = None,
     report: Annotated[str | None, typer.Option(help="Text whose words look.")] = None,
     mask: Annotated[Path | None, typer.Option(help="Mask of the finding, to outline.")] = None,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import typer
@@ -14,10 +14,20 @@ from gloria.data.table import REQUIRED
 from gloria.messages import plain, plain_lines
 from gloria.modeling import GloriaModel
 from gloria.processing import GloriaProcessor
+from gloria.retrieval import By
 
 Table = Annotated[
     Path, typer.Argument(metavar="TABLE", help="CSV, TSV, JSON lines or Parquet with the columns image and report.")
 ]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `gloria train` or `gloria convert`.")]
+OutFolder = Annotated[Path, typer.Option(help="Folder to write to.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images or texts encoded at once.")]
+Query = Annotated[str | None, typer.Option(help="Text to find images for.")]
+QueryImage = Annotated[Path | None, typer.Option(help="Image to find reports for.")]
+Most = Annotated[int, typer.Option("--k", "-k", min=1, help="How many to show.")]
+RankBy = Annotated[By, typer.Option(help="What to rank by.")]
+HeldOut = Annotated[float, typer.Option(help="Share of the patients to hold out, without a split column.")]
+BadRows = Annotated[Literal["refuse", "skip"], typer.Option(help="What to do if there are bad rows.")]
 
 
 def say(message: str, err: bool = False) -> None:
@@ -43,7 +53,7 @@ def plain_errors() -> Iterator[None]:
 
 
 def good_rows(table: Path, skip: bool, reports: bool = True) -> list[Row]:
-    """Rows that are not bad; problems are printed, and bad rows are an error unless they are to be skipped.
+    """Return the rows of a table that are not bad, print problems, and refuse bad rows unless they are to be skipped.
 
     Without `reports`, neither the rows need a report nor the table a column of them.
     """
@@ -55,7 +65,7 @@ def good_rows(table: Path, skip: bool, reports: bool = True) -> list[Row]:
         say(f"{table}, {problem}", err=True)
     bad = {problem.line for problem in problems if problem.bad}
     if bad and not skip:
-        raise ValueError(f"{len(bad)} of {len(rows)} rows are bad; mend them, or leave them out with --bad-rows skip")
+        raise ValueError(f"{len(bad)} of {len(rows)} rows are bad; fix them, or leave them out with --bad-rows skip")
     good = [row for row in rows if row.line not in bad]
     if not good:
         raise ValueError(f"{table} has no good row")
@@ -65,7 +75,7 @@ def good_rows(table: Path, skip: bool, reports: bool = True) -> list[Row]:
 
 
 def load_run(run: Path, cpu: bool) -> tuple[GloriaModel, GloriaProcessor]:
-    """Model, on the accelerator if there is one and it may be used, and processor of a run folder."""
+    """Return the model of a run folder, on the accelerator if there is one and it may be used, and its processor."""
     if not (run / "config.json").is_file():
         raise ValueError(f"{run} holds no trained model; expected the run folder that `gloria train` wrote")
     accelerator = None if cpu else torch.accelerator.current_accelerator(check_available=True)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from gloria.card import write_card
-from gloria.cli.common import plain_errors, say
+from gloria.cli.common import Run, plain_errors, say
 from gloria.convert import convert as convert_checkpoint
 
 
@@ -21,7 +21,7 @@ def convert(
     """Make a model of a checkpoint of the released GLoRIA code, chexpert_resnet50.ckpt for instance."""
     with plain_errors():
         if (out / "config.json").exists():
-            raise ValueError(f"{out} holds a model already; name another folder")
+            raise ValueError(f"{out} already holds a model; name another folder")
         model, processor = convert_checkpoint(checkpoint, text_encoder)
         model.save_pretrained(out)
         processor.save_pretrained(out)
@@ -30,7 +30,7 @@ def convert(
 
 
 def card(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `gloria train` or `gloria convert`.")],
+    run: Run,
     license: Annotated[str, typer.Option(help="As the hub lists them, e.g. cc-by-nc-4.0.")],
     name: Annotated[str | None, typer.Option(help="Of the model. Default: that of the folder.")] = None,
     data: Annotated[str | None, typer.Option(help="Name of what it was trained and measured on.")] = None,

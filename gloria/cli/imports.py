@@ -1,27 +1,21 @@
 """`gloria import`: a public data set, as it ships, to one table."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from gloria.cli.common import plain_errors, say
 from gloria.data import write_table
-from gloria.data.layouts import Imported, five_by, read_chexpert, read_mimic, read_openi, read_rsna
+from gloria.data.layouts import LAYOUTS
 from gloria.data.sections import Section
-
-Layout = Literal["mimic", "chexpert", "openi", "rsna"]
-# Which options mean something for which layout.
-OPTIONS = {
-    "--reports": ("mimic",),
-    "--section": ("mimic", "chexpert", "openi"),
-    "--all-views": ("mimic", "chexpert"),
-    "--five": ("chexpert",),
-}
 
 
 def import_table(
-    layout: Annotated[Layout, typer.Argument(help="MIMIC-CXR(-JPG), CheXpert (Plus), Open-i, RSNA pneumonia.")],
+    layout: Annotated[
+        str,
+        typer.Argument(metavar=f"[{'|'.join(LAYOUTS)}]", help=f"{', '.join(each.title for each in LAYOUTS.values())}."),
+    ],
     root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder that the data set was unpacked to.")],
     out: Annotated[Path, typer.Option(help="Table to write: .csv, .tsv or .jsonl, each also .gz, or .parquet.")],
     reports: Annotated[Path | None, typer.Option(help="mimic: folder of the reports, where it is not ROOT.")] = None,
@@ -38,18 +32,23 @@ def import_table(
 ) -> None:
     """Read a public data set as it ships, and write one table of it."""
     with plain_errors():
-        given = {"--reports": reports, "--section": section, "--all-views": all_views, "--five": five}
-        for name, value in given.items():
-            if value and layout not in OPTIONS[name]:
-                raise ValueError(f"{name} means nothing for {layout}; it is for {', '.join(OPTIONS[name])}")
-        imported = _read(layout, root, reports, section or "both", all_views)
+        if layout not in LAYOUTS:
+            raise ValueError(f"the data set is {layout!r}; expected one of {', '.join(map(repr, LAYOUTS))}")
+        read, draw, meant = LAYOUTS[layout].read, LAYOUTS[layout].draw, LAYOUTS[layout].options
+        options = {"reports": reports, "section": section, "all_views": all_views, "five": five}
+        given = {name: value for name, value in options.items() if value}
+        for name in given:
+            if name not in meant:
+                fitting = ", ".join(key for key, each in LAYOUTS.items() if name in each.options)
+                raise ValueError(f"--{name.replace('_', '-')} means nothing for {layout}; it is for {fitting}")
+        imported = read(root, **{name: value for name, value in given.items() if name != "five"})
         for line in imported.summary():
             say(line, err=True)
         if not imported.rows:
             raise ValueError(f"nothing in {root} became a row, for the reasons above; expected images and their list")
         rows = imported.rows
-        if five:
-            chosen, rows = five_by(rows, of_each, seed)
+        if five and draw:
+            chosen, rows = draw(rows, of_each, seed)
             if not rows:
                 raise ValueError(
                     f"--five takes images of all {len({row.patient for row in chosen})} patients, which leaves no row "
@@ -59,11 +58,3 @@ def import_table(
             say(f"wrote {five}: {len(chosen)} rows")
         write_table(out, rows)
         say(f"wrote {out}: {len(rows)} rows")
-
-
-def _read(layout: Layout, root: Path, reports: Path | None, section: Section, all_views: bool) -> Imported:
-    if layout == "mimic":
-        return read_mimic(root, reports, section, all_views)
-    if layout == "chexpert":
-        return read_chexpert(root, section, all_views)
-    return read_openi(root, section) if layout == "openi" else read_rsna(root)

@@ -6,22 +6,33 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from gloria.cli.common import Table, good_rows, load_run, plain_errors, say
+from gloria.cli.common import (
+    BatchSize,
+    Most,
+    Query,
+    QueryImage,
+    RankBy,
+    Run,
+    Table,
+    good_rows,
+    load_run,
+    plain_errors,
+    say,
+)
 from gloria.data import read_table
 from gloria.index import EmbeddingIndex, Retriever, build_index, build_nearest
 from gloria.index.evaluate import KS, format_evaluation
 from gloria.index.evaluate import evaluate as evaluate_index
 from gloria.lock import only_writer
 from gloria.retrieval import BY, By
+from gloria.training.options import Cpu
 from gloria_ops import ItemKind
 
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `gloria train`.")]
 Folder = Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of the index.")]
 Candidates = Annotated[
     int | None, typer.Option(min=1, help="Search in two stages: FAISS finds so many, which are scored. Default: all.")
 ]
 Verify = Annotated[bool, typer.Option(help="Compare the hash of every file, which reads all of the index once.")]
-Cpu = Annotated[bool, typer.Option(help="Use no accelerator.")]
 COLUMN: dict[ItemKind, str] = {"images": "image", "texts": "report"}
 Dtype = Literal["float16", "bfloat16", "float32"]
 
@@ -41,7 +52,7 @@ def build(
             help="Also make a FAISS index, for search in two stages, of this kind: Flat, HNSW32, IVF1024,Flat."
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    batch_size: BatchSize = 32,
     cpu: Cpu = False,
 ) -> None:
     """Encode the images or the reports of a table; bad rows are named and left out."""
@@ -63,10 +74,10 @@ def build(
 def search(
     run: Run,
     folder: Folder,
-    query: Annotated[str | None, typer.Option(help="Text to find images for, in an index of images.")] = None,
-    image: Annotated[Path | None, typer.Option(help="Image to find reports for, in an index of texts.")] = None,
-    k: Annotated[int, typer.Option("--k", "-k", min=1, help="How many to show.")] = 5,
-    by: Annotated[By, typer.Option(help="What to rank by.")] = "both",
+    query: Query = None,
+    image: QueryImage = None,
+    k: Most = 5,
+    by: RankBy = "both",
     candidates: Candidates = None,
     verify: Verify = True,
     cpu: Cpu = False,

@@ -1,23 +1,31 @@
 """`gloria retrieve`."""
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
-from gloria.cli.common import Table, good_rows, load_run, plain_errors, say
-from gloria.retrieval import By, format_precision, precision_table, similarities
+from gloria.cli.common import (
+    BatchSize,
+    Most,
+    Query,
+    QueryImage,
+    RankBy,
+    Run,
+    Table,
+    good_rows,
+    load_run,
+    plain_errors,
+    say,
+)
+from gloria.retrieval import format_precision, precision_table, similarities
+from gloria.training.options import Cpu
 
 
 def retrieve(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `gloria train`.")],
+    run: Run,
     table: Table,
-    query: Annotated[str | None, typer.Option(help="Text to find images for.")] = None,
-    image: Annotated[Path | None, typer.Option(help="Image to find reports for.")] = None,
-    k: Annotated[int, typer.Option("--k", "-k", min=1, help="How many to show.")] = 5,
-    by: Annotated[By, typer.Option(help="What to rank by.")] = "both",
-    batch_size: Annotated[int, typer.Option(min=1)] = 32,
-    cpu: Annotated[bool, typer.Option(help="Use no accelerator.")] = False,
+    query: Query = None,
+    image: QueryImage = None,
+    k: Most = 5,
+    by: RankBy = "both",
+    batch_size: BatchSize = 32,
+    cpu: Cpu = False,
 ) -> None:
     """Find images of a table for a text, or reports for an image; with neither, measure Precision@K on the table."""
     with plain_errors():

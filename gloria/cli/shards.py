@@ -1,26 +1,24 @@
 """`gloria shards`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gloria.cli.common import Table, good_rows, plain_errors, say
-from gloria.cli.train import BadRows
+from gloria.cli.common import BadRows, HeldOut, OutFolder, Table, good_rows, plain_errors, say
 from gloria.data import split_rows, write_shards, write_table
 from gloria.training import HELD_OUT
 
 
 def shards(
     table: Table,
-    out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    out: OutFolder,
     shards: Annotated[int, typer.Option(min=1, help="Number of files: a multiple of ranks times workers.")] = 16,
     longest_side: Annotated[
         int | None, typer.Option(min=1, help="Make larger images smaller. Default: the files as they are.")
     ] = None,
-    held_out: Annotated[float, typer.Option(help="Share of the patients to hold out, without a split column.")] = 0.2,
+    held_out: HeldOut = 0.2,
     seed: Annotated[int, typer.Option(min=0, help="Of the split and the order.")] = 0,
-    bad_rows: Annotated[BadRows, typer.Option(help="What to do if there are bad rows.")] = "refuse",
+    bad_rows: BadRows = "refuse",
 ) -> None:
     """Write a table's training rows as tar shards, and a table of the rows held out beside them."""
     with plain_errors():

@@ -1,20 +1,20 @@
 """`gloria train`."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, NoReturn
 
 import torch
 import typer
 from accelerate import PartialState
 from transformers import AutoTokenizer
 
-from gloria.cli.common import good_rows, plain_errors, say
+from gloria.cli.common import BadRows, HeldOut, good_rows, plain_errors, say
+from gloria.cli.from_dataclass import takes_fields_of
 from gloria.data import Row, ShardDataset, read_table, split_rows
-from gloria.data.pairs import BadFiles
-from gloria.data.reports import Text
 from gloria.data.shards import INDEX
 from gloria.images import GloriaImageProcessor
 from gloria.modeling import GloriaModel
@@ -22,17 +22,16 @@ from gloria.processing import GloriaProcessor
 from gloria.recipes import available_recipes, load_recipe
 from gloria.retrieval import format_precision
 from gloria.small import small_model
-from gloria.training import DEFAULTS, HELD_OUT, METRICS, TrainingOptions, count_rows, last_checkpoint
+from gloria.training import HELD_OUT, METRICS, TrainingOptions, count_rows, last_checkpoint
 from gloria.training import train as run_training
-from gloria.training.options import Optimizer, Schedule
 from gloria.training.processes import on_first_process, only_run
 
-BadRows = Literal["refuse", "skip"]
+FROM_SCRATCH = 1e-3  # the learning rate of a preset
 NOT_OF_A_RECIPE = {"table", "out", "recipe", "resume", "change"}
 
 
 def _follow_recipe(context: typer.Context, name_or_path: str | None) -> str | None:
-    """Makes what a recipe sets the defaults of this call, before the other options are read."""
+    """Make what a recipe sets the defaults of this call, before the other options are read."""
     if name_or_path is not None:
         options = {str(each.name) for each in context.command.params} - NOT_OF_A_RECIPE
         with plain_errors():
@@ -40,8 +39,10 @@ def _follow_recipe(context: typer.Context, name_or_path: str | None) -> str | No
     return name_or_path
 
 
+@takes_fields_of(TrainingOptions)
 def train(
     context: typer.Context,
+    options: TrainingOptions,
     table: Annotated[
         Path,
         typer.Argument(metavar="TABLE", help="Table of images and reports, or a folder of `gloria shards`."),
@@ -65,53 +66,8 @@ def train(
         str | None, typer.Option(help="Hub name or local directory, e.g. emilyalsentzer/Bio_ClinicalBERT.")
     ] = None,
     image_size: Annotated[int, typer.Option(min=32, help="Pixels of a side that the image encoder sees.")] = 299,
-    freeze_image_encoder: Annotated[bool, typer.Option(help="Train the projections alone on that side.")] = False,
-    freeze_text_encoder: Annotated[bool, typer.Option(help="Train the projections alone on that side.")] = False,
-    epochs: Annotated[int, typer.Option(min=1)] = DEFAULTS.epochs,
-    batch_size: Annotated[int, typer.Option(min=2)] = DEFAULTS.batch_size,
-    micro_batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Pairs encoded at once, for batches beyond memory. Default: all.")
-    ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="The highest. Default: 5e-5 (released), 1e-3 from scratch.")
-    ] = None,
-    optimizer: Annotated[Optimizer, typer.Option()] = DEFAULTS.optimizer,
-    beta1: Annotated[float, typer.Option(help="Of the optimizer.")] = DEFAULTS.beta1,
-    weight_decay: Annotated[float, typer.Option()] = DEFAULTS.weight_decay,
-    schedule: Annotated[
-        Schedule, typer.Option(help="linear: warm-up, then down to 0; plateau: half when evaluations stall.")
-    ] = DEFAULTS.schedule,
-    max_grad_norm: Annotated[float, typer.Option(help="Longer gradients are clipped to it; 0: none is.")] = (
-        DEFAULTS.max_grad_norm
-    ),
-    early_stopping: Annotated[
-        int | None, typer.Option(min=1, help="End after so many evaluations without a better one. Default: never.")
-    ] = None,
-    best_by: Annotated[
-        str | None, typer.Option(help="Keep the best model by 'loss' or e.g. 'image_to_text_P@5'. Default: the last.")
-    ] = None,
-    retrieval_rows: Annotated[int, typer.Option(min=0, help="Held-out rows that every evaluation ranks.")] = (
-        DEFAULTS.retrieval_rows
-    ),
-    held_out: Annotated[
-        float, typer.Option(help="Share of the patients to evaluate on, without a split column.")
-    ] = 0.2,
-    seed: Annotated[int, typer.Option(min=0, help="Of the split, the order and new weights.")] = 0,
-    bad_rows: Annotated[BadRows, typer.Option(help="What to do if there are bad rows.")] = "refuse",
-    text: Annotated[
-        Text, typer.Option(help="What is read of a report: itself, its sentences, or one of them drawn each time.")
-    ] = DEFAULTS.text,
-    bad_files: Annotated[
-        BadFiles, typer.Option(help="What to do with an image that cannot be read all of a sudden.")
-    ] = DEFAULTS.bad_files,
-    cache: Annotated[
-        str | None, typer.Option(help="Folder that keeps decoded images. Default: decode at every reading.")
-    ] = DEFAULTS.cache,
-    group_equal_reports: Annotated[bool, typer.Option(help="Equal reports are not negatives of one another.")] = True,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 0,
-    bf16: Annotated[bool, typer.Option(help="Encoders under bfloat16 autocast.")] = False,
-    cpu: Annotated[bool, typer.Option(help="Use no accelerator.")] = False,
-    report_to: Annotated[list[str] | None, typer.Option(help="tensorboard, wandb; may be given twice.")] = None,
+    held_out: HeldOut = 0.2,
+    bad_rows: BadRows = "refuse",
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in OUT from its last whole checkpoint, with its options.")
     ] = False,
@@ -136,36 +92,13 @@ def train(
         elif recipe and (_given(context, "image_encoder") or _given(context, "text_encoder")):
             preset = None
         _check_encoders(preset, image_encoder, text_encoder)
-        options = TrainingOptions(
-            epochs=epochs,
-            batch_size=batch_size,
-            micro_batch_size=micro_batch_size,
-            learning_rate=learning_rate or (1e-3 if preset else DEFAULTS.learning_rate),
-            optimizer=optimizer,
-            beta1=beta1,
-            weight_decay=weight_decay,
-            schedule=schedule,
-            max_grad_norm=max_grad_norm,
-            early_stopping=early_stopping,
-            best_by=best_by,
-            freeze_image_encoder=freeze_image_encoder,
-            freeze_text_encoder=freeze_text_encoder,
-            retrieval_rows=retrieval_rows,
-            text=text,
-            bad_files=bad_files,
-            cache=cache,
-            group_equal_reports=group_equal_reports,
-            workers=workers,
-            seed=seed,
-            bf16=bf16,
-            cpu=cpu,
-            report_to=tuple(report_to or ()),
-        )
+        if preset and not _given(context, "learning_rate", by=("COMMANDLINE", "DEFAULT_MAP")):
+            options = replace(options, learning_rate=FROM_SCRATCH)
         origin = {"preset": preset, "image_encoder": image_encoder, "text_encoder": text_encoder}
         if not preset:
             origin["image_size"] = str(image_size)
-        with only_run(out, cpu):  # before the table is read, which may take long
-            rows, held = _rows(table, held_out, seed, skip=bad_rows == "skip")
+        with only_run(out, options.cpu):  # before the table is read, which may take long
+            rows, held = _rows(table, held_out, options.seed, skip=bad_rows == "skip")
             if resume and (checkpoint := on_first_process(lambda: last_checkpoint(out))):
                 model, processor = GloriaModel.from_pretrained(checkpoint), GloriaProcessor.from_pretrained(out)
             elif preset:
@@ -173,16 +106,11 @@ def train(
                     raise ValueError(
                         "--preset small makes its vocabulary of a table's reports; give the table, not shards"
                     )
-                model, processor = small_model([row.report for row in rows], seed)
+                model, processor = small_model([row.report for row in rows], options.seed)
             else:
-                model, processor = _pretrained(str(image_encoder), str(text_encoder), image_size, seed)
+                model, processor = _pretrained(str(image_encoder), str(text_encoder), image_size, options.seed)
             process = PartialState()
-            place = {"rank": process.process_index, "ranks": process.num_processes}
-            training = (
-                ShardDataset(table, processor, text, group_equal_reports, bad_files, seed=seed, **place)
-                if rows is None
-                else rows
-            )
+            training = _shards(table, processor, options) if rows is None else rows
             echo = say if process.is_main_process else lambda _: None
             echo(f"{count_rows(training)} rows to train on, {len(held)} held out")
             names = [name.replace("-", "_") for name in change or ()]
@@ -194,7 +122,9 @@ def train(
 
 
 def _rows(table: Path, held_out: float, seed: int, skip: bool) -> tuple[list[Row] | None, list[Row]]:
-    """Rows to train on, None where they are in shards, and rows held out: of a table, or those beside the shards."""
+    """Return the rows to train on, None where they are in shards, and rows held out: of a table, or those beside the
+    shards.
+    """
     if table.is_dir():
         if not (table / INDEX).is_file():
             raise ValueError(f"{table} is a folder without {INDEX}; expected a table, or finished `gloria shards`")
@@ -202,9 +132,23 @@ def _rows(table: Path, held_out: float, seed: int, skip: bool) -> tuple[list[Row
     return split_rows(good_rows(table, skip), held_out, seed)
 
 
-def _given(context: typer.Context, name: str) -> bool:
+def _shards(folder: Path, processor: GloriaProcessor, options: TrainingOptions) -> ShardDataset:
+    process = PartialState()
+    return ShardDataset(
+        folder,
+        processor,
+        options.text,
+        options.group_equal_reports,
+        options.bad_files,
+        seed=options.seed,
+        rank=process.process_index,
+        ranks=process.num_processes,
+    )
+
+
+def _given(context: typer.Context, name: str, by: Sequence[str] = ("COMMANDLINE",)) -> bool:
     source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
+    return source is not None and source.name in by
 
 
 @contextmanager

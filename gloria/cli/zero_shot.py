@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from gloria.cli.common import good_rows, load_run, plain_errors, say
+from gloria.cli.common import BatchSize, Run, good_rows, load_run, plain_errors, say
 from gloria.data import Row, read_table
 from gloria.data.formats import is_table
 from gloria.prompts import COMPETITION, PER_CLASS, Prompts, generated_prompts, named_prompts, read_prompts
 from gloria.prompts import sampled_prompts as prompts_of_rows
+from gloria.training.options import Cpu
 from gloria.zero_shot import (
     Calibration,
     Ensemble,
@@ -23,7 +24,7 @@ from gloria.zero_shot import (
 
 
 def classify(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `gloria train`.")],
+    run: Run,
     table: Annotated[Path, typer.Argument(metavar="TABLE", help="Table with the column image, and label if any.")],
     out: Annotated[Path, typer.Option(help="CSV to write: image, label, predicted class, score of each class.")],
     prompts: Annotated[
@@ -48,8 +49,8 @@ def classify(
             "or by those, the .calibration.json of an earlier run."
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 32,
-    cpu: Annotated[bool, typer.Option(help="Use no accelerator.")] = False,
+    batch_size: BatchSize = 32,
+    cpu: Cpu = False,
 ) -> None:
     """Classify the images of a table by classes given in words; with labels, print how well that went."""
     with plain_errors():
@@ -112,7 +113,9 @@ def _prompts(given: str, table: Path, rows: Sequence[Row], classes: list[str] | 
 
 
 def _labels(rows: Sequence[Row], classes: Sequence[str], table: Path) -> list[str]:
-    """The label of each row as the class is spelled, or the one class that is present by its `labels`; "" = none."""
+    """Return the label of each row as the class is spelled, or the one class that is present by its `labels`; "" =
+    none.
+    """
     spelled = {name.casefold(): name for name in classes}
     found = []
     for row in rows:

@@ -35,7 +35,7 @@ class _Inert:
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights and hyper-parameters of a checkpoint that the released code wrote.
+    """Return the weights and hyper-parameters of a checkpoint that the released code wrote.
 
     Loaded with `weights_only=True`: nothing of the file is executed, and no package that it names is imported.
 
@@ -92,7 +92,7 @@ def _loaded(path: Path) -> Any:
 
 
 def _said(error: Exception) -> str:
-    """What an error says, in one line; some say nothing but their name."""
+    """Return what an error says, in one line; some say nothing but their name."""
     return plain(" ".join(str(error).split()) or type(error).__name__)
 
 
@@ -101,7 +101,7 @@ def _is_weight(name: Any, held: Any) -> bool:
 
 
 def _plain(held: Any) -> Any:
-    """OmegaConf's containers and values as dicts, lists and values; other objects as they are.
+    """Return OmegaConf's containers and values as dicts, lists and values; other objects as they are.
 
     Raises:
         RecursionError: a value that holds itself, or more of them than `SETTINGS`: one may stand in many places, and

@@ -18,7 +18,7 @@ from gloria.processing import GloriaProcessor
 def convert(
     checkpoint: str | Path, text_encoder: str | None = None, local_files_only: bool = False
 ) -> tuple[GloriaModel, GloriaProcessor]:
-    """Model, in evaluation mode and float32, and processor of a checkpoint that the released code wrote.
+    """Return the model of a released checkpoint, in evaluation mode and float32, and its processor.
 
     The checkpoint holds the weights and says how they were trained (`Settings`), but not the words of the tokenizer:
     those come from the text encoder that it was trained from, of which nothing else is read but the configuration.
@@ -55,7 +55,7 @@ def model_of(
     text_config: PretrainedConfig,
     image_config: ResNetConfig | None = None,
 ) -> GloriaModel:
-    """The model of released weights, in evaluation mode and float32.
+    """Return the model of released weights, in evaluation mode and float32.
 
     Args:
         weights: under the names of the released code, as `read_checkpoint` gives them.

@@ -64,7 +64,7 @@ class Settings:
 
     @classmethod
     def of(cls, hyper_parameters: dict[str, Any]) -> "Settings":
-        """Settings from the hyper-parameters of a checkpoint; what they do not say is as released.
+        """Make settings of the hyper-parameters of a checkpoint; what they do not say is as released.
 
         Raises:
             ValueError: training that `GloriaModel` does not have, all of it named.
@@ -103,18 +103,20 @@ class Settings:
         )
 
     def image_config(self) -> ResNetConfig:
-        """The ResNet as transformers describes it; the stride lies in the 3 x 3 convolution, as in torchvision."""
+        """Return the ResNet as transformers describes it; the stride lies in the 3 x 3 convolution, as in
+        torchvision.
+        """
         return ResNetConfig(**RESNETS[self.image_encoder], downsample_in_bottleneck=False)
 
     def score(self) -> LocalScore:
-        """The local score."""
+        """Return the local score."""
         return LocalScore(
             attention_scale=self.attention_scale, word_scale=self.word_scale, logit_scale=self.logit_scale
         )
 
 
 def _impossible(said: dict[str, Any]) -> list[str]:
-    """The numbers that are none, or too small."""
+    """Return the numbers that are none, or too small."""
     found = []
     for names, kinds, least, expected in (
         (ABOVE_ZERO, (int, float), sys.float_info.min, "a number above 0"),
@@ -132,7 +134,7 @@ def _impossible(said: dict[str, Any]) -> list[str]:
 
 
 def _flat(node: dict[str, Any], path: str = "") -> dict[str, Any]:
-    """Nested dicts as one, of dotted names."""
+    """Return nested dicts as one, of dotted names."""
     flat: dict[str, Any] = {}
     for name, value in node.items():
         flat |= _flat(value, f"{path}{name}.") if isinstance(value, dict) else {f"{path}{name}": value}

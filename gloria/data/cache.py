@@ -16,8 +16,8 @@ VERSION = 2  # of what is stored; raised when reading or framing an image gives 
 class PixelCache:
     """Framed images of files, kept as .npy files, one for each image, processor settings and version of the file.
 
-    A file that changes (its size or time of modification) is decoded anew; one that disappears is an error as without a
-    cache. Gray images take one byte a pixel. Several processes may share a folder.
+    A file that changes (its size or time of modification) is decoded again; one that disappears is an error,
+    as without a cache. Gray images take one byte a pixel. Several processes may share a folder.
 
     Args:
         folder: made where it does not exist; may be deleted at any time.
@@ -29,7 +29,8 @@ class PixelCache:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def __call__(self, image: Path) -> np.ndarray:
-        """What `GloriaImageProcessor.frame` gives for the file: (crop_size, crop_size, 3) uint8, not for writing.
+        """Return what `GloriaImageProcessor.frame` gives for the file: (crop_size, crop_size, 3) uint8, not for
+        writing.
 
         Raises:
             OSError, ValueError: the file cannot be read.

@@ -81,7 +81,7 @@ def _fields(value: dict[str, Any]) -> tuple[bytes | None, str | None]:
 
 
 def _suffix(data: bytes, name: str | None) -> str:
-    """The suffix of the name that the table has for the file, else that of its format, "" if it is unknown."""
+    """Return the suffix of the name that the table has for the file, else that of its format, "" if it is unknown."""
     if name and _SUFFIX.fullmatch(suffix := Path(name).suffix):
         return suffix
     if is_dicom(io.BytesIO(data)):

@@ -168,7 +168,7 @@ def _json_lines(path: Path, required: Sequence[str], optional: Sequence[str]) ->
         wanted = [name for name in (*required, *optional) if name in given]
         twice = [name for name in wanted if name in given.twice]
         if twice:
-            yield Record(line, {}, f"{' and '.join(map(repr, twice))} is there twice; write each name once")
+            yield Record(line, {}, f"{' and '.join(map(repr, twice))} appears twice; write each name once")
         else:
             yield _record(line, {name: given[name] for name in wanted})
 
@@ -216,7 +216,7 @@ def _values(column: Any) -> list[Any]:
 
 
 def _record(line: int, values: Mapping[str, Any]) -> Record:
-    """The record of any format: all cells become text here."""
+    """Return the record of any format: all cells become text here."""
     try:
         cells, missing = texts_of(values)
     except ValueError as error:
@@ -238,7 +238,7 @@ def _lines(path: Path, newline: str) -> Iterator[str]:
 
 
 def _undecodable(path: Path) -> int:
-    """The first line that is not UTF-8: decoding in large blocks does not tell."""
+    """Return the first line that is not UTF-8: decoding in large blocks does not tell."""
     with _opener(path)(path, "rb") as file:
         lines = enumerate(file, 1)
         return next((number for number, line in lines if line.decode(errors="ignore").encode() != line), 0)
@@ -253,7 +253,7 @@ def _ending(path: Path) -> str:
 
 
 def _wanted(path: Path, columns: Sequence[str], required: Sequence[str], optional: Sequence[str]) -> list[str]:
-    """The columns to read, each of which is there once."""
+    """Return the columns to read, each of which is there once."""
     for name in (*required, *optional):
         count = columns.count(name)
         if count > 1 or (count == 0 and name in required):

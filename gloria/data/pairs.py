@@ -27,7 +27,7 @@ class TableDataset(Dataset):
         processor: makes the pixels here, in the worker; the tokens are made by the collator, which pads.
         text: what is read of a report, see `gloria.data.reports.text_to_read`.
         group_equal_texts: give items an id, equal where texts are, which are then not negatives of one another.
-        bad_files: what to do with an image that cannot be read, now or all of a sudden: "replace" names it in a warning
+        bad_files: what to do with an image that fails to decode: "replace" names it in a warning
             and gives the next row that can be, so that batches stay full; "refuse" raises.
         cache: folder of a `PixelCache`, None = decode at every reading.
 
@@ -74,22 +74,22 @@ class TableDataset(Dataset):
 
 
 def pair(pixels: torch.Tensor, report: str, line: int, text: Text, group_equal_texts: bool) -> dict[str, Any]:
-    """An item of a training set; the line is the row's, for messages."""
+    """Return an item of a training set; the line is the row's, for messages."""
     read = text_to_read(report, text)
     item = {"pixel_values": pixels, "report": read, "line": line}
     return {**item, "report_id": text_id(read)} if group_equal_texts else item
 
 
 def check_choices(text: str, bad_files: str) -> None:
-    """Refuses what is no `Text` or no `BadFiles`."""
+    """Refuse what is no `Text` or no `BadFiles`."""
     for name, given, known in (("text", text, TEXTS), ("bad_files", bad_files, BAD_FILES)):
         if given not in known:
             raise ValueError(f"{name} is {given!r}; expected one of {', '.join(map(repr, known))}")
 
 
 def report_unreadable(what: str, bad_files: BadFiles) -> None:
-    """Raises, or warns, which Python does once for each message."""
+    """Raise, or warn, which Python does once for each message."""
     what = plain(what)
     if bad_files == "refuse":
-        raise ValueError(f"{what}; mend or remove the file, or let others take its place (bad_files='replace')")
+        raise ValueError(f"{what}; repair or remove the file, or let others take its place (bad_files='replace')")
     warnings.warn(f"{what}; another pair takes its place", stacklevel=3)

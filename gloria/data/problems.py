@@ -24,7 +24,7 @@ class Problem:
 
 
 def find_problems(rows: Sequence[Row], progress: bool = False, need_reports: bool = True) -> list[Problem]:
-    """What is wrong with the rows: a broken line, no report, an image missing, unreadable, flat or used before.
+    """Return what is wrong with the rows: a broken line, no report, an image missing, unreadable, flat or used before.
 
     Every image is decoded to its last pixel, since nothing less shows that a file is cut off. An image is used before
     if an earlier row has a file of the same bytes, under whatever name. A row whose image is nearly flat, or has DICOM

@@ -15,7 +15,8 @@ _WORD = re.compile(r"[a-z0-9]+(?:\.[0-9]+)*")
 
 
 def sentences_of(report: str) -> list[str]:
-    """The sentences of a report as the released GLoRIA reads them: lower case, no punctuation, two words or more.
+    """Return the sentences of a report as the released GLoRIA reads them: lower case, no punctuation, two words or
+    more.
 
     Sentences end at a full stop, and before a number in a list ("1. ..."); whatever is no letter from a to z and no
     digit parts words. The released code also cuts at decimal points, which breaks "2.5 cm" in two; this does not. It
@@ -26,12 +27,12 @@ def sentences_of(report: str) -> list[str]:
 
 
 def text_to_read(report: str, text: Text) -> str:
-    """What a training step reads of a report.
+    """Return what a training step reads of a report.
 
     Args:
         report: of a row.
         text: "report", as it is; "sentences", all of `sentences_of`, which is the released code's full report; or
-            "sentence", one of them, drawn anew at each reading by torch's generator, which is the released default. A
+            "sentence", one of them, drawn at each reading by torch's generator, which is the released default. A
             report without a sentence is read as it is.
 
     Raises:
@@ -46,6 +47,6 @@ def text_to_read(report: str, text: Text) -> str:
 
 
 def text_id(text: str) -> int:
-    """A number that is the same for texts which are equal but for case and blanks: 0 to 2^62."""
+    """Return a number that is the same for texts which are equal but for case and blanks: 0 to 2^62."""
     digest = hashlib.blake2b(" ".join(text.casefold().split()).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 2

@@ -72,7 +72,7 @@ def sections_of(text: str) -> dict[str, str]:
     Returns:
         Section by name: "findings", "impression", "comparison", "indication", "history", "examination", "technique",
         "date", "notification", "recommendations", "addendum", "wet read", "comment". A section that is findings and
-        impression is there twice.
+        impression appears twice.
     """
     return {name: part.text for part in _parts(text) for name in part.names if name != "preamble"}
 
@@ -134,7 +134,7 @@ def _wanted(section: Section) -> tuple[str, ...]:
 
 
 def _parts(text: str) -> list[_Part]:
-    """The sections that say something, in their order, with what comes before the first header."""
+    """Return the sections that say something, in their order, with what comes before the first header."""
     return [part for part in _split(text) if part.says_something]
 
 
@@ -158,7 +158,9 @@ def _split(text: str) -> Iterator[_Part]:
 
 @lru_cache(maxsize=100_000)
 def _sections_of_header(header: str) -> tuple[tuple[str, ...], bool]:
-    """The sections that a header in lower case starts, none for other headers; and whether it is their very name."""
+    """Return the sections that a header in lower case starts, none for other headers; and whether it is their very
+    name.
+    """
     like = get_close_matches(header, _SECTION_OF, 1, _LIKENESS)
     if like:
         return (_SECTION_OF[like[0]],), True

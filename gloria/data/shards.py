@@ -33,7 +33,7 @@ def write_shards(
     seed: int = 0,
     progress: bool = False,
 ) -> list[Path]:
-    """Writes rows in random order as tar files of equal size, to within one row.
+    """Write rows in random order as tar files of equal size, to within one row.
 
     A row becomes two members with one stem: the image file as it is (or, with `longest_side`, a PNG), and
     a .json with report, patient, label and line. Beside the shards, shards.json tells how many rows each one has; it is
@@ -57,9 +57,9 @@ def write_shards(
     if not 1 <= shards <= len(rows):
         raise ValueError(f"shards is {shards}; expected 1 to the number of rows, {len(rows)}")
     if longest_side is not None and longest_side < 1:
-        raise ValueError(f"longest_side is {longest_side}; expected 1 pixel at least")
+        raise ValueError(f"longest_side is {longest_side}; expected at least 1 pixel")
     if folder.is_dir() and any(folder.glob("*.tar")):
-        raise ValueError(f"{folder} holds shards already; remove them, or name another folder")
+        raise ValueError(f"{folder} already holds shards; remove them, or name another folder")
     folder.mkdir(parents=True, exist_ok=True)
     order = random.Random(seed).sample(range(len(rows)), len(rows))
     paths, counts = [], []
@@ -78,7 +78,7 @@ def write_shards(
 
 
 class ShardDataset(IterableDataset):
-    """The pairs of a folder of shards as a stream, shuffled anew each epoch, in items as `TableDataset` gives them.
+    """The pairs of a folder of shards as a stream, shuffled for each epoch, in items as `TableDataset` gives them.
 
     Ranks and workers share out the shards, so that none is read twice. Every rank gets the same number of items an
     epoch, and every worker the same as its counterparts on other ranks, whatever could not be read, since ranks that
@@ -127,16 +127,16 @@ class ShardDataset(IterableDataset):
         self.buffer, self.seed, self.rank, self.ranks, self.epoch = buffer, seed, rank, ranks, 0
         if not 0 <= rank < ranks or buffer < 1:
             raise ValueError(
-                f"rank is {rank} of {ranks} and buffer {buffer}; expected 0 <= rank < ranks and a buffer of 1 at least"
+                f"rank is {rank} of {ranks} and buffer {buffer}; expected 0 <= rank < ranks and a buffer of at least 1"
             )
         self._check_readers(1)
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the order: every epoch has its own, and the same one on every rank. Trainer calls this."""
+        """Choose the order: every epoch has its own, and the same one on every rank. Trainer calls this."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Items that one rank gets an epoch when one process reads them; with workers, up to a few less."""
+        """Return the items that one rank gets an epoch when one process reads them; with workers, up to a few less."""
         return self._items(0, 1)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -161,7 +161,7 @@ class ShardDataset(IterableDataset):
         return sorted(self.counts)[rank * workers + worker :: self.ranks * workers]
 
     def _items(self, worker: int, workers: int) -> int:
-        """Items of a worker: the least that this worker's shards hold on any rank."""
+        """Return the items of a worker: the least that this worker's shards hold on any rank."""
         ranks = range(self.ranks)
         return min(sum(self.counts[name] for name in self._shards_of(rank, worker, workers)) for rank in ranks)
 
@@ -212,7 +212,7 @@ class ShardDataset(IterableDataset):
 
 
 def _members(members: Mapping[str, bytes]) -> tuple[str, str, int]:
-    """The suffix of the image of a row, its report and its line.
+    """Return the suffix of the image of a row, its report and its line.
 
     Raises:
         ValueError: anything about the members that is not as `write_shards` writes it.

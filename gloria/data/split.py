@@ -12,7 +12,7 @@ TEST = ("test", "held_out", "heldout")
 
 
 def split_rows(rows: Sequence[Row], held_out: float = 0.2, seed: int = 0) -> tuple[list[Row], list[Row]]:
-    """Rows to train on and rows to evaluate on, with no patient in both.
+    """Return the rows to train on and rows to evaluate on, with no patient in both.
 
     A split column decides where there is one: training rows, and validation rows (test rows where there is no
     validation). Otherwise patients are drawn. A row without a patient counts as a patient of its own.
@@ -35,7 +35,7 @@ def split_rows(rows: Sequence[Row], held_out: float = 0.2, seed: int = 0) -> tup
         raise ValueError(f"held_out is {held_out}; expected a share of the patients between 0 and 1, such as 0.2")
     patients = sorted({_patient(row) for row in rows})
     if len(patients) < 2:
-        raise ValueError(f"there are {len(patients)} patients; expected two at least, to train on and to hold out")
+        raise ValueError(f"there are {len(patients)} patients; expected at least two, to train on and to hold out")
     random.Random(seed).shuffle(patients)
     count = min(max(1, round(held_out * len(patients))), len(patients) - 1)
     chosen = set(patients[:count])
@@ -61,8 +61,8 @@ def _named_split(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     training, held_out = parts["train"], parts["validation"] or parts["test"]
     if not training or not held_out:
         raise ValueError(
-            f"the split column gives {len(training)} rows to train on and {len(held_out)} to hold out; expected one of "
-            "each at least"
+            f"the split column gives {len(training)} rows to train on and {len(held_out)} to hold out; expected at "
+            "least one of each"
         )
     of_training = {_patient(row): row for row in training}
     for row in parts["validation"] + parts["test"]:

@@ -58,7 +58,7 @@ class Row:
 
 
 def read_table(path: str | Path, required: Sequence[str] = REQUIRED) -> list[Row]:
-    """Reads a table: CSV, TSV, JSON lines or Parquet, by what its name ends in; see `gloria.data.formats.read_records`.
+    """Read a table: CSV, TSV, JSON lines or Parquet, by what its name ends in; see `gloria.data.formats.read_records`.
 
     Args:
         path: the file. Columns: image (relative to the folder of the file, or absolute) and report; optional patient,
@@ -83,7 +83,7 @@ def read_table(path: str | Path, required: Sequence[str] = REQUIRED) -> list[Row
 
 
 def write_table(path: str | Path, rows: Iterable[Row]) -> None:
-    """Writes rows as `read_table` reads them, with absolute paths, so that the file may lie anywhere.
+    """Write rows as `read_table` reads them, with absolute paths, so that the file may lie anywhere.
 
     Args:
         path: its ending is the format, as for `read_table`.

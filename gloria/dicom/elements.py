@@ -16,7 +16,8 @@ def warn(message: str) -> None:
 
 
 def numbers(data: Any, keyword: str) -> list[float]:
-    """The values of a numeric element; NaN for an empty one among others, [] where there is none or it is unreadable.
+    """Return the values of a numeric element; NaN for an empty one among others, [] where there is none or it is
+    unreadable.
 
     Warns:
         DicomWarning: it holds something else than numbers.
@@ -33,13 +34,13 @@ def numbers(data: Any, keyword: str) -> list[float]:
 
 
 def number(data: Any, keyword: str) -> float | None:
-    """The first value of a numeric element, None where it is absent, empty, or unreadable."""
+    """Return the first value of a numeric element, None where it is absent, empty, or unreadable."""
     first = next(iter(numbers(data, keyword)), math.nan)
     return None if math.isnan(first) else first
 
 
 def word(data: Any, keyword: str) -> str:
-    """The first value of a text element, in upper case and without blanks around it; "" where there is none."""
+    """Return the first value of a text element, in upper case and without blanks around it; "" where there is none."""
     value = data.get(keyword)
     if isinstance(value, Sequence) and not isinstance(value, str):
         value = next(iter(value), "")
@@ -47,5 +48,5 @@ def word(data: Any, keyword: str) -> str:
 
 
 def first_item(data: Any, keyword: str) -> Any:
-    """The first item of a sequence, None where it is absent or empty."""
+    """Return the first item of a sequence, None where it is absent or empty."""
     return next(iter(data.get(keyword) or ()), None)

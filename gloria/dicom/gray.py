@@ -46,7 +46,9 @@ def show_gray(data: Dataset, stored: np.ndarray, padded: np.ndarray) -> np.ndarr
 
 
 def _modality(data: Dataset, stored: np.ndarray) -> tuple[np.ndarray, float]:
-    """What the modality LUT or the rescale makes of stored pixels, as float64, and the step between two values."""
+    """Return what the modality LUT or the rescale makes of stored pixels, as float64, and the step between two
+    values.
+    """
     integral = stored.dtype.kind != "f"
     table = _table(data, "ModalityLUTSequence") if integral else None
     if table:
@@ -65,7 +67,7 @@ def _modality(data: Dataset, stored: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def _of_interest(data: Dataset, values: np.ndarray, step: float) -> np.ndarray | None:
-    """Values as the VOI LUT or the first usable window shows them, in [0, 1]; None where there is none."""
+    """Return the values as the VOI LUT or the first usable window shows them, in [0, 1]; None where there is none."""
     table = _table(data, "VOILUTSequence")
     if table:
         return table(values) / (2**table.bits - 1)
@@ -99,7 +101,7 @@ def _windowed(values: np.ndarray, center: float, width: float, function: str) ->
 
 
 def _stretched(values: np.ndarray) -> np.ndarray:
-    """Values from the darkest to the brightest, in [0, 1]; black where they are equal."""
+    """Stretch values from the darkest to the brightest, in [0, 1]; black where they are equal."""
     values = values / 2  # since the difference of two doubles may be beyond them
     low, high = values.min(), values.max()
     values -= low
@@ -109,7 +111,7 @@ def _stretched(values: np.ndarray) -> np.ndarray:
 
 
 def _table(data: Dataset, keyword: str) -> Table | None:
-    """The first usable table of a sequence, None where there is none."""
+    """Return the first usable table of a sequence, None where there is none."""
     for item in data.get(keyword) or ():
         try:
             return read_table(data, item.get("LUTDescriptor"), item.get("LUTData"))

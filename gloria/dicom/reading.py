@@ -11,7 +11,7 @@ DECODERS = "pip install pylibjpeg pylibjpeg-openjpeg pylibjpeg-libjpeg pyjpegls"
 
 
 def is_dicom(source: str | os.PathLike[str] | Any) -> bool:
-    """Whether a file is named as DICOM, or starts as such: 128 bytes of anything, then "DICM".
+    """Return whether a file is named as DICOM, or starts as such: 128 bytes of anything, then "DICM".
 
     Args:
         source: path, or open binary file, which stays where it is.
@@ -75,7 +75,7 @@ def read_dicom(source: str | os.PathLike[str] | IOBase) -> np.ndarray:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, with the fix where that is a package."""
+    """Return what went wrong, with the fix where that is a package."""
     text = " ".join(str(error).split()) or type(error).__name__
     lacking = "missing dependencies" in text or "Pillow does not support" in text or "Pillow cannot decode" in text
     return f"{text}; install a decoder: {DECODERS}" if lacking else text

@@ -122,7 +122,7 @@ def stored_pixels(data: Dataset) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _without_unused_bits(data: Dataset, raw: np.ndarray) -> np.ndarray:
-    """The BitsStored bits up to HighBit, the rest of the word dropped and the sign extended."""
+    """Return the BitsStored bits up to HighBit, the rest of the word dropped and the sign extended."""
     syntax: UID = data.file_meta.TransferSyntaxUID
     if syntax in (*JPEG2000TransferSyntaxes, *JPEGLSTransferSyntaxes):
         return raw  # pydicom has extended the sign, by the precision that the compressed pixels give
@@ -138,7 +138,7 @@ def _without_unused_bits(data: Dataset, raw: np.ndarray) -> np.ndarray:
 
 
 def _is_padding(data: Dataset, values: np.ndarray) -> np.ndarray:
-    """Which values are PixelPaddingValue, or lie between it and PixelPaddingRangeLimit."""
+    """Return which values are PixelPaddingValue, or lie between it and PixelPaddingRangeLimit."""
     prefix = next(prefix for keyword, prefix in PIXELS.items() if keyword in data)
     value = number(data, f"{prefix}PixelPaddingValue")
     if value is None:
@@ -149,7 +149,7 @@ def _is_padding(data: Dataset, values: np.ndarray) -> np.ndarray:
 
 
 def _in_range_of(dtype: np.dtype, value: float) -> float:
-    """A padding value as the pixels have it: files disagree about whether the element is signed."""
+    """Return a padding value as the pixels have it: files disagree about whether the element is signed."""
     if dtype.kind == "f":
         return value
     span = 2.0 ** (8 * dtype.itemsize)

@@ -26,7 +26,7 @@ class Table:
     bits: int
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
-        """The entries of values of any shape and any real dtype; between integers, of the nearest."""
+        """Return the entries of values of any shape and any real dtype; between integers, of the nearest."""
         nearest = np.rint(values) if values.dtype.kind == "f" else values.astype(np.int64)
         # Explicit files may declare as unsigned a first value that is negative, since pixels are.
         first = self.first - 65536 if self.first > 32767 and nearest.min() < 0 else self.first
@@ -34,7 +34,7 @@ class Table:
 
 
 def read_table(data: Dataset, descriptor: Any, entries: Any) -> Table:
-    """A table from its descriptor (number of entries, first value, bits) and its data, which are words or bytes.
+    """Return a table from its descriptor (number of entries, first value, bits) and its data, which are words or bytes.
 
     Bits that hold none of the entries are corrected: tables of 12 bits are declared as of 16, and of 16 as of 8.
 

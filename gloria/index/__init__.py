@@ -5,16 +5,14 @@ from gloria.index.evaluate import Evaluation, evaluate, format_evaluation
 from gloria.index.manifest import Manifest
 from gloria.index.nearest import build_nearest
 from gloria.index.retriever import Hit, Retriever
-from gloria.index.search import Encoded, rerank, search
-from gloria.index.store import EmbeddingIndex, IndexWriter, Items
+from gloria.index.search import rerank, search
+from gloria.index.store import EmbeddingIndex, IndexWriter
 
 __all__ = [
     "EmbeddingIndex",
-    "Encoded",
     "Evaluation",
     "Hit",
     "IndexWriter",
-    "Items",
     "Manifest",
     "Retriever",
     "build_index",

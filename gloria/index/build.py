@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from gloria.data import Problem, Row
-from gloria.encoding import batches, encode_texts, inference
+from gloria.embeddings import Embeddings
+from gloria.encoding import batches, encode_pixels, encode_texts, inference
 from gloria.fingerprint import add_rows, model_fingerprint, preprocessing_fingerprint
 from gloria.images import to_rgb
 from gloria.index.manifest import MANIFEST, Manifest
-from gloria.index.store import SHARD_BYTES, EmbeddingIndex, IndexWriter, Items
+from gloria.index.store import SHARD_BYTES, EmbeddingIndex, IndexWriter
 from gloria.lock import only_writer
 from gloria.modeling import GloriaModel
 from gloria.processing import GloriaProcessor
@@ -32,7 +33,7 @@ def build_index(
     shard_bytes: int = SHARD_BYTES,
     progress: bool = False,
 ) -> EmbeddingIndex:
-    """Encodes images or texts and appends them to an index, shard by shard.
+    """Encode images or texts and append them to an index, shard by shard.
 
     A build that was interrupted, or killed, continues behind the last shard that was finished when it is called again;
     so does one of a table to which rows were added at the end. Bad rows are left out and named in `manifest.bad`.
@@ -54,19 +55,19 @@ def build_index(
         DiskFullError: no space is left; the shards before are whole, and the build continues when there is room.
     """
     if not len(rows) or batch_size < 1:
-        raise ValueError(f"there are {len(rows)} rows and a batch_size of {batch_size}; expected 1 of each at least")
+        raise ValueError(f"there are {len(rows)} rows and a batch_size of {batch_size}; expected at least 1 of each")
     made_by = model_fingerprint(model), preprocessing_fingerprint(processor)
     manifest = Manifest(of, model.config.projection_dim, dtype, *made_by)
     with only_writer(folder):
         if (Path(folder) / MANIFEST).is_file():
-            manifest = _continued(Path(folder), manifest, rows)
+            manifest = _manifest_to_continue(Path(folder), manifest, rows)
         writer = IndexWriter(folder, replace(manifest, rows=len(rows)), shard_bytes)
         with inference(model):
-            _append(writer, model, processor, rows, batch_size, progress)
+            _encode_into(writer, model, processor, rows, batch_size, progress)
     return EmbeddingIndex(folder, verify=False)
 
 
-def _append(
+def _encode_into(
     writer: IndexWriter,
     model: GloriaModel,
     processor: GloriaProcessor,
@@ -74,13 +75,13 @@ def _append(
     batch_size: int,
     progress: bool,
 ) -> None:
-    """Encodes the rows that are not in the index yet."""
+    """Encode the rows that are not in the index yet."""
     of, done = writer.manifest.of, writer.manifest.done
     digest = hashlib.sha256()
     add_rows(digest, rows[:done])
     bad: list[Problem] = []
     for batch in batches(rows[done:], batch_size, of, progress):
-        encoded, good, faults = _encoded(model, processor, batch, of)
+        encoded, good, faults = _encode_rows(model, processor, batch, of)
         if encoded is not None:
             writer.add(encoded, good)
         bad += faults
@@ -92,8 +93,8 @@ def _append(
     writer.write(done, digest.hexdigest(), bad)
 
 
-def _continued(folder: Path, new: Manifest, rows: Sequence[Row]) -> Manifest:
-    """The manifest of the index in `folder`, if a build of `new` over these rows would continue it."""
+def _manifest_to_continue(folder: Path, new: Manifest, rows: Sequence[Row]) -> Manifest:
+    """Return the manifest of the index in `folder`, if a build of `new` over these rows would continue it."""
     earlier = Manifest.read(folder)
     earlier.check_maker(new.model, new.preprocessing)
     for name in ("of", "dtype"):
@@ -114,10 +115,12 @@ def _continued(folder: Path, new: Manifest, rows: Sequence[Row]) -> Manifest:
     return earlier
 
 
-def _encoded(
+def _encode_rows(
     model: GloriaModel, processor: GloriaProcessor, batch: Sequence[Row], of: ItemKind
-) -> tuple[Items | None, list[Row], list[Problem]]:
-    """What the good rows of a batch become (None = there is none), those rows, and what is wrong with the others."""
+) -> tuple[Embeddings | None, list[Row], list[Problem]]:
+    """Return what the good rows of a batch become (None = there is none), those rows, and what is wrong with the
+    others.
+    """
     good: list[Row] = []
     bad: list[Problem] = []
     pixels: list[Tensor] = []
@@ -137,10 +140,8 @@ def _encoded(
     if not good:
         return None, good, bad
     if of == "texts":
-        texts = encode_texts(model, processor, [row.report for row in good], len(good))
-        return Items(texts.whole, texts.words, texts.offsets), good, bad
-    whole, regions = model.get_image_features(torch.cat(pixels).to(model.device))
-    return items_of_images(whole, regions), good, bad
+        return encode_texts(model, processor, [row.report for row in good], len(good)), good, bad
+    return encode_pixels(model, torch.cat(pixels)), good, bad
 
 
 def _pixels(processor: GloriaProcessor, row: Row) -> Tensor:
@@ -148,10 +149,3 @@ def _pixels(processor: GloriaProcessor, row: Row) -> Tensor:
         raise ValueError("the image is not named")
     pixels: Tensor = processor(images=to_rgb(row.image))["pixel_values"]
     return pixels
-
-
-def items_of_images(whole: Tensor, regions: Tensor) -> Items:
-    """Vectors (B, D) and feature maps (B, D, H, W) as items, their regions packed in reading order."""
-    parts = regions.flatten(2).transpose(1, 2)
-    offsets = parts.shape[1] * torch.arange(parts.shape[0] + 1, device=parts.device)
-    return Items(whole, parts.flatten(0, 1), offsets)

@@ -42,7 +42,7 @@ def evaluate(
     candidates: int | None = None,
     progress: bool = False,
 ) -> Evaluation:
-    """Asks an index for the rows of a table: their reports where it holds images, their images where it holds texts.
+    """Ask an index for the rows of a table: their reports where it holds images, their images where it holds texts.
 
     Items are relevant by `labels_of`: the label where all rows of both have one, else an equal report. A row's own
     partner counts among the relevant, as in the released evaluation.
@@ -89,7 +89,7 @@ def evaluate(
 
 
 def format_evaluation(found: Evaluation) -> str:
-    """The figures as text, in percent."""
+    """Return the figures as text, in percent."""
     names = list(dict.fromkeys(name for line in found.table.values() for name in line))
     width = max(map(len, found.table)) + 2
     lines = [f"{'ranked by':<{width}}" + "".join(f"{name:>10}" for name in names)]
@@ -100,7 +100,7 @@ def format_evaluation(found: Evaluation) -> str:
 
 
 def _equal(of_queries: Sequence[object], of_items: Sequence[object], numbers: Tensor) -> Tensor:
-    """(Q, k) bool: whether query and item are equal; never where there is no item (-1)."""
+    """Return, as (Q, k) bool, whether query and item are equal; never where there is no item (-1)."""
     return torch.tensor(
         [
             [item >= 0 and of_items[item] == query for item in line]

@@ -12,7 +12,7 @@ from gloria_ops import ItemKind
 
 DTYPES = ("float16", "bfloat16", "float32")
 MANIFEST = "manifest.json"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class File(StoredFile):
 
     @classmethod
     def written(cls, folder: Path, name: str, items: int, write: Callable[[Path], None]) -> "File":
-        """Lets `write` fill the file, see `gloria.durable.write_whole`."""
+        """Let `write` fill the file, see `gloria.durable.write_whole`."""
         write_whole(folder / name, write)
         return cls(name, *size_and_hash(folder / name), items)
 
     def check(self, folder: Path, verify: bool) -> None:
-        """Raises ValueError where the file is not there, or of another size, or (`verify`) has other bytes."""
+        """Raise ValueError where the file is not there, or of another size, or (`verify`) has other bytes."""
         if fault := self.fault(folder, MANIFEST, verify):
-            raise ValueError(f"{fault}; restore it, or build the index anew")
+            raise ValueError(f"{fault}; restore it, or build the index again")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Manifest:
         digest: hash of those `done` rows, by which a build finds out that it continues with the same table.
         bad: rows among them that are not in the index.
         shards: in the order of their items.
-        nearest: the FAISS index of the whole vectors, if there is one.
+        nearest: the FAISS index of the item embeddings, if there is one.
         factory: what FAISS calls its kind.
         version: of the format.
     """
@@ -78,12 +78,12 @@ class Manifest:
             raise ValueError(f"dtype is {self.dtype!r}; expected one of {', '.join(map(repr, DTYPES))}")
 
     def write(self, folder: Path) -> None:
-        """Replaces the manifest in `folder`, at once."""
+        """Replace the manifest in `folder`, at once."""
         write_json(folder / MANIFEST, asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
-        """Reads the manifest of an index.
+        """Read the manifest of an index.
 
         Raises:
             ValueError: there is none, or one of another version, or one that is damaged.
@@ -95,19 +95,19 @@ class Manifest:
             saved = json.loads(path.read_text(encoding="utf-8"))
             version = saved["version"]
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path} is damaged ({error}); restore it, or build the index anew") from error
+            raise ValueError(f"{path} is damaged ({error}); restore it, or build the index again") from error
         if version != VERSION:
             raise ValueError(
-                f"{path} has the format version {version}, and this program reads {VERSION}; build the index anew, or "
+                f"{path} has the format version {version}, and this program reads {VERSION}; build the index again, or "
                 "use the program that wrote it"
             )
         try:
             return cls(**saved | _nested(saved))
         except (TypeError, ValueError, KeyError) as error:
-            raise ValueError(f"{path} is damaged ({error}); restore it, or build the index anew") from error
+            raise ValueError(f"{path} is damaged ({error}); restore it, or build the index again") from error
 
     def check_maker(self, model: str, preprocessing: str) -> None:
-        """Raises ValueError where another model, or other preprocessing, made the index: its scores would be noise."""
+        """Raise ValueError where another model, or other preprocessing, made the index: its scores would be noise."""
         for what, mine, given in (("model", self.model, model), ("preprocessing", self.preprocessing, preprocessing)):
             if mine != given:
                 raise ValueError(

@@ -1,4 +1,4 @@
-"""The first stage of a search in two: FAISS over the whole vectors of an index, which finds candidates."""
+"""The first stage of a search in two: FAISS over the item embeddings of an index, which finds candidates."""
 
 from dataclasses import replace
 from typing import Any
@@ -10,7 +10,7 @@ from gloria.index.manifest import File, Manifest
 from gloria.index.store import EmbeddingIndex
 from gloria.lock import only_writer
 
-FILE = "whole.faiss"
+FILE = "item_embeds.faiss"
 # FAISS itself takes no more than 256 vectors for each cell that it trains; so many serve 1024 cells.
 MOST_TO_TRAIN_ON = 2**18
 # Of the cells of an inverted file a query visits so many: FAISS's own default, one, loses most of what is near.
@@ -18,7 +18,7 @@ VISITED_SHARE = 1 / 16
 
 
 def build_nearest(index: EmbeddingIndex, factory: str = "Flat") -> EmbeddingIndex:
-    """Makes the FAISS index of the whole vectors, by their cosine, and notes it in the manifest.
+    """Make the FAISS index of the item embeddings, by their cosine, and note it in the manifest.
 
     Args:
         index: complete.
@@ -27,7 +27,7 @@ def build_nearest(index: EmbeddingIndex, factory: str = "Flat") -> EmbeddingInde
             quantizer such as "IVF4096,PQ64" where the vectors do not fit the memory, in which FAISS holds them.
 
     Returns:
-        The index, opened anew.
+        The index, opened again.
 
     Raises:
         ValueError: FAISS is not installed; it knows no such factory, or cannot train it on so few items; another
@@ -40,7 +40,7 @@ def build_nearest(index: EmbeddingIndex, factory: str = "Flat") -> EmbeddingInde
         if not made.is_trained:
             made.train(_sample(index).numpy())
         for shard in index.shards:
-            made.add(_unit(shard.whole).numpy())
+            made.add(_unit_length(shard.item_embeds).numpy())
     except RuntimeError as error:
         raise ValueError(
             f"factory is {factory!r}, which FAISS refuses for {len(index)} vectors of {index.manifest.width}: {error}"
@@ -53,9 +53,11 @@ def build_nearest(index: EmbeddingIndex, factory: str = "Flat") -> EmbeddingInde
     return EmbeddingIndex(index.folder, verify=False)
 
 
-def nearest(index: EmbeddingIndex, whole: Tensor, count: int) -> Tensor:
-    """Numbers (Q, count) of the items whose whole vectors have the best cosines with those of queries, -1 = none."""
-    _, numbers = _read(index).search(_unit(whole.cpu()).numpy(), count)
+def nearest(index: EmbeddingIndex, query_embeds: Tensor, count: int) -> Tensor:
+    """Return the numbers (Q, count) of the items whose embeddings have the best cosines with those of queries, -1 =
+    none.
+    """
+    _, numbers = _read(index).search(_unit_length(query_embeds.cpu()).numpy(), count)
     return torch.from_numpy(numbers)
 
 
@@ -71,11 +73,11 @@ def _read(index: EmbeddingIndex) -> Any:
         try:
             index.nearest = faiss.read_index(str(index.folder / file.name))
         except RuntimeError as error:
-            raise ValueError(f"{index.folder / file.name} is damaged ({error}); make it anew") from error
+            raise ValueError(f"{index.folder / file.name} is damaged ({error}); make it again") from error
         if (index.nearest.ntotal, index.nearest.d) != (len(index), index.manifest.width):
             raise ValueError(
                 f"{index.folder / file.name} has {index.nearest.ntotal} vectors of {index.nearest.d}; expected "
-                f"{len(index)} of {index.manifest.width}: make it anew"
+                f"{len(index)} of {index.manifest.width}: make it again"
             )
         cells = faiss.try_extract_index_ivf(index.nearest)
         if cells is not None:
@@ -83,17 +85,17 @@ def _read(index: EmbeddingIndex) -> Any:
     return index.nearest
 
 
-def _unit(whole: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(whole.float(), dim=1)
+def _unit_length(embeds: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(embeds.float(), dim=1)
 
 
 def _sample(index: EmbeddingIndex) -> Tensor:
-    """Evenly spaced items, so that every part of a sorted table is among them."""
+    """Return evenly spaced items, so that every part of a sorted table is among them."""
     count = min(len(index), MOST_TO_TRAIN_ON)
     numbers = torch.arange(count) * len(index) // count
     bounds = torch.searchsorted(numbers, torch.tensor([*index.firsts, len(index)])).tolist()
     chosen = [numbers[begin:end] - first for first, begin, end in zip(index.firsts, bounds, bounds[1:], strict=False)]
-    return _unit(torch.cat([shard.whole[some] for shard, some in zip(index.shards, chosen, strict=True)]))
+    return _unit_length(torch.cat([shard.item_embeds[some] for shard, some in zip(index.shards, chosen, strict=True)]))
 
 
 def _faiss() -> Any:

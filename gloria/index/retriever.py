@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import torch
 
 from gloria.data import Row
+from gloria.embeddings import Embeddings
 from gloria.encoding import batches, encode_images, encode_texts, inference
 from gloria.fingerprint import model_fingerprint, preprocessing_fingerprint
 from gloria.images import is_single_image
-from gloria.index.build import items_of_images
-from gloria.index.search import Encoded, search
+from gloria.index.search import search
 from gloria.index.store import EmbeddingIndex
 from gloria.modeling import GloriaModel
 from gloria.processing import GloriaProcessor
@@ -45,7 +45,7 @@ class Retriever:
     ) -> None:
         index.manifest.check_maker(model_fingerprint(model), preprocessing_fingerprint(processor))
         if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; expected 1 at least")
+            raise ValueError(f"batch_size is {batch_size}; expected at least 1")
         self.model, self.processor, self.index, self.batch_size = model, processor, index, batch_size
 
     @classmethod
@@ -57,7 +57,7 @@ class Retriever:
     def __call__(
         self, queries: Any, k: int = 10, *, by: By = "both", candidates: int | None = None
     ) -> list[Hit] | list[list[Hit]]:
-        """Looks for one query or several.
+        """Look for one query or several.
 
         Args:
             queries: texts for an index of images; for one of texts images, as `GloriaProcessor` takes them.
@@ -93,19 +93,18 @@ class Retriever:
         score = self.model.config.score
         found = [
             search(self.index, encoded, k, by=by, score=score, candidates=candidates)
-            for encoded in self._encoded(queries, progress)
+            for encoded in self._encode(queries, progress)
         ]
         return TopK(torch.cat([each.scores.cpu() for each in found]), torch.cat([each.indices.cpu() for each in found]))
 
-    def _encoded(self, queries: Sequence[Any], progress: bool) -> Iterator[Encoded]:
+    def _encode(self, queries: Sequence[Any], progress: bool) -> Iterator[Embeddings]:
         if not len(queries):
             raise ValueError("queries is empty; expected one or more")
         for batch in batches(queries, self.batch_size, "queries", progress):
             # Nothing is yielded within: a search that raises would leave gradients switched off.
             with inference(self.model):
                 if self.index.manifest.of == "images":
-                    texts = encode_texts(self.model, self.processor, batch, self.batch_size)
-                    encoded = Encoded(texts.whole, texts.words, texts.offsets)
+                    encoded = encode_texts(self.model, self.processor, batch, self.batch_size)
                 else:
-                    encoded = items_of_images(*encode_images(self.model, self.processor, batch))
+                    encoded = encode_images(self.model, self.processor, batch)
             yield encoded

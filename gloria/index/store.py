@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,23 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gloria.data import Problem, Row
+from gloria.embeddings import Embeddings
 from gloria.index.manifest import File, Manifest
 
 # Large enough that what is done once a shard is nothing, small enough to be held while it is filled.
 SHARD_BYTES = 2**28
-
-
-class Items(NamedTuple):
-    """Encoded images or texts, N of them.
-
-    whole: (N, D) float32, one vector each, not normalized.
-    parts: (sum of L, D) regions of images or words of texts, packed.
-    offsets: (N + 1,) int64: item n owns parts[offsets[n] : offsets[n + 1]].
-    """
-
-    whole: Tensor
-    parts: Tensor
-    offsets: Tensor
 
 
 class IndexWriter:
@@ -43,44 +31,44 @@ class IndexWriter:
 
     def __init__(self, folder: str | Path, manifest: Manifest, shard_bytes: int = SHARD_BYTES) -> None:
         if shard_bytes < 1:
-            raise ValueError(f"shard_bytes is {shard_bytes}; expected 1 at least, such as {SHARD_BYTES}")
+            raise ValueError(f"shard_bytes is {shard_bytes}; expected at least 1, such as {SHARD_BYTES}")
         self.folder, self.manifest, self.shard_bytes = Path(folder), manifest, shard_bytes
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._held: list[Items] = []
+        self._held: list[Embeddings] = []
         self._rows: list[Row] = []
 
-    def add(self, items: Items, rows: Sequence[Row]) -> None:
-        """Holds items, and the rows that they come from, for the next shard.
+    def add(self, items: Embeddings, rows: Sequence[Row]) -> None:
+        """Hold items, and the rows that they come from, for the next shard.
 
         Raises:
             ValueError: another width; a number that is not finite, or too large for the dtype of the index: the row of
             the first is named.
         """
-        count, width = items.whole.shape
+        count, width = items.item_embeds.shape
         if width != self.manifest.width or len(rows) != count:
             raise ValueError(
                 f"there are {count} items, {width} wide, of {len(rows)} rows; expected a row of each, and the width "
                 f"of the index, {self.manifest.width}"
             )
-        parts = items.parts.to(getattr(torch, self.manifest.dtype)).cpu()
-        whole, offsets = items.whole.float().cpu(), items.offsets.cpu()
+        part_embeds = items.part_embeds.to(getattr(torch, self.manifest.dtype)).cpu()
+        item_embeds, offsets = items.item_embeds.float().cpu(), items.offsets.cpu()
         item = torch.repeat_interleave(torch.arange(count), offsets.diff())
-        bad = [*item[~parts.isfinite().all(1)].tolist(), *(~whole.isfinite().all(1)).nonzero()[:, 0].tolist()]
+        bad = item[~part_embeds.isfinite().all(1)].tolist() + (~item_embeds.isfinite().all(1)).nonzero()[:, 0].tolist()
         if bad:
             raise ValueError(
-                f"{rows[min(bad)].where}: its vectors are no finite numbers in {self.manifest.dtype}; take float32 "
-                "or bfloat16, which have a wider range, or mend the model"
+                f"{rows[min(bad)].where}: its vectors are NaN or infinite in {self.manifest.dtype}; take float32 "
+                "or bfloat16, which have a wider range, or fix the model"
             )
-        self._held.append(Items(whole, parts, offsets))
+        self._held.append(Embeddings(item_embeds, part_embeds, offsets))
         self._rows += rows
 
     @property
     def is_full(self) -> bool:
         """Whether what is held makes a shard."""
-        return sum(each.parts.nbytes + each.whole.nbytes for each in self._held) >= self.shard_bytes
+        return sum(each.part_embeds.nbytes + each.item_embeds.nbytes for each in self._held) >= self.shard_bytes
 
     def write(self, done: int, digest: str, bad: Sequence[Problem] = ()) -> None:
-        """Writes a shard of what is held, then the manifest, by which it begins to count.
+        """Write a shard of what is held, then the manifest, by which it begins to count.
 
         Args:
             done: rows of the table that are then in the index, or bad.
@@ -106,8 +94,9 @@ class IndexWriter:
         self._held, self._rows = [], []
 
     def _save(self, path: Path) -> None:
-        rows = json.dumps([_described(row) for row in self._rows]).encode()
-        save_file({**joined(self._held)._asdict(), "rows": torch.frombuffer(bytearray(rows), dtype=torch.uint8)}, path)
+        rows = json.dumps([_row_as_json(row) for row in self._rows]).encode()
+        tensors = Embeddings.concatenate(self._held)._asdict()
+        save_file(tensors | {"rows": torch.frombuffer(bytearray(rows), dtype=torch.uint8)}, path)
 
 
 class EmbeddingIndex:
@@ -137,7 +126,7 @@ class EmbeddingIndex:
             raise ValueError(f"{folder} is empty: none of its {self.manifest.rows} rows is good; build another")
         for file in (*self.manifest.shards, *filter(None, [self.manifest.nearest])):
             file.check(self.folder, verify)
-        self.shards = [_mapped(self.folder / file.name, file.items, self.manifest) for file in self.manifest.shards]
+        self.shards = [_open_shard(self.folder / file.name, file.items, self.manifest) for file in self.manifest.shards]
         counts = torch.tensor([file.items for file in self.manifest.shards])
         self._firsts = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
         self.nearest: Any = None  # what FAISS has read of the index, once it has been asked
@@ -151,18 +140,18 @@ class EmbeddingIndex:
         """Number of the first item of each shard."""
         return self._firsts[:-1].tolist()
 
-    def gather(self, numbers: Tensor) -> Items:
-        """Copies of the items with the given numbers, (n,) int64, rising, within the index."""
+    def gather(self, numbers: Tensor) -> Embeddings:
+        """Return copies of the items with the given numbers, (n,) int64, rising, within the index."""
         shard_of = torch.searchsorted(self._firsts, numbers, right=True) - 1
-        return joined(
+        return Embeddings.concatenate(
             [
-                _taken(self.shards[shard], numbers[shard_of == shard] - self._firsts[shard])
+                self.shards[shard].select(numbers[shard_of == shard] - self._firsts[shard])
                 for shard in shard_of.unique().tolist()
             ]
         )
 
     def rows(self, numbers: Sequence[int]) -> list[Row]:
-        """The rows that items come from: line, image, report, patient and label."""
+        """Return the rows that items come from: line, image, report, patient and label."""
         shard_of = (torch.searchsorted(self._firsts, torch.tensor(numbers, dtype=torch.int64), right=True) - 1).tolist()
         firsts = self.firsts
         return [self._rows_of(shard)[number - firsts[shard]] for number, shard in zip(numbers, shard_of, strict=True)]
@@ -173,45 +162,28 @@ class EmbeddingIndex:
         return [Row(**each | {"image": Path(each["image"]) if each["image"] else None}) for each in saved]
 
 
-def joined(some: Sequence[Items]) -> Items:
-    """Several items in one, in their order."""
-    lengths = torch.cat([each.offsets.diff() for each in some])
-    return Items(
-        torch.cat([each.whole for each in some]),
-        torch.cat([each.parts for each in some]),
-        torch.nn.functional.pad(lengths.cumsum(0), (1, 0)),
-    )
-
-
-def _taken(items: Items, numbers: Tensor) -> Items:
-    starts, lengths = items.offsets[numbers], items.offsets.diff()[numbers]
-    offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
-    rows = torch.repeat_interleave(starts - offsets[:-1], lengths) + torch.arange(int(offsets[-1]))
-    return Items(items.whole[numbers], items.parts[rows], offsets)
-
-
-def _mapped(path: Path, count: int, manifest: Manifest) -> Items:
+def _open_shard(path: Path, count: int, manifest: Manifest) -> Embeddings:
     try:
         with safe_open(path, "pt") as file:
-            items = Items(*(file.get_tensor(name) for name in Items._fields))
+            items = Embeddings(*(file.get_tensor(name) for name in Embeddings._fields))
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}); restore it, or build the index anew") from error
-    whole, parts, offsets = items
-    if (
-        (whole.dtype, parts.dtype, offsets.dtype) != (torch.float32, getattr(torch, manifest.dtype), torch.int64)
-        or (whole.shape, offsets.shape) != ((count, manifest.width), (count + 1,))
-        or parts.shape != (int(offsets[-1]), manifest.width)
-        or int(offsets[0]) != 0
-        or not (offsets.diff() > 0).all()
-    ):
+        raise ValueError(f"{path} is damaged ({error}); restore it, or build the index again") from error
+    offsets = items.offsets
+    expected = [
+        (torch.float32, (count, manifest.width)),
+        (getattr(torch, manifest.dtype), (int(offsets[-1]), manifest.width)),
+        (torch.int64, (count + 1,)),
+    ]
+    if [(each.dtype, tuple(each.shape)) for each in items] != expected or offsets[0] != 0 or (items.lengths < 1).any():
         raise ValueError(
-            f"{path} holds {parts.dtype} parts of the shape {tuple(parts.shape)} for {whole.shape[0]} items; expected "
-            f"{manifest.dtype}, {manifest.width} wide, for {count}, as its manifest says: build the index anew"
+            f"{path} holds {items.part_embeds.dtype} parts of the shape {tuple(items.part_embeds.shape)} for "
+            f"{len(items.item_embeds)} items; expected {manifest.dtype}, {manifest.width} wide, for {count}, as its "
+            "manifest says: build the index again"
         )
     return items
 
 
-def _described(row: Row) -> dict[str, str | int | None]:
+def _row_as_json(row: Row) -> dict[str, str | int | None]:
     return {
         "line": row.line,
         "image": None if row.image is None else str(row.image.absolute()),

@@ -1,10 +1,8 @@
 """What stands for a class in words: its name, reports that carry it, or phrases put together from a vocabulary."""
 
+from gloria.data.layouts.chexpert import COMPETITION
 from gloria.prompts.prompts import (
-    COMPETITION,
-    MOST_PHRASES,
     PER_CLASS,
-    VOCABULARY,
     Prompts,
     generated_prompts,
     named_prompts,
@@ -14,9 +12,7 @@ from gloria.prompts.prompts import (
 
 __all__ = [
     "COMPETITION",
-    "MOST_PHRASES",
     "PER_CLASS",
-    "VOCABULARY",
     "Prompts",
     "generated_prompts",
     "named_prompts",

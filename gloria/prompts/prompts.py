@@ -10,10 +10,9 @@ from typing import Any
 import yaml
 
 from gloria.data import Row
+from gloria.data.layouts.chexpert import COMPETITION
 from gloria.messages import shown
 
-# The classes of the CheXpert competition, which the released zero-shot evaluation tells apart.
-COMPETITION = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 VOCABULARY = Path(__file__).with_name("chest.yaml")
 # Prompts of a class that are drawn from all phrases of its vocabulary: as many as in the released evaluation.
 PER_CLASS = 5
@@ -24,12 +23,12 @@ Prompts = dict[str, list[str]]
 
 
 def named_prompts(classes: Iterable[str]) -> Prompts:
-    """The class name as text."""
+    """Return the class name as text."""
     return {name: [name] for name in classes}
 
 
 def sampled_prompts(rows: Sequence[Row], count: int = 1, seed: int = 0) -> Prompts:
-    """Reports of each class, drawn from labeled rows.
+    """Draw reports of each class from labeled rows.
 
     Take rows that are not classified themselves: an image's own report would give its class away.
 
@@ -51,7 +50,7 @@ def sampled_prompts(rows: Sequence[Row], count: int = 1, seed: int = 0) -> Promp
 
 
 def generated_prompts(classes: Sequence[str] = COMPETITION, count: int = PER_CLASS, seed: int = 0) -> Prompts:
-    """Phrases of severity, subtype and location from the vocabulary of the package.
+    """Draw phrases of severity, subtype and location from the vocabulary of the package.
 
     Args:
         classes: names that the vocabulary has, in upper or lower case; by default the five of the CheXpert competition.
@@ -72,7 +71,7 @@ def generated_prompts(classes: Sequence[str] = COMPETITION, count: int = PER_CLA
 
 
 def read_prompts(path: str | Path, count: int = PER_CLASS, seed: int = 0) -> Prompts:
-    """Prompts of a YAML file.
+    """Return the prompts of a YAML file.
 
     For each class, a list of texts, or a vocabulary of parts that are put together::
 
@@ -91,7 +90,7 @@ def read_prompts(path: str | Path, count: int = PER_CLASS, seed: int = 0) -> Pro
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: not YAML; a class that is not text, is there twice, or holds neither of both; an empty prompt; parts
+        ValueError: not YAML; a class that is not text, appears twice, or holds neither of both; an empty prompt; parts
             that make more than `MOST_PHRASES` phrases; `count` below 1.
     """
     path = Path(path)
@@ -119,14 +118,14 @@ def read_prompts(path: str | Path, count: int = PER_CLASS, seed: int = 0) -> Pro
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML in which a class that is there twice is an error: its first prompts would be lost without a word."""
+    """YAML in which a class that appears twice is an error: its first prompts would be lost without a word."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         met = set()
         for key in (self.construct_object(each, deep=True) for each, _ in node.value):
             if isinstance(key, Hashable):  # others are refused below
                 if key in met:
-                    raise yaml.constructor.ConstructorError(None, None, f"{shown(key)} is there twice", node.start_mark)
+                    raise yaml.constructor.ConstructorError(None, None, f"{shown(key)} appears twice", node.start_mark)
                 met.add(key)
         return super().construct_mapping(node, deep)
 
@@ -154,5 +153,5 @@ def _texts(where: str, given: Any) -> list[str]:
 
 def _drawn(texts: list[str], count: int, seed: str) -> list[str]:
     if count < 1:
-        raise ValueError(f"count is {count}; expected one prompt of each class at least")
+        raise ValueError(f"count is {count}; expected at least one prompt of each class")
     return random.Random(seed).sample(texts, min(count, len(texts)))

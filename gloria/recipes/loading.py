@@ -14,7 +14,7 @@ def available_recipes() -> list[str]:
 
 
 def load_recipe(name_or_path: str, options: Collection[str]) -> dict[str, Any]:
-    """A recipe as the options that it sets.
+    """Return a recipe as the options that it sets.
 
     Args:
         name_or_path: name of one that comes with the package, or path of a YAML file of one's own.
@@ -24,7 +24,7 @@ def load_recipe(name_or_path: str, options: Collection[str]) -> dict[str, Any]:
         Values by name, unchecked: whoever takes the options checks them.
 
     Raises:
-        ValueError: neither a name nor a file; no YAML of the form `name: value`; an unknown option.
+        ValueError: neither a name nor a file; not YAML of the form `name: value`; an unknown option.
     """
     if name_or_path in available_recipes():
         text = files(__package__).joinpath(f"{name_or_path}.yaml").read_text(encoding="utf-8")
@@ -37,7 +37,7 @@ def load_recipe(name_or_path: str, options: Collection[str]) -> dict[str, Any]:
     try:
         recipe = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ValueError(f"the recipe {name_or_path} is no valid YAML: {error}") from error
+        raise ValueError(f"the recipe {name_or_path} is not valid YAML: {error}") from error
     if not isinstance(recipe, dict):
         raise ValueError(f"the recipe {name_or_path} holds {type(recipe).__name__}; expected lines of `option: value`")
     unknown = sorted(str(name) for name in recipe if name not in options)

@@ -19,17 +19,17 @@ _RANDOM_STATE = re.compile(r"rng_state_(\d+)\.pth")
 
 
 def checkpoint_of(folder: str | Path, step: int) -> Path:
-    """The checkpoint after a step, in the folder of a run's checkpoints."""
+    """Return the checkpoint after a step, in the folder of a run's checkpoints."""
     return Path(folder) / f"checkpoint-{step}"
 
 
 def manifest_of(rank: int) -> str:
-    """Name of the file in which a process lists what it has written of a checkpoint."""
+    """Return the name of the file in which a process lists what it has written of a checkpoint."""
     return f"manifest-{rank}.json"
 
 
 def seal(checkpoint: Path, rank: int, ranks: int) -> None:
-    """Flushes the files of this process to disk, and then lists them, which makes its part of the checkpoint count.
+    """Flush the files of this process to disk, and then list them, which makes its part of the checkpoint count.
 
     No process waits for another: the checkpoint is whole when all have done so.
 
@@ -52,12 +52,12 @@ def seal(checkpoint: Path, rank: int, ranks: int) -> None:
 
 
 def is_sealed(checkpoint: Path, rank: int) -> bool:
-    """Whether this process has written its part of the checkpoint to its end."""
+    """Return whether this process has written its part of the checkpoint to its end."""
     return (checkpoint / manifest_of(rank)).is_file()
 
 
 def fault_of(checkpoint: Path, verify: bool = True) -> str:
-    """Says why a checkpoint is not whole, "" = it is.
+    """Say why a checkpoint is not whole, "" = it is.
 
     Args:
         checkpoint: its folder.
@@ -86,7 +86,9 @@ def fault_of(checkpoint: Path, verify: bool = True) -> str:
 
 
 def find_checkpoint(folder: str | Path, verify: bool = True) -> tuple[Path | None, list[str]]:
-    """The newest whole checkpoint in a folder of them, None where there is none, and why newer ones are not whole."""
+    """Return the newest whole checkpoint in a folder of them, None where there is none, and why newer ones are not
+    whole.
+    """
     faults: list[str] = []
     for checkpoint in reversed(_checkpoints(folder)):
         fault = fault_of(checkpoint, verify)
@@ -97,7 +99,7 @@ def find_checkpoint(folder: str | Path, verify: bool = True) -> tuple[Path | Non
 
 
 def last_checkpoint(out: str | Path, verify: bool = True) -> str | None:
-    """Path of the newest whole checkpoint of a run folder, None where there is none.
+    """Return the path of the newest whole checkpoint of a run folder, None where there is none.
 
     Args:
         out: the run folder.
@@ -108,20 +110,20 @@ def last_checkpoint(out: str | Path, verify: bool = True) -> str | None:
 
 
 def holds_checkpoints(folder: str | Path) -> bool:
-    """Whether a folder has a checkpoint that was written to its end, whatever happened to it since."""
+    """Return whether a folder has a checkpoint that was written to its end, whatever happened to it since."""
     ends = (manifest_of(0), TRAINER_STATE_NAME)
     return any((checkpoint / name).exists() for checkpoint in _checkpoints(folder) for name in ends)
 
 
 def remove_after(folder: str | Path, step: int) -> None:
-    """Removes the checkpoints of later steps, which a run that goes on from this one writes again."""
+    """Remove the checkpoints of later steps, which a run that goes on from this one writes again."""
     for checkpoint in _checkpoints(folder):
         if step_of(checkpoint) > step:
             shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def keep_newest(folder: str | Path, best: str | None) -> None:
-    """Removes all whole checkpoints but the newest two, or the newest and the best; and unfinished ones between them.
+    """Remove all whole checkpoints but the newest two, or the newest and the best; and unfinished ones between them.
 
     Args:
         folder: of the checkpoints.
@@ -142,7 +144,7 @@ def keep_newest(folder: str | Path, best: str | None) -> None:
 
 
 def step_of(checkpoint: str | Path) -> int:
-    """The step after which a checkpoint was written, -1 where the folder is none that a run makes."""
+    """Return the step after which a checkpoint was written, -1 where the folder is none that a run makes."""
     named = re.fullmatch(r"checkpoint-(0|[1-9][0-9]*)", Path(checkpoint).name)
     return int(named[1]) if named else -1
 

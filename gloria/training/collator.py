@@ -14,14 +14,14 @@ class PairCollator:
 
     Args:
         processor: tokenizes.
-        lines: add "lines", (B,) int64, which is no argument of the model, but which `GloriaTrainer` takes out.
+        lines: add "lines", (B,) int64, which is not an argument of the model, but which `GloriaTrainer` takes out.
     """
 
     def __init__(self, processor: GloriaProcessor, lines: bool = False) -> None:
         self.processor, self.lines = processor, lines
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """Stacks pixels, tokenizes and pads the reports."""
+        """Stack pixels, tokenize and pad the reports."""
         batch = dict(self.processor(text=[item["report"] for item in items]))
         batch["pixel_values"] = torch.stack([item["pixel_values"] for item in items])
         if "report_id" in items[0]:

@@ -13,14 +13,14 @@ DIRECTIONS = ("image_to_text", "text_to_image")
 
 
 def measure_names(rows: int, ks: Sequence[int]) -> list[str]:
-    """The names of what `retrieval_measures` gives for so many rows."""
+    """Return the names of what `retrieval_measures` gives for so many rows."""
     return [f"{direction}_{kind}@{k}" for direction in DIRECTIONS for kind in "PR" for k in ks if k <= rows]
 
 
 def retrieval_measures(
     model: GloriaModel, processor: GloriaProcessor, rows: Sequence[Row], ks: Sequence[int], batch_size: int
 ) -> dict[str, float]:
-    """Precision@K (P) and Recall@K (R), in both directions, ranked by all that is trained.
+    """Measure Precision@K (P) and Recall@K (R), in both directions, ranked by all that is trained.
 
     Precision@K: the mean share of the K best that have the label of the query (the report where there are no labels),
     as in the released evaluation. Recall@K: the share of queries whose own partner, or one of an equal report, is among
@@ -29,7 +29,7 @@ def retrieval_measures(
     Args:
         model: in evaluation mode while this runs.
         processor: of that model.
-        rows: two at least; every image is ranked for every report, and the reverse.
+        rows: at least two; every image is ranked for every report, and the reverse.
         ks: the K; those beyond the number of rows are left out.
         batch_size: rows that are encoded at once.
 
@@ -50,6 +50,6 @@ def retrieval_measures(
 
 
 def evenly_spaced(rows: Sequence[Row], most: int) -> list[Row]:
-    """At most so many of the rows, evenly spaced, so that a sorted table is not judged by its beginning."""
+    """Return at most so many of the rows, evenly spaced, so that a sorted table is not judged by its beginning."""
     count = min(most, len(rows))
     return [rows[index * len(rows) // count] for index in range(count)]

@@ -55,7 +55,7 @@ class Interruptions:
             self.held = before
 
     def act(self, number: int) -> None:
-        """Does what a signal does, on whichever process it arrived."""
+        """Do what a signal does, on whichever process it arrived."""
         self.pending = 0
         handler = self._handlers.get(number)
         if handler is None:

@@ -2,95 +2,93 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
 from transformers.integrations import get_available_reporting_integrations
+from typer import Option
 
 from gloria.data.pairs import BadFiles
 from gloria.data.reports import Text
 
 Optimizer = Literal["adamw", "adam"]
 Schedule = Literal["linear", "plateau"]
+Cpu = Annotated[bool, Option(help="Use no accelerator.")]
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
     """How to train. The defaults suit a fine-tuning of some epochs; all that is released is the recipe "released".
 
+    Each field is also an option of `gloria train`, with the default, limits and help that stand at the field. An
+    evaluation stalls if it does not improve on what `best_by` names, or on the loss.
+
     Attributes:
-        epochs: passes over the training rows.
-        batch_size: pairs in a batch of one process, each a negative of the others, and of those of the other processes.
-            Default 48, released. Fewer rows make one batch.
-        micro_batch_size: pairs that are encoded at once, for batches beyond memory (`gloria_ops.in_micro_batches`).
-            None: the whole batch.
-        learning_rate: the highest. Default 5e-5, released.
-        optimizer: "adamw", or "adam" with the decay in its gradient (released).
-        beta1: of either. Default 0.9 (released: 0.5).
-        weight_decay: of all parameters but biases and norms. Default 1e-6, released.
-        schedule: "linear": warm-up over a tenth of the steps, then down to 0. "plateau" (released): no warm-up; half as
-            much whenever six evaluations in a row have not lowered what `best_by` names, or the loss.
-        max_grad_norm: to which longer gradients are clipped; 0 clips none. Default 1 (released: 0.25).
-        early_stopping: evaluations in a row without a better value of what `best_by` names, or of the loss, after which
-            the run ends (released: 10). None: never.
-        best_by: what makes the best evaluation, whose model is kept at the end: "loss", or a measure of the log such as
-            "image_to_text_P@5" (`retrieval_measures`). None: the last one is kept.
-        freeze_image_encoder, freeze_text_encoder: leave that encoder as it is: weights, running statistics (batch
-            statistics are not used), and no dropout. The projections are trained.
-        retrieval_rows: held-out rows, evenly spaced, that every evaluation ranks for Precision@K and Recall@K; 0 for
-            none. Default 1000, as many as the images of the released evaluation (CheXpert 5x200).
-        ks: their K.
-        text: what is read of a report: "report", as it is; "sentences" or "sentence", one of them drawn each time
-            (released), see `gloria.data.reports.text_to_read`. Evaluations read all sentences in place of one.
-        bad_files: what to do with an image that cannot be read all of a sudden: "replace" names it in a warning and
-            takes another row, "refuse" ends the run.
-        cache: folder that keeps decoded images (`gloria.data.PixelCache`). None: decode at every reading.
-        group_equal_reports: rows with equal reports (but for case and blanks) are not negatives of one another.
-        workers: processes that read images; 0 reads them in this one.
-        seed: of the order of rows and of dropout.
-        bf16: run the encoders under bfloat16 autocast.
-        cpu: do not use an accelerator.
-        report_to: where Trainer reports to beside the log: "tensorboard", "wandb", or another that transformers knows
-            and that is installed.
+        ks: the K of Precision@K and Recall@K.
         progress: show progress bars, on a terminal.
 
     Raises:
         ValueError: a value out of its range, named with the fix.
     """
 
-    epochs: int = 10
-    batch_size: int = 48
-    micro_batch_size: int | None = None
-    learning_rate: float = 5e-5
-    optimizer: Optimizer = "adamw"
-    beta1: float = 0.9
-    weight_decay: float = 1e-6
-    schedule: Schedule = "linear"
-    max_grad_norm: float = 1.0
-    early_stopping: int | None = None
-    best_by: str | None = None
-    freeze_image_encoder: bool = False
-    freeze_text_encoder: bool = False
-    retrieval_rows: int = 1000
+    epochs: Annotated[int, Option(min=1, help="Passes over the training rows.")] = 10
+    batch_size: Annotated[
+        int, Option(min=2, help="Pairs in a batch of one process (released: 48). Fewer rows make one batch.")
+    ] = 48
+    micro_batch_size: Annotated[
+        int | None, Option(min=1, help="Pairs encoded at once, for batches beyond memory. Default: all.")
+    ] = None
+    learning_rate: Annotated[float, Option(help="The highest (released: 5e-5). Default with --preset: 1e-3.")] = 5e-5
+    optimizer: Annotated[Optimizer, Option(help="adam has the weight decay in its gradient (released).")] = "adamw"
+    beta1: Annotated[float, Option(help="Of the optimizer (released: 0.5).")] = 0.9
+    weight_decay: Annotated[float, Option(help="Of all parameters but biases and norms (released: 1e-6).")] = 1e-6
+    schedule: Annotated[
+        Schedule,
+        Option(
+            help="linear: up over a tenth of the steps, down to 0; plateau (released): half if 6 evaluations stall."
+        ),
+    ] = "linear"
+    max_grad_norm: Annotated[
+        float, Option(help="Longer gradients are clipped to it; 0 clips none (released: 0.25).")
+    ] = 1.0
+    early_stopping: Annotated[
+        int | None, Option(min=1, help="End when so many evaluations in a row stall (released: 10). Default: never.")
+    ] = None
+    best_by: Annotated[
+        str | None, Option(help="Keep the best model by 'loss' or e.g. 'image_to_text_P@5'. Default: the last.")
+    ] = None
+    freeze_image_encoder: Annotated[
+        bool, Option(help="Keep its weights and running statistics, without dropout; train the projections.")
+    ] = False
+    freeze_text_encoder: Annotated[bool, Option(help="The same for the text encoder.")] = False
+    retrieval_rows: Annotated[
+        int, Option(min=0, help="Held-out rows, evenly spaced, that every evaluation ranks (released: 1000).")
+    ] = 1000
     ks: tuple[int, ...] = (1, 5, 10)
-    text: Text = "report"
-    bad_files: BadFiles = "replace"
-    cache: str | None = None
-    group_equal_reports: bool = True
-    workers: int = 0
-    seed: int = 0
-    bf16: bool = False
-    cpu: bool = False
-    report_to: tuple[str, ...] = ()
+    text: Annotated[
+        Text, Option(help="What is read of a report: itself, its sentences, or one drawn each time (released).")
+    ] = "report"
+    bad_files: Annotated[
+        BadFiles, Option(help="If an image fails to decode: warn and take another row, or end the run.")
+    ] = "replace"
+    cache: Annotated[str | None, Option(help="Folder that keeps decoded images. Default: decode every time.")] = None
+    group_equal_reports: Annotated[bool, Option(help="Equal reports are not negatives of one another.")] = True
+    workers: Annotated[int, Option(min=0, help="Processes that read images; 0 reads them in this one.")] = 0
+    seed: Annotated[int, Option(min=0, help="Of the split, the order, new weights and dropout.")] = 0
+    bf16: Annotated[bool, Option(help="Run the encoders under bfloat16 autocast.")] = False
+    cpu: Cpu = False
+    report_to: Annotated[tuple[str, ...], Option(help="tensorboard, wandb ...; may be given several times.")] = ()
     progress: bool = True
 
     def __post_init__(self) -> None:
-        least = {"epochs": 1, "batch_size": 2, "micro_batch_size": 1, "early_stopping": 1, "workers": 0}
-        for name, smallest in (least | {"retrieval_rows": 0}).items():
-            value = getattr(self, name)
-            if value is not None and value < smallest:
-                raise ValueError(f"{name} is {value}; expected {smallest} at least")
+        for name, hint in get_type_hints(type(self), include_extras=True).items():
+            kind, *declared = get_args(hint) or (hint,)
+            value, least = getattr(self, name), getattr(declared[0], "min", None) if declared else None
+            if least is not None and value is not None and value < least:
+                raise ValueError(f"{name} is {value}; expected at least {least}")
+            if get_origin(kind) is Literal and value not in get_args(kind):
+                raise ValueError(f"{name} is {value!r}; expected one of {get_args(kind)}")
         if self.retrieval_rows == 1:
-            raise ValueError("retrieval_rows is 1; expected two at least to rank, or 0 for no retrieval")
+            raise ValueError("retrieval_rows is 1; expected at least two to rank, or 0 for no retrieval")
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate is {self.learning_rate}; expected a number above 0, such as 5e-5")
         for name in ("weight_decay", "max_grad_norm"):
@@ -98,10 +96,6 @@ class TrainingOptions:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a finite number of at least 0")
         if not 0 <= self.beta1 < 1:
             raise ValueError(f"beta1 is {self.beta1}; expected at least 0 and less than 1, such as 0.9")
-        known = {"optimizer": Optimizer, "schedule": Schedule, "text": Text, "bad_files": BadFiles}
-        for name, choices in known.items():
-            if getattr(self, name) not in get_args(choices):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {get_args(choices)}")
         available = get_available_reporting_integrations() if self.report_to else []
         for name in self.report_to:
             if name not in available:

@@ -15,10 +15,10 @@ Found = TypeVar("Found")
 
 
 def on_first_process(compute: Callable[[], Found]) -> Found:
-    """What the first process computes, on all of them; a process alone just computes it.
+    """Return what the first process computes, on all of them; a process alone just computes it.
 
     Args:
-        compute: called on the first process only, while the others wait; its value must be one to be pickled. A
+        compute: called on the first process only, while the others wait; its value must be picklable. A
             ValueError or OSError is raised on all of them.
     """
     found: list[Any] = [None, None]
@@ -48,7 +48,7 @@ def only_run(out: str | Path, cpu: bool) -> Iterator[None]:
 
 
 def highest_of_all(value: int) -> int:
-    """The highest of the values that the processes bring, on all of them."""
+    """Return the highest of the values that the processes bring, on all of them."""
     state = PartialState()
     if state.num_processes == 1:
         return value

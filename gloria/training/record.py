@@ -54,7 +54,7 @@ class RunRecord:
         options: TrainingOptions,
         origin: Mapping[str, Any],
     ) -> "RunRecord":
-        """The record of a run that begins now, on this process and those that train with it."""
+        """Return the record of a run that begins now, on this process and those that train with it."""
         compared = {name: value for name, value in asdict(options).items() if name not in NOT_COMPARED}
         rows = training.rows if isinstance(training, ShardDataset) else len(training)
         settings = {
@@ -70,12 +70,12 @@ class RunRecord:
 
     @classmethod
     def read(cls, path: Path) -> "RunRecord":
-        """Reads the record of a whole checkpoint."""
+        """Read the record of a whole checkpoint."""
         saved = json.loads(path.read_text(encoding="utf-8"))
         return cls(saved["settings"], tuple(saved["changes"]))
 
     def going_on_from(self, earlier: "RunRecord", step: int, changed: Sequence[str]) -> "RunRecord":
-        """Returns this record as that of a run that goes on from a checkpoint of the earlier one.
+        """Return this record as that of a run that goes on from a checkpoint of the earlier one.
 
         Args:
             earlier: the record of the checkpoint.
@@ -118,7 +118,7 @@ class RunRecord:
 
 
 def check_changes(changed: Sequence[str]) -> None:
-    """Refuses names of settings that no run can go on with when they differ."""
+    """Refuse names of settings that no run can go on with when they differ."""
     unknown = [name for name in changed if name not in CHANGEABLE]
     if unknown:
         raise ValueError(f"change names {', '.join(unknown)}; expected any of {', '.join(CHANGEABLE)}")

@@ -25,7 +25,7 @@ class Resuming(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Does so; a run that begins has nothing to be put in order."""
+        """Do so; a run that begins has nothing to be put in order."""
         for stopping in stopping_of(self.trainer):
             stopping.early_stopping_patience = self.trainer.options.early_stopping or 1
         if state.best_global_step:
@@ -51,12 +51,12 @@ class Resuming(TrainerCallback):
 
 
 def stopping_of(trainer: "GloriaTrainer") -> list[EarlyStoppingCallback]:
-    """What stops the run early, if anything does."""
+    """Return what stops the run early, if anything does."""
     return [each for each in trainer.callback_handler.callbacks if isinstance(each, EarlyStoppingCallback)]
 
 
 def set_rates(optimizer: Any, scheduler: Any, given: list[dict[str, Any]], rate: float, ratio: float) -> None:
-    """Sets what the options say about an optimizer, in place of what a checkpoint has brought.
+    """Set what the options say about an optimizer, in place of what a checkpoint has brought.
 
     Where the options are those of the checkpoint, nothing changes, to the bit.
 

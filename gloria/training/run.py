@@ -64,7 +64,7 @@ def train(
     origin: Mapping[str, Any] = MappingProxyType({}),
     change: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Trains a model, evaluating it on the held-out rows after every epoch, and measures retrieval at the end.
+    """Train a model, evaluating it on the held-out rows after every epoch, and measure retrieval at the end.
 
     Whatever ends the training early (an error, Ctrl-C, a termination that Python sees) leaves a checkpoint of the last
     finished step, from which it resumes to the same bits (but for sentences that are drawn in the rest of the epoch),
@@ -86,14 +86,14 @@ def train(
     Args:
         model: trained in place. With `resume`, its values are replaced by those of the checkpoint.
         processor: of that model.
-        training: rows without bad ones, two at least; or shards of them, read as their own settings say, shared out
+        training: rows without bad ones, at least two; or shards of them, read as their own settings say, shared out
             among the processes that train.
-        held_out: rows to evaluate on, two at least, of other patients.
+        held_out: rows to evaluate on, at least two, of other patients.
         out: run folder; made where it does not exist.
         options: how to train.
         resume: continue from the newest whole checkpoint of the run folder; a warning names newer ones that are not.
         origin: by name, what else the run is made of, such as the encoders that the model started from; kept and
-            compared as the options are. Values must be ones that JSON holds.
+            compared as the options are. Values must be JSON.
         change: names of settings (`gloria.training.record.CHANGEABLE`) that may differ from those of the run that is
             resumed. They take effect, and metrics.json says from which step on.
 
@@ -105,13 +105,13 @@ def train(
         ValueError: too few rows; another process that writes into `out`; without `resume`, a run in `out` already; with
         it, no whole checkpoint there, or one of a run with other settings or rows: all that differs is named.
         DiskFullError: no space is left; the last whole checkpoint is as it was, and the message names it.
-        NonFiniteError: a loss or gradient that is infinite or no number; it names the rows of the batch and the
+        NonFiniteError: a loss or gradient that is NaN or infinite; it names the rows of the batch and the
         checkpoint, and is a ValueError.
     """
     out = Path(out)
     for name, count in (("training", count_rows(training)), ("held_out", len(held_out))):
         if count < 2:
-            raise ValueError(f"{name} has {count} rows; expected two at least, to contrast one with another")
+            raise ValueError(f"{name} has {count} rows; expected at least two, to contrast one with another")
     check_changes(change)
     with only_run(out, options.cpu), _telling_what_is_left(out):
         start = on_first_process(
@@ -145,7 +145,7 @@ def _telling_what_is_left(out: Path) -> Iterator[None]:
 
 
 def _train(trainer: GloriaTrainer, out: Path, checkpoint: str | None) -> None:
-    """Trains to the end, or leaves a checkpoint of the last finished step."""
+    """Train to the end, or leave a checkpoint of the last finished step."""
     with trainer.interruptions:
         try:
             trainer.train(resume_from_checkpoint=checkpoint)
@@ -169,12 +169,12 @@ def _train(trainer: GloriaTrainer, out: Path, checkpoint: str | None) -> None:
 
 
 def count_rows(training: Sequence[Row] | ShardDataset) -> int:
-    """Rows that are trained on, by all processes together."""
+    """Return the number of rows that are trained on, by all processes together."""
     return training.rows if isinstance(training, ShardDataset) else len(training)
 
 
 def _save_last_finished_step(trainer: GloriaTrainer) -> DiskFullError | None:
-    """Leaves a checkpoint of the last finished step if there is none yet; returns what kept it from doing so."""
+    """Leave a checkpoint of the last finished step if there is none yet; return what kept it from doing so."""
     step, guard = trainer.state.global_step, trainer.last_finished_step
     checkpoint = checkpoint_of(trainer.checkpoints, step)
     # Where the step ended an epoch its checkpoint is there already, from before the next epoch drew its order; while
@@ -201,13 +201,13 @@ def _start(
     resume: bool,
     change: Sequence[str],
 ) -> Start:
-    """Where a run begins, if it may."""
+    """Return where a run begins, if it may."""
     folder = out / CHECKPOINTS
     if not resume:
         if change:
             raise ValueError(f"change names {', '.join(change)} of a run that begins; expected it with --resume alone")
         if holds_checkpoints(folder) or (out / METRICS).exists():
-            raise ValueError(f"{out} holds a run already; resume it (--resume), or name another folder")
+            raise ValueError(f"{out} already holds a run; resume it (--resume), or name another folder")
         return Start(None, record, 1.0)
     checkpoint, faults = find_checkpoint(folder)
     if checkpoint is None and faults:
@@ -240,7 +240,7 @@ def _finish(
     out: Path,
     record: RunRecord,
 ) -> dict[str, Any]:
-    """Writes what is known at the end of a run."""
+    """Write what is known at the end of a run."""
     model, processor, options, history = trainer.gloria, trainer.processor, trainer.options, trainer.state.log_history
     images, reports = [row.image for row in held_out], [row.report for row in held_out]
     found = similarities(model, processor, images, reports, options.encoded_at_once, options.progress)

@@ -11,7 +11,7 @@ from transformers import TrainingArguments as Arguments
 
 
 class NonFiniteError(ValueError):
-    """A loss or a gradient that is infinite or no number; the message says where, and names the rows of the batch."""
+    """A loss or a gradient that is NaN or infinite; the message says where, and names the rows of the batch."""
 
 
 class LastFinishedStep(TrainerCallback):
@@ -27,13 +27,13 @@ class LastFinishedStep(TrainerCallback):
         self._noted: tuple[dict[str, Any], list[Tensor]] | None = None
 
     def on_step_begin(self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Notes random numbers and buffers."""
+        """Note random numbers and buffers."""
         self._noted = random_state(args.device), [value.clone() for value in kwargs["model"].buffers()]
 
     def on_pre_optimizer_step(
         self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Stops before gradients that are infinite or no number reach the weights."""
+        """Stop before gradients that are NaN or infinite reach the weights."""
         gradients = [each.grad for each in kwargs["model"].parameters() if each.grad is not None]
         self.check(torch.nn.utils.get_total_norm(gradients), "gradient norm", state)
         self.updating = True
@@ -43,7 +43,7 @@ class LastFinishedStep(TrainerCallback):
         self.updating, self._noted = False, None
 
     def check(self, value: Tensor, what: str, state: TrainerState) -> None:
-        """Raises NonFiniteError, with the lines of the batch, where `value` is infinite or no number."""
+        """Raise NonFiniteError, with the lines of the batch, where `value` is NaN or infinite."""
         if not torch.isfinite(value):
             lines = ", ".join(map(str, sorted(self.lines)))
             raise NonFiniteError(
@@ -53,7 +53,7 @@ class LastFinishedStep(TrainerCallback):
             )
 
     def return_to(self, model: nn.Module, device: torch.device) -> None:
-        """Undoes what an unfinished step did to random numbers and buffers."""
+        """Undo what an unfinished step did to random numbers and buffers."""
         if self._noted is not None:
             state, buffers = self._noted
             set_random_state(state, device)
@@ -62,7 +62,7 @@ class LastFinishedStep(TrainerCallback):
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """The states of all generators of random numbers."""
+    """Return the states of all generators of random numbers."""
     state = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
     if device.type != "cpu":
         state["device"] = torch.get_device_module(device).get_rng_state(device)
@@ -70,7 +70,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Brings back what `random_state` gave."""
+    """Bring back what `random_state` gave."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"])

@@ -120,7 +120,9 @@ class GloriaTrainer(Trainer):
         )
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        """The next batch; between two steps a run can be interrupted, of several processes all at the same step."""
+        """Return the next batch; between two steps a run can be interrupted, of several processes all at the same
+        step.
+        """
         if self.args.world_size == 1:
             with self.interruptions.let_through():
                 return super().get_batch_samples(*args, **kwargs)
@@ -130,7 +132,7 @@ class GloriaTrainer(Trainer):
         return super().get_batch_samples(*args, **kwargs)
 
     def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """The loss, checked while training."""
+        """Return the loss, checked while training."""
         lines = inputs.pop("lines")
         for encoder in self.frozen:
             encoder.eval()  # Trainer has just put the whole model in training mode
@@ -141,7 +143,8 @@ class GloriaTrainer(Trainer):
         return computed
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """The loss of the held-out rows, and the measures of their retrieval; it leaves the random numbers as they are.
+        """Return the loss of the held-out rows, and the measures of their retrieval; it leaves the random numbers as
+        they are.
 
         A run can be interrupted within it, and is then evaluated again when it is resumed.
         """
@@ -232,7 +235,7 @@ def _arguments(
         per_process = len(training) // max(1, options.workers)  # each worker makes batches of its own share
     for name, rows, share in (("training", training, per_process), ("held_out", held_out, len(held_out) // world)):
         if not share:
-            raise ValueError(f"{name} has {len(rows)} rows for {world} processes; expected one at least for each")
+            raise ValueError(f"{name} has {len(rows)} rows for {world} processes; expected at least one for each")
     arguments.per_device_train_batch_size = min(options.batch_size, per_process)
     arguments.per_device_eval_batch_size = min(options.batch_size, len(held_out) // world)
     return arguments

@@ -39,21 +39,21 @@ class Calibration:
             if not deviation > 0:
                 raise ValueError(
                     f"the score of class {name!r} is the same for all {len(scores)} images of the calibration set "
-                    f"{source}; expected two different images at least"
+                    f"{source}; expected at least two different images"
                 )
         return cls(source, len(scores), made_by, tuple(mean.tolist()), tuple(std.tolist()))
 
     def apply(self, scores: Tensor) -> Tensor:
-        """Standardized scores (N, C)."""
+        """Return standardized scores (N, C)."""
         return (scores - scores.new_tensor(self.mean)) / scores.new_tensor(self.std)
 
     def save(self, path: str | Path) -> None:
-        """Writes a JSON file."""
+        """Write a JSON file."""
         Path(path).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> "Calibration":
-        """Reads what `save` wrote.
+        """Read what `save` wrote.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -64,7 +64,7 @@ class Calibration:
             calibration = cls(**saved | {name: tuple(map(float, saved[name])) for name in ("mean", "std")})
             classes = len(calibration.made_by["prompts"])
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path} is no calibration ({error}); expected what Calibration.save wrote") from error
+            raise ValueError(f"{path} is not a calibration ({error}); expected what Calibration.save wrote") from error
         if not len(calibration.mean) == len(calibration.std) == classes or not min(calibration.std, default=0) > 0:
             raise ValueError(
                 f"{path} has {classes} classes, means {calibration.mean} and deviations {calibration.std}; expected "

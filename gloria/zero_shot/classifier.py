@@ -8,7 +8,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from gloria.encoding import Texts, encode_texts, inference
+from gloria.embeddings import Embeddings
+from gloria.encoding import encode_texts, inference
 from gloria.fingerprint import model_fingerprint, preprocessing_fingerprint
 from gloria.images import is_single_image
 from gloria.modeling import GloriaModel
@@ -29,7 +30,7 @@ class ZeroShotClassifier:
     Args:
         model: put into evaluation mode while it works.
         processor: of the same run.
-        prompts: a text or several for each class, two classes at least; see `gloria.prompts`.
+        prompts: a text or several for each class, at least two classes; see `gloria.prompts`.
         form: of the local score. "released": the largest similarity of a word, over the words without [CLS], in the
             place of the log-sum-exp and on its scale: log max exp(5 u) = 5 max u of LocalScore.released(), as the
             authors' released code classifies. "paper": the local score that the model was trained with, a
@@ -42,7 +43,7 @@ class ZeroShotClassifier:
         batch_size: prompts, and images, that are encoded at once.
 
     Raises:
-        TypeError: prompts that are no texts.
+        TypeError: prompts that are not texts.
         ValueError: fewer than two classes; a class without prompts; a prompt without words; a calibration of another
             classifier; another form or ensemble; `batch_size` below 1.
     """
@@ -62,12 +63,12 @@ class ZeroShotClassifier:
             if value not in get_args(choices):
                 raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, get_args(choices)))}")
         if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; expected 1 at least")
+            raise ValueError(f"batch_size is {batch_size}; expected at least 1")
         self.model, self.processor = model, processor
         self.form, self.ensemble, self.batch_size = form, ensemble, batch_size
         self.prompts = _checked(prompts)
         self.classes = tuple(self.prompts)
-        self._texts, self._score, self._scale = self._encoded()
+        self._texts, self._score, self._scale = self._encode_prompts()
         if calibration is not None:
             self._check_calibration(calibration)
         self.calibration = calibration
@@ -91,7 +92,7 @@ class ZeroShotClassifier:
         }
 
     def __call__(self, images: Any) -> list[dict[str, Any]] | list[list[dict[str, Any]]]:
-        """Classifies images.
+        """Classify images.
 
         Args:
             images: one or several, as `GloriaProcessor` takes them.
@@ -112,16 +113,16 @@ class ZeroShotClassifier:
         """Scores (N, C) float32 of N images, classes in the order of `classes`; the answer is their argmax.
 
         Raises:
-            ValueError: no image; one that is unreadable, or whose score is no number.
+            ValueError: no image; one that is unreadable, or whose score is NaN or infinite.
         """
         scores = self._uncalibrated(images, progress)
         return scores if self.calibration is None else self.calibration.apply(scores)
 
     def calibrate(self, images: Sequence[Any], source: str, progress: bool = False) -> Calibration:
-        """Standardizes from now on by the scores of these images, and returns by what.
+        """Standardize from now on by the scores of these images, and returns by what.
 
         Args:
-            images: the calibration set, two at least.
+            images: the calibration set, at least two.
             source: its name, which is kept with the figures.
             progress: show a bar, on a terminal.
         """
@@ -138,27 +139,27 @@ class ZeroShotClassifier:
         of_prompts = replace(found, of_local=self._scale * found.of_local).by("both")
         for position in (~of_prompts.isfinite().all(1)).nonzero()[:1, 0].tolist():
             raise ValueError(
-                f"images[{position}] has scores that are no finite numbers; the model's weights, or its pixels, are not"
+                f"images[{position}] has scores that are NaN or infinite; the model's weights, or its pixels, are not"
             )
         of_classes = of_prompts.split([len(texts) for texts in self.prompts.values()], dim=1)
         return torch.stack([each.amax(1) if self.ensemble == "max" else each.mean(1) for each in of_classes], dim=1)
 
-    def _encoded(self) -> tuple[Texts, LocalScore, float]:
-        """All prompts, class after class, the local score of the form, and what that is multiplied by."""
+    def _encode_prompts(self) -> tuple[Embeddings, LocalScore, float]:
+        """Return all prompts, class after class, the local score of the form, and what that is multiplied by."""
         flat = [text for texts in self.prompts.values() for text in texts]
         with inference(self.model):
             texts = encode_texts(self.model, self.processor, flat, self.batch_size)
         has_cls = self.processor.tokenizer.cls_token_id is not None
         for text, length in zip(flat, texts.lengths.tolist(), strict=True):
             if length <= has_cls:
-                raise ValueError(f"the prompt {text!r} has no words; expected one at least")
+                raise ValueError(f"the prompt {text!r} has no words; expected at least one")
         trained = self.model.config.score
         if self.form == "paper":
             return texts, trained, 1.0
         if has_cls:
-            kept = torch.ones(len(texts.words), dtype=torch.bool, device=texts.words.device)
+            kept = torch.ones(len(texts.part_embeds), dtype=torch.bool, device=texts.part_embeds.device)
             kept[texts.offsets[:-1]] = False
-            texts = texts._replace(words=texts.words[kept], lengths=texts.lengths - 1)
+            texts = Embeddings.packed(texts.item_embeds, texts.part_embeds[kept], texts.lengths - 1)
         scaled = trained.pool == "logsumexp" and not trained.pool_divide
         return texts, replace(trained, pool="max"), trained.word_scale if scaled else 1.0
 
@@ -168,17 +169,17 @@ class ZeroShotClassifier:
         if differing or list(calibration.made_by["prompts"]) != list(self.classes):
             raise ValueError(
                 f"the calibration by {calibration.source} was made with another {', '.join(differing) or 'class order'}"
-                "; calibrate this classifier anew"
+                "; calibrate this classifier again"
             )
 
 
 def _checked(prompts: Mapping[str, str | Sequence[str]]) -> dict[str, list[str]]:
     listed = {name: [texts] if isinstance(texts, str) else list(texts) for name, texts in prompts.items()}
     if len(listed) < 2:
-        raise ValueError(f"prompts has the classes {list(listed)}; expected two at least, to tell apart")
+        raise ValueError(f"prompts has the classes {list(listed)}; expected at least two, to tell apart")
     for name, texts in listed.items():
         if not texts:
-            raise ValueError(f"prompts of class {name!r} are none; expected one at least")
+            raise ValueError(f"prompts of class {name!r} are none; expected at least one")
         for text in texts:
             if not isinstance(text, str):
                 raise TypeError(f"a prompt of class {name!r} is {text!r}; expected a text")

@@ -21,7 +21,7 @@ MACRO, ALL = "macro", "all"
 def classification_table(
     predicted: Sequence[str], labels: Sequence[str], classes: Sequence[str]
 ) -> dict[str, dict[str, float]]:
-    """Accuracy, sensitivity, specificity, PPV, NPV and F1.
+    """Return accuracy, sensitivity, specificity, PPV, NPV and F1.
 
     Where nothing was predicted as a class its PPV is 0 / 0, and is counted as 0, as torchmetrics does; likewise the
     sensitivity of a class without images.
@@ -29,7 +29,7 @@ def classification_table(
     Args:
         predicted: class of each image.
         labels: its true class.
-        classes: two at least, each once.
+        classes: at least two, each once.
 
     Returns:
         For each class and for "macro", the plain mean over the classes: the six metrics and "images", the number with
@@ -62,7 +62,7 @@ def classification_table(
 
 
 def format_classification(table: dict[str, dict[str, float]]) -> str:
-    """The table of `classification_table` as text, figures in percent."""
+    """Return the table of `classification_table` as text, figures in percent."""
     width = max(12, *map(len, table)) + 2
     lines = [f"{'class':<{width}}{'images':>8}" + "".join(f"{metric:>13}" for metric in METRICS)]
     for name, values in table.items():

@@ -13,7 +13,7 @@ from PIL import Image
 
 from bench import learning
 from gloria.data import Row
-from gloria.encoding import Texts
+from gloria.embeddings import Embeddings
 from gloria.images import GloriaImageProcessor
 from gloria.retrieval import Similarities
 from gloria.zero_shot import classifier
@@ -61,7 +61,8 @@ def test_zero_shot_takes_the_class_with_the_best_prompts(monkeypatch):
         scores[image, 3 * image : 3 * image + 3] = torch.tensor([2.0, 0.1, 0.1])
         scores[image, (3 * image + 4) % 15] = 2.1  # the best single prompt, of another class
     scores[5, 3:6] = 1
-    monkeypatch.setattr(classifier, "encode_texts", lambda *_: Texts(None, torch.zeros(30, 1), torch.full((15,), 2)))
+    texts = Embeddings(None, torch.zeros(30, 1), 2 * torch.arange(16))
+    monkeypatch.setattr(classifier, "encode_texts", lambda *_: texts)
     monkeypatch.setattr(classifier, "similarities_to", lambda *_: Similarities(scores, scores))
     monkeypatch.setattr(classifier, "inference", lambda _: nullcontext())
     model = SimpleNamespace(config=SimpleNamespace(score=LocalScore.released()))

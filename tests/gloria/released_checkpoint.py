@@ -1,4 +1,4 @@
-"""A checkpoint as the released code writes it: its names and shapes, written down anew, and its forward passes."""
+"""A checkpoint as the released code writes it: its names and shapes, written down again, and its forward passes."""
 
 import torch
 from torch.nn import functional as F

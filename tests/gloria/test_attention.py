@@ -5,14 +5,12 @@ import numpy as np
 import pytest
 
 from gloria.attention import (
-    MOST_WORDS,
-    PER_ROW,
     attention_figure,
     content_words,
     save_figure,
-    scale_top,
     word_attention,
 )
+from gloria.attention.figure import MOST_WORDS, PER_ROW, scale_top
 from gloria.data import draw_phantom
 from gloria.small import small_model
 

@@ -14,16 +14,15 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from gloria.attention import (
-    SEE_THROUGH,
     attention_page,
     content_words,
-    in_image,
     regions_view,
-    scale_top,
     word_attention,
-    word_spans,
 )
 from gloria.attention import page as page_module
+from gloria.attention.figure import SEE_THROUGH, scale_top
+from gloria.attention.localization import in_image
+from gloria.attention.page import word_spans
 from gloria.cli import app
 from gloria.data import read_table, write_phantoms
 from gloria.small import small_model

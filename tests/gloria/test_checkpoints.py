@@ -112,7 +112,7 @@ def test_no_whole_checkpoint_is_no_run_to_resume_and_none_to_overwrite(parts, ne
     with pytest.raises(ValueError, match=r"no whole checkpoint to resume from \(.*-3/optimizer.pt is missing"):
         train(*new_model(), *parts, out, OPTIONS, resume=True)
     (out / "metrics.json").unlink()
-    with pytest.raises(ValueError, match="holds a run already"):
+    with pytest.raises(ValueError, match="already holds a run"):
         train(*new_model(), *parts, out, OPTIONS)
 
 

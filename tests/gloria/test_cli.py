@@ -77,7 +77,7 @@ def test_train_refuses_bad_rows_unless_told_to_skip_them(broken, tmp_path):
     refused = gloria("train", broken, "--out", tmp_path / "run", *SMALL)
     assert refused.exit_code == 2
     assert "line 14: the image" in refused.output
-    assert "2 of 14 rows are bad; mend them, or leave them out with --bad-rows skip" in refused.output
+    assert "2 of 14 rows are bad; fix them, or leave them out with --bad-rows skip" in refused.output
     assert not (tmp_path / "run").exists()
     skipped = gloria("train", broken, "--out", tmp_path / "run", "--bad-rows", "skip", "--held-out", 0.5, *SMALL)
     assert skipped.exit_code == 0, skipped.output

@@ -99,7 +99,7 @@ def test_shards_hold_the_training_rows_and_a_table_the_others(tmp_path):
     assert len(read_table(tmp_path / "out" / "held_out.csv")) == 5
     again = gloria("shards", table, *arguments)
     assert again.exit_code == 2
-    assert "holds shards already" in again.output
+    assert "already holds shards" in again.output
 
 
 def test_phantoms_with_second_findings_and_the_fixed_set(tmp_path, monkeypatch):

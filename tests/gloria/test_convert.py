@@ -393,7 +393,7 @@ def test_the_command(resnet50, tmp_path, no_network):
     assert (processor.max_length, processor.image_processor.size) == (50, 342)
     again = CliRunner().invoke(app, arguments)
     assert again.exit_code == 2
-    assert "holds a model already; name another folder" in again.output
+    assert "already holds a model; name another folder" in again.output
 
 
 def test_a_text_encoder_that_is_not_there_is_named(resnet50, tmp_path, monkeypatch):

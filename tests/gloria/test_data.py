@@ -155,7 +155,7 @@ def test_split_column_decides():
         ("ab", ["train", ""], "line 3: the split is ''"),
         ("ab", ["train", "train"], "gives 2 rows to train on and 0 to hold out"),
         ("aba", ["train", "val", "test"], "patient 'a' is in the split 'train' on line 2 and in 'test' on line 4"),
-        ("aa", None, "there are 1 patients; expected two at least"),
+        ("aa", None, "there are 1 patients; expected at least two"),
     ],
 )
 def test_impossible_splits(patients, splits, message):

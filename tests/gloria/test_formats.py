@@ -195,7 +195,7 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path, column):
         f'{{"image": "a", "report": "b", "other": 1, "other": 2, "{column}": 1, "{column}": 2}}'
     )
     (row,) = read_table(tmp_path / "a.jsonl")
-    assert row.fault == f"'{column}' is there twice; write each name once"
+    assert row.fault == f"'{column}' appears twice; write each name once"
 
 
 def test_columns_that_nobody_reads_may_hold_anything(tmp_path):

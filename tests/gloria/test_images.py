@@ -131,7 +131,7 @@ def test_round_trip(tmp_path, no_network):
 @pytest.mark.parametrize(
     ("image", "error", "message"),
     [
-        (None, TypeError, r"images\[1\]: NoneType is no image; expected a PIL image"),
+        (None, TypeError, r"images\[1\]: NoneType is not an image; expected a PIL image"),
         ("missing.png", ValueError, r"images\[1\]: missing.png cannot be read as an image .*check that it exists"),
         (np.zeros((5, 5, 2)), ValueError, r"images\[1\]: the image has the shape \(5, 5, 2\); expected \(H, W\)"),
         (np.zeros((0, 4)), ValueError, r"the image has the shape \(0, 4\)"),

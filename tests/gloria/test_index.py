@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gloria.data import Row
-from gloria.index import EmbeddingIndex, IndexWriter, Items, Manifest, Retriever, build_index, search
+from gloria.embeddings import Embeddings
+from gloria.index import EmbeddingIndex, IndexWriter, Manifest, Retriever, build_index, search
 from gloria.index.manifest import MANIFEST, File
 from gloria.retrieval import BY
 from gloria_ops import LocalScore
@@ -53,7 +54,7 @@ def test_a_search_finds_what_all_scores_at_once_say(model, processor, rows, ever
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_halves_round_and_no_more(model, processor, rows, everything, tmp_path, dtype):
     index = build_index(tmp_path / "index", model, processor, rows, "images", dtype=dtype)
-    assert index.shards[0].parts.dtype == getattr(torch, dtype)
+    assert index.shards[0].part_embeds.dtype == getattr(torch, dtype)
     found = Retriever(model, processor, index).search(queries_of("images", rows), len(rows), by="both")
     tolerance = {"float16": 2e-3, "bfloat16": 2e-2}[dtype]
     torch.testing.assert_close(
@@ -213,12 +214,12 @@ def test_bad_rows_are_named_and_left_out(model, processor, rows, tmp_path):
 def test_vectors_that_are_no_numbers_are_not_stored(model, processor, rows, tmp_path):
     with torch.no_grad():
         model.word_projection.weight.mul_(1e9)
-    with pytest.raises(ValueError, match=r"line 2: its vectors are no finite numbers in float16; take float32"):
+    with pytest.raises(ValueError, match=r"line 2: its vectors are NaN or infinite in float16; take float32"):
         build_index(tmp_path / "halves", model, processor, rows, "texts")
     build_index(tmp_path / "floats", model, processor, rows, "texts", dtype="float32")
     with torch.no_grad():
         model.word_projection.weight.fill_(float("nan"))
-    with pytest.raises(ValueError, match="line 2: its vectors are no finite numbers in float32"):
+    with pytest.raises(ValueError, match="line 2: its vectors are NaN or infinite in float32"):
         build_index(tmp_path / "nan", model, processor, rows, "texts", dtype="float32")
 
 
@@ -226,7 +227,7 @@ def test_vectors_that_are_no_numbers_are_not_stored(model, processor, rows, tmp_
     ("options", "message"),
     [
         ({"batch_size": 0}, "a batch_size of 0"),
-        ({"shard_bytes": 0}, "shard_bytes is 0; expected 1 at least"),
+        ({"shard_bytes": 0}, "shard_bytes is 0; expected at least 1"),
         ({"dtype": "int8"}, "dtype is 'int8'; expected one of 'float16', 'bfloat16', 'float32'"),
         ({"of": "words"}, "of is 'words'; expected 'images' or 'texts'"),
     ],
@@ -272,11 +273,17 @@ def test_a_damaged_shard_is_refused(built, damage, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda tensors: tensors | {"parts": tensors["parts"][:, :5].contiguous()}, "holds torch.float32 parts of the"),
-        (lambda tensors: tensors | {"parts": tensors["parts"].half()}, "holds torch.float16 parts"),
-        (lambda tensors: tensors | {"offsets": tensors["offsets"].flip(0)}, "build the index anew"),
-        (lambda tensors: tensors | {"whole": tensors["whole"][:-1].contiguous()}, "expected float32, 24 wide, for"),
-        (lambda tensors: {"parts": tensors["parts"]}, "is damaged .*whole"),
+        (
+            lambda tensors: tensors | {"part_embeds": tensors["part_embeds"][:, :5].contiguous()},
+            "holds torch.float32 parts of the",
+        ),
+        (lambda tensors: tensors | {"part_embeds": tensors["part_embeds"].half()}, "holds torch.float16 parts"),
+        (lambda tensors: tensors | {"offsets": tensors["offsets"].flip(0)}, "build the index again"),
+        (
+            lambda tensors: tensors | {"item_embeds": tensors["item_embeds"][:-1].contiguous()},
+            "expected float32, 24 wide, for",
+        ),
+        (lambda tensors: {"part_embeds": tensors["part_embeds"]}, "is damaged .*item_embeds"),
     ],
 )
 def test_a_shard_of_another_layout_is_refused_whatever_its_hash(built, change, message):
@@ -295,8 +302,8 @@ def test_a_shard_of_another_layout_is_refused_whatever_its_hash(built, change, m
     [
         (lambda saved: "{", "manifest.json is damaged"),
         (lambda saved: "[]", "manifest.json is damaged"),
-        (lambda saved: json.dumps(saved | {"version": 2}), "has the format version 2, and this program reads 1"),
-        (lambda saved: json.dumps({"version": 1}), "is damaged .without bad, digest"),
+        (lambda saved: json.dumps(saved | {"version": 1}), "has the format version 1, and this program reads 2"),
+        (lambda saved: json.dumps({"version": 2}), "is damaged .without bad, digest"),
         (lambda saved: json.dumps(saved | {"more": 1}), "manifest.json is damaged"),
         (lambda saved: json.dumps(saved | {"dtype": "int8"}), "dtype is 'int8'"),
     ],
@@ -327,19 +334,19 @@ def test_an_index_of_another_model_or_preprocessing_is_refused(model, processor,
         ({"k": 0}, "k is 0; expected 1 to 11"),
         ({"k": 12}, "k is 12; expected 1 to 11"),
         ({"by": "best"}, "by is 'best'; expected one of 'global', 'local', 'both'"),
-        ({"k": 5, "candidates": 4}, "candidates is 4 and k 5; expected k candidates at least"),
+        ({"k": 5, "candidates": 4}, "candidates is 4 and k 5; expected at least k candidates"),
         ({"candidates": 5}, "has no FAISS index of its items, which candidates are looked up in"),
     ],
 )
 def test_impossible_searches(built, given, message):
-    one = Items(torch.zeros(1, 24), torch.zeros(3, 24), torch.tensor([0, 3]))
+    one = Embeddings(torch.zeros(1, 24), torch.zeros(3, 24), torch.tensor([0, 3]))
     with pytest.raises(ValueError, match=message):
         search(EmbeddingIndex(built), one, **{"k": 1, "by": "both", "score": LocalScore.released()} | given)
 
 
 def test_queries_that_do_not_fit(model, processor, rows, built):
     index = EmbeddingIndex(built)
-    wide = Items(torch.zeros(1, 25), torch.zeros(3, 25), torch.tensor([0, 3]))
+    wide = Embeddings(torch.zeros(1, 25), torch.zeros(3, 25), torch.tensor([0, 3]))
     with pytest.raises(ValueError, match=r"queries are 25 wide and the index 24 \(D\)"):
         search(index, wide, 1, by="both", score=LocalScore.released())
     retriever = Retriever(model, processor, index)
@@ -359,11 +366,11 @@ def test_a_corpus_stays_on_the_disk(tmp_path):
     """96 MiB, mapped and scored; the memory that the process itself holds grows by less than a quarter of that."""
     writer = IndexWriter(tmp_path, Manifest("texts", 64, "float16", "a model", "a processor"))
     for number in range(6):
-        items = Items(torch.randn(1000, 64), torch.randn(128_000, 64).half(), 128 * torch.arange(1001))
+        items = Embeddings(torch.randn(1000, 64), torch.randn(128_000, 64).half(), 128 * torch.arange(1001))
         writer.add(items, [Row(number * 1000 + line, None, "Words.") for line in range(1000)])
         writer.write(0, "")
     index = EmbeddingIndex(tmp_path)
-    image = Items(torch.randn(1, 64), torch.randn(9, 64), torch.tensor([0, 9]))
+    image = Embeddings(torch.randn(1, 64), torch.randn(9, 64), torch.tensor([0, 9]))
 
     def held():
         fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())

@@ -10,10 +10,10 @@ import torch
 
 import gloria.index.nearest
 from gloria.data import Row
+from gloria.embeddings import Embeddings
 from gloria.index import (
     EmbeddingIndex,
     IndexWriter,
-    Items,
     Manifest,
     Retriever,
     build_index,
@@ -73,13 +73,13 @@ def test_all_candidates_of_one_query_give_the_bits_of_the_exact_search(model, pr
 def test_queries_beyond_the_dtype_of_the_index_are_refused(model, processor, rows, tmp_path):
     index = build_index(tmp_path / "half", model, processor, rows, "images")
     for whole, parts in ((1.0, 1e5), (float("nan"), 1.0)):
-        queries = Items(torch.full((1, 24), whole), torch.full((2, 24), parts), torch.tensor([0, 2]))
-        with pytest.raises(ValueError, match=r"no finite numbers in torch\.float16, the dtype of the index"):
+        queries = Embeddings(torch.full((1, 24), whole), torch.full((2, 24), parts), torch.tensor([0, 2]))
+        with pytest.raises(ValueError, match=r"NaN or infinite in torch\.float16, the dtype of the index"):
             search(index, queries, 1, by="both", score=RELEASED)
 
 
 def test_training_takes_evenly_spaced_vectors_of_all_shards(built, monkeypatch):
-    whole = torch.nn.functional.normalize(torch.cat([shard.whole for shard in built.shards]))
+    whole = torch.nn.functional.normalize(torch.cat([shard.item_embeds for shard in built.shards]))
     for most in (1, 4, 7, 100):
         monkeypatch.setattr(gloria.index.nearest, "MOST_TO_TRAIN_ON", most)
         count = min(most, len(built))
@@ -88,7 +88,7 @@ def test_training_takes_evenly_spaced_vectors_of_all_shards(built, monkeypatch):
 
 
 def test_fewer_candidates_than_asked_for(built):
-    query = Items(torch.randn(2, 24), torch.randn(5, 24), torch.tensor([0, 3, 5]))
+    query = Embeddings(torch.randn(2, 24), torch.randn(5, 24), torch.tensor([0, 3, 5]))
     given = torch.tensor([[-1, 4, -1], [-1, -1, -1]])
     found = rerank(built, query, given, 2, by="both", score=RELEASED)
     assert found.indices.tolist() == [[4, -1], [-1, -1]]
@@ -105,13 +105,14 @@ def test_what_looks_at_some_finds_most_and_is_read_again(tmp_path, factory):
     for part in (slice(0, 1500), slice(1500, 2000)):
         some = whole[part]
         writer.add(
-            Items(some, some.half(), torch.arange(len(some) + 1)), [Row(2, None, "Words.") for _ in range(len(some))]
+            Embeddings(some, some.half(), torch.arange(len(some) + 1)),
+            [Row(2, None, "Words.") for _ in range(len(some))],
         )
         writer.write(0, "")
     build_nearest(EmbeddingIndex(tmp_path), factory)
     index = EmbeddingIndex(tmp_path)
     assert index.manifest.factory == factory
-    queries = Items(whole[:50], whole[:50], torch.arange(51))
+    queries = Embeddings(whole[:50], whole[:50], torch.arange(51))
     exact = search(index, queries, 10, by="global", score=RELEASED)
     found = search(index, queries, 10, by="global", score=RELEASED, candidates=30)
     kept = (exact.indices[:, :, None] == found.indices[:, None, :]).any(2).float().mean()
@@ -145,13 +146,13 @@ def test_without_faiss_there_is_a_line_that_says_so(model, processor, rows, buil
 
 
 def test_a_damaged_file_of_faiss_is_refused(built):
-    path = built.folder / "whole.faiss"
+    path = built.folder / "item_embeds.faiss"
     data = path.read_bytes()
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(ValueError, match=r"whole\.faiss is not what was written"):
+    with pytest.raises(ValueError, match=r"item_embeds\.faiss is not what was written"):
         EmbeddingIndex(built.folder)
     path.write_bytes(data[:100])
-    with pytest.raises(ValueError, match=r"whole\.faiss has 100 bytes"):
+    with pytest.raises(ValueError, match=r"item_embeds\.faiss has 100 bytes"):
         EmbeddingIndex(built.folder, verify=False)
 
 

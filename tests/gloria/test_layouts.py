@@ -9,7 +9,7 @@ from public_texts import CHEXPERT_PLUS, MIMIC_REPORT
 
 from gloria.data import find_problems, split_rows
 from gloria.data.layouts import five_by, read_chexpert, read_mimic, read_openi, read_rsna
-from gloria.data.layouts.chexpert import FIVE
+from gloria.data.layouts.chexpert import COMPETITION
 from gloria.data.layouts.imported import CLASSES, class_labels
 
 FINDINGS = "There is no focal consolidation, pleural effusion or pneumothorax. A 2.5 cm opacity is seen."
@@ -225,7 +225,7 @@ def test_mimic_ids_that_passed_through_a_float(mimic_tree):
 def test_five_by_takes_images_that_show_one_thing_and_no_patient_of_theirs_stays(chexpert_tree):
     rows = read_chexpert(chexpert_tree, all_views=True).rows
     chosen, rest = five_by(rows, of_each=2, seed=1)
-    assert [row.label for row in chosen] == [name for name in FIVE for _ in range(2)]
+    assert [row.label for row in chosen] == [name for name in COMPETITION for _ in range(2)]
     assert {row.split for row in chosen} == {"test"}
     for row in chosen:
         assert [name for name in CLASSES if row.labels.get(name)] == [row.label]

@@ -19,12 +19,12 @@ from gloria.attention import (
     content_words,
     coverage,
     format_localization,
-    in_image,
     localize_rows,
     measure_localization,
     regions_view,
     word_attention,
 )
+from gloria.attention.localization import in_image
 from gloria.cli import app
 from gloria.data import Row, read_table, write_phantoms
 from gloria.images import read_mask

@@ -229,7 +229,7 @@ def test_bad_members_and_cut_shards_are_named_and_passed_over(shards, rows, proc
     )
     assert len(items) == 11  # as many as there would have been, some twice
     assert len(set(reports_of(items))) == 6
-    with pytest.raises(ValueError, match=r"mend or remove the file"):
+    with pytest.raises(ValueError, match=r"repair or remove the file"):
         list(ShardDataset(shards, processor, bad_files="refuse"))
 
 
@@ -246,7 +246,7 @@ def test_impossible_shards_are_named(tmp_path, shards, rows, processor):
         write_shards(rows, tmp_path / "new", shards=12)
     with pytest.raises(ValueError, match="longest_side is 0"):
         write_shards(rows, tmp_path / "new", shards=1, longest_side=0)
-    with pytest.raises(ValueError, match="holds shards already; remove them, or name another folder"):
+    with pytest.raises(ValueError, match="already holds shards; remove them, or name another folder"):
         write_shards(rows, shards, shards=2)
     with pytest.raises(ValueError, match=r"rank is 2 of 2 and buffer 1000; expected 0 <= rank < ranks"):
         ShardDataset(shards, processor, rank=2, ranks=2)

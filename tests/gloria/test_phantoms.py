@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from gloria.data import FINDINGS, draw_phantom, find_problems, read_table, write_five_by_200, write_phantoms
-from gloria.data.layouts.chexpert import FIVE
+from gloria.data.layouts.chexpert import COMPETITION
 from gloria.data.phantoms.reports import ABSENT, NAMES, SENTENCES, Finding, write_report
 
 
@@ -128,7 +128,7 @@ def test_typing_errors_and_long_sentences_occur_but_never_in_a_side():
         (["no finding", "edema"], 64, r"findings are \['no finding', 'edema'\]; expected different kinds, and"),
         (["left nodule", "right nodule"], 64, "expected different kinds"),
         ([], 64, r"findings are \[\]"),
-        ("no finding", 8, "size is 8; expected 32"),
+        ("no finding", 8, "size is 8; expected at least 32 pixels"),
     ],
 )
 def test_impossible_phantoms(finding, size, message):
@@ -153,7 +153,7 @@ def test_seeds_give_other_phantoms(tmp_path):
 
 @pytest.mark.parametrize(("count", "seed"), [(0, 0), (1, -1)])
 def test_impossible_counts(tmp_path, count, seed):
-    with pytest.raises(ValueError, match=f"count is {count} and seed {seed}; expected one phantom at least"):
+    with pytest.raises(ValueError, match=f"count is {count} and seed {seed}; expected at least one phantom"):
         write_phantoms(tmp_path, count, seed)
 
 
@@ -172,7 +172,7 @@ def test_five_by_200_shows_one_class_each_and_is_the_same_for_a_seed(tmp_path):
     ]
     for rows in tables:
         assert find_problems(rows) == []
-        assert Counter(row.label for row in rows) == dict.fromkeys(FIVE, 4)
+        assert Counter(row.label for row in rows) == dict.fromkeys(COMPETITION, 4)
         assert len({row.patient for row in rows}) == 20
         for row in rows:
             assert row.patient.endswith(row.label)
@@ -185,5 +185,5 @@ def test_five_by_200_shows_one_class_each_and_is_the_same_for_a_seed(tmp_path):
     assert sides["left"] == sides["right"] == 6
     trained_on = read_table(write_phantoms(tmp_path / "training", 40, 0, size=48))
     assert not set(first) & {row.image.read_bytes() for row in trained_on}
-    with pytest.raises(ValueError, match="of_each is 0 and seed 0; expected 1 at least"):
+    with pytest.raises(ValueError, match="of_each is 0 and seed 0; expected at least 1"):
         write_five_by_200(tmp_path, of_each=0)

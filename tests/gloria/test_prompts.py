@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from gloria.data import Row
-from gloria.prompts import COMPETITION, VOCABULARY, generated_prompts, named_prompts, read_prompts, sampled_prompts
+from gloria.prompts import COMPETITION, generated_prompts, named_prompts, read_prompts, sampled_prompts
+from gloria.prompts.prompts import VOCABULARY
 
 
 def test_names_are_prompts():
@@ -66,7 +67,7 @@ def test_a_file_of_lists_and_vocabularies(tmp_path):
     ("text", "message"),
     [
         ("a: [", "is not valid YAML"),
-        ("a: [x]\na: [y]", "'a' is there twice"),
+        ("a: [x]\na: [y]", "'a' appears twice"),
         ("[a, b]", r"holds \['a', 'b'\]; expected a prompt list or a vocabulary"),
         ("", "holds None"),
         ("No: [x]", "has a class False; expected text: put it in quotes"),

@@ -66,7 +66,7 @@ def test_a_recipe_of_ones_own(table, tmp_path):
         ("epoch: 3", "sets epoch; expected bad_files, bad_rows, batch_size, best_by,"),
         ("out: elsewhere", "sets out; expected"),
         ("- epochs", "holds list; expected lines of `option: value`"),
-        ("epochs: [", "is no valid YAML"),
+        ("epochs: [", "is not valid YAML"),
         ("epochs: many", "Invalid value for '--epochs'"),
         ("epochs: 0", "Invalid value for '--epochs'"),
     ],

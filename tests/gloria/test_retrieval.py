@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torchmetrics.retrieval import RetrievalHitRate, RetrievalPrecision
 
 from gloria.data import Row
 from gloria.retrieval import (
@@ -112,3 +113,15 @@ def test_a_hit_is_one_relevant_item_or_more():
     relevant = torch.tensor([[False, True, True], [False, False, True], [False, False, False]])
     assert [hit_rate_of_ranked(relevant, k) for k in (1, 2, 3)] == pytest.approx([0, 1 / 3, 2 / 3])
     assert [precision_of_ranked(relevant, k) for k in (1, 2, 3)] == pytest.approx([0, 1 / 6, 3 / 9])
+
+
+def test_rankings_are_measured_as_torchmetrics_does():
+    generator = torch.Generator().manual_seed(0)
+    relevant = torch.rand(50, 20, generator=generator) < torch.rand(50, 1, generator=generator) ** 3
+    assert not relevant.any(1).all()  # a query without a relevant item is among them
+    best_first = torch.arange(20, 0, -1, dtype=torch.float32).expand(50, 20).flatten()
+    query = torch.arange(50).repeat_interleave(20)
+    for k in (1, 3, 20):
+        for ours, theirs in ((precision_of_ranked, RetrievalPrecision), (hit_rate_of_ranked, RetrievalHitRate)):
+            expected = theirs(top_k=k)(best_first, relevant.flatten(), indexes=query)
+            assert ours(relevant, k) == pytest.approx(float(expected), rel=1e-6)

@@ -112,22 +112,22 @@ def test_runs_are_not_overwritten_and_not_mixed(small, parts, rows, tmp_path, mo
         crash_at(patch, 2)
         with pytest.raises(Crash):
             train(*small, *parts, tmp_path, OPTIONS)
-    with pytest.raises(ValueError, match="holds a run already; resume it"):
+    with pytest.raises(ValueError, match="already holds a run; resume it"):
         train(*small, *parts, tmp_path, OPTIONS)
     with pytest.raises(ValueError, match="cannot be resumed: its held-out rows are others"):
         train(*small, *split_rows(rows, held_out=0.25, seed=1), tmp_path, OPTIONS, resume=True)
 
 
 def test_too_few_rows(small, parts, tmp_path):
-    with pytest.raises(ValueError, match="held_out has 1 rows; expected two at least"):
+    with pytest.raises(ValueError, match="held_out has 1 rows; expected at least two"):
         train(*small, parts[0], parts[1][:1], tmp_path, OPTIONS)
 
 
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"epochs": 0}, "epochs is 0; expected 1 at least"),
-        ({"batch_size": 1}, "batch_size is 1; expected 2 at least"),
+        ({"epochs": 0}, "epochs is 0; expected at least 1"),
+        ({"batch_size": 1}, "batch_size is 1; expected at least 2"),
         ({"learning_rate": math.nan}, "learning_rate is nan; expected a number above 0"),
     ],
 )

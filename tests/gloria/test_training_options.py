@@ -2,15 +2,17 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers.trainer_utils import EvalLoopOutput
+from typer.main import get_command
 
 from gloria import GloriaModel
+from gloria.cli import app
 from gloria.data import ShardDataset, write_shards
 from gloria.retrieval import Similarities, recall_at
 from gloria.small import small_model
@@ -146,10 +148,10 @@ def test_tensorboard_holds_the_log(small, parts, tmp_path):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"micro_batch_size": 0}, "micro_batch_size is 0; expected 1 at least"),
-        ({"early_stopping": 0}, "early_stopping is 0; expected 1 at least"),
-        ({"retrieval_rows": 1}, "retrieval_rows is 1; expected two at least to rank, or 0"),
-        ({"retrieval_rows": -1}, "retrieval_rows is -1; expected 0 at least"),
+        ({"micro_batch_size": 0}, "micro_batch_size is 0; expected at least 1"),
+        ({"early_stopping": 0}, "early_stopping is 0; expected at least 1"),
+        ({"retrieval_rows": 1}, "retrieval_rows is 1; expected at least two to rank, or 0"),
+        ({"retrieval_rows": -1}, "retrieval_rows is -1; expected at least 0"),
         ({"weight_decay": -1.0}, "weight_decay is -1.0; expected a finite number of at least 0"),
         ({"max_grad_norm": math.inf}, "max_grad_norm is inf; expected a finite number of at least 0"),
         ({"beta1": 1.0}, "beta1 is 1.0; expected at least 0 and less than 1"),
@@ -170,3 +172,12 @@ def test_workers_that_read_few_rows_each_still_make_batches(parts, tmp_path):
     shards = ShardDataset(tmp_path / "shards", processor)
     metrics = train(model, processor, shards, parts[1], tmp_path / "run", replace(OPTIONS, workers=2, batch_size=48))
     assert [entry["step"] for entry in metrics["log"] if "eval_loss" in entry] == [2]
+
+
+def test_the_command_has_every_option_with_its_default():
+    parameters = {each.name: each for each in get_command(app).commands["train"].params}
+    options = {each.name for each in fields(TrainingOptions)} - {"ks", "progress"}
+    assert options <= set(parameters)
+    defaults = {name: getattr(TrainingOptions(), name) for name in options - {"report_to"}}
+    assert {name: parameters[name].default for name in defaults} == defaults
+    assert "released" in parameters["beta1"].help

@@ -164,13 +164,13 @@ def test_a_damaged_calibration_is_refused(model, processor, pictures, tmp_path, 
 @pytest.mark.parametrize(
     ("prompts", "options", "error", "message"),
     [
-        ({"A": "a"}, {}, ValueError, r"prompts has the classes \['A'\]; expected two at least"),
+        ({"A": "a"}, {}, ValueError, r"prompts has the classes \['A'\]; expected at least two"),
         ({"A": "a", "B": []}, {}, ValueError, "prompts of class 'B' are none"),
         ({"A": "a", "B": [3]}, {}, TypeError, "a prompt of class 'B' is 3; expected a text"),
         ({"A": "a", "B": "  "}, {}, ValueError, "the prompt '  ' has no words"),
         (PROMPTS, {"form": "best"}, ValueError, "form is 'best'; expected one of 'paper', 'released'"),
         (PROMPTS, {"ensemble": "sum"}, ValueError, "ensemble is 'sum'; expected one of 'mean', 'max'"),
-        (PROMPTS, {"batch_size": 0}, ValueError, "batch_size is 0; expected 1 at least"),
+        (PROMPTS, {"batch_size": 0}, ValueError, "batch_size is 0; expected at least 1"),
     ],
 )
 def test_mistakes_are_named(model, processor, prompts, options, error, message):
@@ -186,7 +186,7 @@ def test_images_that_cannot_be_scored(model, processor, pictures):
         classifier("gone.png")
     with torch.no_grad():
         model.image_projection.weight.fill_(float("nan"))
-    with pytest.raises(ValueError, match=r"images\[0\].*scores that are no finite numbers"):
+    with pytest.raises(ValueError, match=r"images\[0\].*scores that are NaN or infinite"):
         classifier.scores(pictures)
 
 

@@ -21,12 +21,12 @@ PLUS_SECTIONS = {
     "whole": ("report",),
 }
 PLUS_COLUMNS = ("path_to_image", "frontal_lateral", "split", "report", *PLUS_SECTIONS["both"])
-FIVE = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")  # the competition's
+COMPETITION = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")  # the competition's
 _PATIENT = re.compile(r"patient[^a-z]*[0-9].*", re.IGNORECASE)  # not "patients"
 
 
 def read_chexpert(root: str | Path, section: Section = "both", all_views: bool = False) -> Imported:
-    """Reads CheXpert-v1.0 and -small, alone or with df_chexpert_plus_*.csv beside train.csv; or CheXpert Plus alone.
+    """Read CheXpert-v1.0 and -small, alone or with df_chexpert_plus_*.csv beside train.csv; or CheXpert Plus alone.
 
     The patient is the folder whose name starts with "patient" in the path of an image, and what stands before it in the
     table does not matter. An image is looked for where the path says, and in the release's own folders.
@@ -54,7 +54,7 @@ def read_chexpert(root: str | Path, section: Section = "both", all_views: bool =
         _read_plus(root, imported, images, section, all_views)
         return imported
     for table in filter(None, tables):
-        for record in listed(table.parent, table.name, ("Path", "Frontal/Lateral", *FIVE), CLASSES):
+        for record in listed(table.parent, table.name, ("Path", "Frontal/Lateral", *COMPETITION), CLASSES):
             place = _Place.of(table, record.line, record.cells["Path"])
             if record.cells["Frontal/Lateral"] != "Frontal" and not all_views:
                 imported.leave_out("not a frontal view", place.given)
@@ -70,7 +70,7 @@ def read_chexpert(root: str | Path, section: Section = "both", all_views: bool =
 
 
 def five_by(rows: Sequence[Row], of_each: int = 200, seed: int = 0) -> tuple[list[Row], list[Row]]:
-    """Draws a set like CheXpert 5x200: images of the training part that show one of `FIVE` classes and nothing else.
+    """Draw a set like CheXpert 5x200: images of the training part that show one class of `COMPETITION` alone.
 
     As the released GLoRIA chooses them: one class is 1, and all others but "No Finding" are 0 or not mentioned; the
     released choice is not seeded, so that its 1,000 images are not known.
@@ -89,7 +89,7 @@ def five_by(rows: Sequence[Row], of_each: int = 200, seed: int = 0) -> tuple[lis
     """
     drawing = random.Random(seed)
     chosen: list[Row] = []
-    for name in FIVE:
+    for name in COMPETITION:
         others = set(CLASSES) - {name, "No Finding"}
         alone = [
             row
@@ -148,7 +148,7 @@ class _Images:
         self.folders = [root, root / "PNG", root / "PNG" / "PNG", *sorted(batches)]
 
     def find(self, place: _Place, split: str) -> Path | None:
-        """The file, None where there is none; split is the folder that the release has for the table."""
+        """Return the file, None where there is none; split is the folder that the release has for the table."""
         given = self.root / place.given
         if is_there(given):
             return given

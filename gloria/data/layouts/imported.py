@@ -44,18 +44,20 @@ class Imported:
     lost: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, row: Row, name: str) -> None:
-        """Adds a row whose image is there, and notes the image that is not, by its name in the data set."""
+        """Add a row whose image is there, and note the image that is not, by its name in the data set."""
         if row.image is not None and is_there(row.image):
             self.rows.append(row)
         else:
             self.leave_out("the image is not there", name)
 
     def leave_out(self, reason: str, name: str) -> None:
-        """Notes one that becomes no row."""
+        """Note one that becomes no row."""
         self.left_out.setdefault(reason, []).append(name)
 
     def summary(self) -> list[str]:
-        """A line for the rows, for each reason with the first that was left out, and for sections that were lost."""
+        """Return a line for the rows, for each reason with the first that was left out, and for sections that were
+        lost.
+        """
         bare = sum(not row.report for row in self.rows)
         lines = [f"{len(self.rows)} rows, {bare} of them without a report"]
         lines += [f"left out {len(names)}: {reason} (first: {names[0]})" for reason, names in self.left_out.items()]
@@ -83,12 +85,12 @@ def listed(root: Path, name: str, columns: Sequence[str], optional: Sequence[str
 
 
 def found(root: Path, name: str) -> Path | None:
-    """Path of a file of the data set, packed (.gz) or not, None where there is none."""
+    """Return the path of a file of the data set, packed (.gz) or not, None where there is none."""
     return next((path for path in (root / name, root / f"{name}.gz") if path.is_file()), None)
 
 
 def class_labels(cells: Mapping[str, str]) -> dict[str, int]:
-    """The labels in the columns of `CLASSES`: 1.0, 0.0, -1.0, or nothing where a class is not mentioned.
+    """Return the labels in the columns of `CLASSES`: 1.0, 0.0, -1.0, or nothing where a class is not mentioned.
 
     Raises:
         ValueError: another value.

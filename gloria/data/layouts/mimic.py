@@ -17,7 +17,7 @@ FRONTAL = ("PA", "AP")
 def read_mimic(
     root: str | Path, reports: str | Path | None = None, section: Section = "both", all_views: bool = False
 ) -> Imported:
-    """Reads either release.
+    """Read either release.
 
     Images are files/p10/p10000032/s50414267/<dicom_id>.jpg or .dcm; reports files/p10/p10000032/s50414267.txt, which
     mimic-cxr-reports.zip of MIMIC-CXR unpacks to. Tables are read packed (.gz) or not: of MIMIC-CXR-JPG the metadata,

@@ -13,7 +13,7 @@ _PARTS = {"findings": ("FINDINGS",), "impression": ("IMPRESSION",), "both": ("FI
 
 
 def read_openi(root: str | Path, section: Section = "both") -> Imported:
-    """Reads the reports of NLMCXR_reports.tgz and the images of NLMCXR_png.tgz or NLMCXR_dcm.tgz.
+    """Read the reports of NLMCXR_reports.tgz and the images of NLMCXR_png.tgz or NLMCXR_dcm.tgz.
 
     The release does not tell frontal from lateral views: all images that a report names are taken.
 
@@ -61,5 +61,5 @@ def _report(tree: ElementTree.Element, section: Section) -> str:
 
 
 def _key(name: str) -> str:
-    """An image's name as both archives have it: the PNG archive puts "CXR" and the report's number before it."""
+    """Return an image's name as both archives have it: the PNG archive puts "CXR" and the report's number before it."""
     return re.sub(r"^CXR\d+_(?=\d+_)", "", name)

@@ -13,7 +13,7 @@ COLUMNS = ("patientId", "x", "y", "width", "height", "Target")
 
 
 def read_rsna(root: str | Path) -> Imported:
-    """Reads the training part, the only one with labels.
+    """Read the training part, the only one with labels.
 
     Args:
         root: folder that holds stage_2_train_labels.csv and stage_2_train_images/.

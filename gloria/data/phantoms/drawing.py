@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from gloria.data.layouts.chexpert import FIVE
+from gloria.data.layouts.chexpert import COMPETITION
 from gloria.data.phantoms.anatomy import SEVERITIES, ZONES, Chest
 from gloria.data.phantoms.reports import Finding, write_report
 
@@ -54,7 +54,7 @@ class Phantom:
 
 
 def draw_phantom(findings: str | Sequence[str], seed: int | Sequence[int], size: int = 256) -> Phantom:
-    """Draws one phantom.
+    """Draw one phantom.
 
     Args:
         findings: one or several of `FINDINGS`, of different kinds.
@@ -91,7 +91,7 @@ def draw_phantom(findings: str | Sequence[str], seed: int | Sequence[int], size:
 def write_phantoms(
     folder: str | Path, count: int, seed: int = 0, size: int = 256, second: float = 0.0, progress: bool = False
 ) -> Path:
-    """Writes phantoms as PNG files, masks beside them, and a table of them.
+    """Write phantoms as PNG files, masks beside them, and a table of them.
 
     The findings take turns, so that all are equally frequent; each phantom is a patient of its own.
 
@@ -110,7 +110,7 @@ def write_phantoms(
         ValueError: `count` below 1; `seed` negative; `second` outside [0, 1].
     """
     if count < 1 or seed < 0:
-        raise ValueError(f"count is {count} and seed {seed}; expected one phantom at least, and a seed of 0 or more")
+        raise ValueError(f"count is {count} and seed {seed}; expected at least one phantom, and a seed of 0 or more")
     if not 0 <= second <= 1:
         raise ValueError(f"second is {second}; expected a share of the phantoms, 0 to 1")
     numbered = (
@@ -123,7 +123,7 @@ def write_phantoms(
 def write_five_by_200(
     folder: str | Path, seed: int = 0, size: int = 256, of_each: int = OF_EACH, progress: bool = False
 ) -> Path:
-    """Writes the phantom 5x200 set: 200 phantoms of each of CheXpert's competition classes, with no other finding.
+    """Write the phantom 5x200 set: 200 phantoms of each of CheXpert's competition classes, with no other finding.
 
     After CheXpert 5x200 (Huang et al., 2021). The same seed gives the same set, and no phantom of it is one of
     `write_phantoms`, whatever the seeds.
@@ -143,7 +143,7 @@ def write_five_by_200(
         ValueError: `of_each` below 1; `seed` negative.
     """
     if of_each < 1 or seed < 0:
-        raise ValueError(f"of_each is {of_each} and seed {seed}; expected 1 at least, and a seed of 0 or more")
+        raise ValueError(f"of_each is {of_each} and seed {seed}; expected at least 1, and a seed of 0 or more")
     numbered = (
         (
             f"5x200-{seed}-{number:04d}-{name}",
@@ -151,9 +151,9 @@ def write_five_by_200(
             name,
         )
         for number in range(of_each)
-        for name in FIVE
+        for name in COMPETITION
     )
-    return _write(Path(folder), numbered, of_each * len(FIVE), progress)
+    return _write(Path(folder), numbered, of_each * len(COMPETITION), progress)
 
 
 def _check(named: Sequence[str], size: int) -> None:
@@ -164,7 +164,7 @@ def _check(named: Sequence[str], size: int) -> None:
     if len(kinds) != len(named) or not named or (len(named) > 1 and "no finding" in kinds):
         raise ValueError(f"findings are {list(named)}; expected different kinds, and 'no finding' by itself")
     if size < 32:
-        raise ValueError(f"size is {size}; expected 32 pixels at least")
+        raise ValueError(f"size is {size}; expected at least 32 pixels")
 
 
 def _parted(name: str) -> tuple[str, str]:
@@ -173,7 +173,7 @@ def _parted(name: str) -> tuple[str, str]:
 
 
 def _sided(kind: str, number: int) -> str:
-    """The finding's name in `FINDINGS`, sides taking turns."""
+    """Return the finding's name in `FINDINGS`, sides taking turns."""
     return f"{('left', 'right')[number % 2]} {kind}" if kind in SIDED else kind
 
 
@@ -183,7 +183,7 @@ def _made(name: str, random: np.random.Generator) -> Finding:
 
 
 def _chosen(number: int, seed: int, second: float) -> list[str]:
-    """What the phantom of a number shows."""
+    """Return what the phantom of a number shows."""
     first = FINDINGS[number % len(FINDINGS)]
     random = np.random.default_rng([seed, number])
     if first == "no finding" or random.random() >= second:
@@ -193,7 +193,7 @@ def _chosen(number: int, seed: int, second: float) -> list[str]:
 
 
 def _write(folder: Path, phantoms: Iterable[tuple[str, Phantom, str]], count: int, progress: bool) -> Path:
-    """Writes (patient, phantom, label) as files and a table; a label of "" is the finding."""
+    """Write (patient, phantom, label) as files and a table; a label of "" is the finding."""
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     table = folder / "phantoms.csv"

@@ -113,7 +113,7 @@ class Finding:
 
 
 def write_report(findings: Sequence[Finding], random: np.random.Generator) -> str:
-    """A report on the findings, with one to three sentences on what is absent and now and then a remark.
+    """Return a report on the findings, with one to three sentences on what is absent and now and then a remark.
 
     Sentences come in any order, as people write them: no position tells which of them matters.
     """
@@ -143,7 +143,7 @@ def _finished(sentence: str, random: np.random.Generator) -> str:
 
 
 def _mistyped(word: str, random: np.random.Generator) -> str:
-    """The word with two letters exchanged, or one left out or typed twice; short words are typed right."""
+    """Return the word with two letters exchanged, or one left out or typed twice; short words are typed right."""
     if len(word) < 6:
         return word
     at = int(random.integers(1, len(word) - 2))

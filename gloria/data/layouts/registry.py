@@ -1,0 +1,40 @@
+"""LAYOUTS: the one list of the public data sets that can be read."""
+
+from collections.abc import Callable
+from inspect import signature
+from typing import NamedTuple
+
+from gloria.data.layouts.chexpert import five_by, read_chexpert
+from gloria.data.layouts.imported import Imported
+from gloria.data.layouts.mimic import read_mimic
+from gloria.data.layouts.openi import read_openi
+from gloria.data.layouts.rsna import read_rsna
+from gloria.data.table import Row
+
+
+class Layout(NamedTuple):
+    """A public data set.
+
+    title: its name, for people.
+    read: makes rows of the folder of a release. Its other parameters, of `reports`, `section` and `all_views`, are the
+        options that mean something for the data set.
+    draw: draws a test set like the one that is published: takes rows, images of each class and a seed, and returns the
+        set and the rows of all other patients. None: there is none.
+    """
+
+    title: str
+    read: Callable[..., Imported]
+    draw: Callable[[list[Row], int, int], tuple[list[Row], list[Row]]] | None = None
+
+    @property
+    def options(self) -> set[str]:
+        """Names of the options of `gloria import` that mean something for the data set."""
+        return (set(signature(self.read).parameters) - {"root"}) | ({"five"} if self.draw else set())
+
+
+LAYOUTS = {
+    "mimic": Layout("MIMIC-CXR(-JPG)", read_mimic),
+    "chexpert": Layout("CheXpert (Plus)", read_chexpert, five_by),
+    "openi": Layout("Open-i", read_openi),
+    "rsna": Layout("RSNA pneumonia", read_rsna),
+}
