@@ -19,7 +19,9 @@ from matplotlib.figure import Figure, SubFigure
 
 from bench.step_chart import CONTENDERS
 from gloria import GloriaModel, GloriaProcessor
-from gloria.attention import SEE_THROUGH, content_words, in_image, regions_view, scale_top, word_attention
+from gloria.attention import content_words, regions_view, word_attention
+from gloria.attention.figure import SEE_THROUGH, scale_top
+from gloria.attention.localization import in_image
 from gloria.data import Row, read_table
 from gloria.data.phantoms import NAMES
 from gloria.images import read_mask, to_rgb
