@@ -107,7 +107,7 @@ def make_inputs(case: Case, kind: str = "random", seed: int = 0, device: str = "
     - `random`: independent normal entries.
     - `correlated`: all rows share a direction, and each word mixes a region of its own image with noise, as trained
       features do.
-    - `unit_norm`: rows of length 1, as models that normalize tokens give.
+    - `unit_norm`: rows of length 1, as models that normalise tokens give.
     """
     generator = torch.Generator(device).manual_seed(seed)
 

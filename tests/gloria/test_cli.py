@@ -167,7 +167,7 @@ def test_an_unreadable_query_image_is_named(run, table, tmp_path):
 def test_odd_images_train(tmp_path):
     lines = ["image,report"]
     for number, mode in enumerate(("L", "RGB", "RGBA", "P", "I;16", "1")):
-        Image.new(mode, (40 + 30 * number, 50)).save(tmp_path / f"{number}.png")
+        Image.linear_gradient("L").resize((40 + 30 * number, 50)).convert(mode).save(tmp_path / f"{number}.png")
         lines.append(f"{number}.png,Report number {number}.")
     (tmp_path / "data.csv").write_text("\n".join(lines))
     result = gloria("train", tmp_path / "data.csv", "--out", tmp_path / "run", "--held-out", 0.4, *SMALL)

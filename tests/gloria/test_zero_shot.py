@@ -147,8 +147,8 @@ def test_nothing_is_standardized_by_one_image(model, processor, pictures):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda saved: "{", "is no calibration"),
-        (lambda saved: json.dumps(saved | {"more": 1}), "is no calibration"),
+        (lambda saved: "{", "is not a calibration"),
+        (lambda saved: json.dumps(saved | {"more": 1}), "is not a calibration"),
         (lambda saved: json.dumps(saved | {"mean": [0.0]}), r"has 3 classes, means \(0.0,\)"),
         (lambda saved: json.dumps(saved | {"std": [1.0, 0.0, 1.0]}), "deviations above 0"),
     ],
