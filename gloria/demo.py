@@ -41,9 +41,9 @@ from gloria.training import CHECKPOINTS, METRICS, PairCollator, TrainingOptions,
 from gloria_ops import local_contrastive_loss
 
 PHANTOMS = "phantoms"
-# Together under three minutes on two cores, most of it the training: 400 steps, 7 x 7 regions.
+# Together under three minutes on two cores, most of it the training: 750 steps, 7 x 7 regions.
 PIXELS = 112
-STEPS = 400
+STEPS = 750
 COUNT = 1600
 ASKED = 25  # phantoms to train on for each one of a class to ask about
 BATCH = 32
