@@ -1,25 +1,37 @@
-"""The demo: trains a small GLoRIA on phantoms, or on tables of X-rays with reports, and shows what came of it.
+"""The demo: trains a small GLoRIA on phantoms, or on tables of X-rays with reports, and shows what it has learned.
 
 `python -m gloria.demo --out DIR [--data TABLE] [--data phantoms]`
 """
 
 import argparse
 import math
+import random
 import shutil
 import statistics
+import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
 from transformers.utils import logging as transformers_logging
 
-from gloria.attention import save_figure
-from gloria.data import Row, TableDataset, find_problems, read_table, split_rows, write_phantoms
-from gloria.images import to_rgb
+from gloria.attention import attention_figure, attention_page, save_figure
+from gloria.attention.localization import TOLERANCE, localize_rows
+from gloria.data import (
+    Row,
+    TableDataset,
+    find_problems,
+    read_table,
+    split_rows,
+    write_five_by_200,
+    write_phantoms,
+)
+from gloria.images import read_mask, to_rgb
 from gloria.lock import only_writer
 from gloria.modeling import GloriaModel
 from gloria.processing import GloriaProcessor
@@ -29,19 +41,31 @@ from gloria.training import CHECKPOINTS, METRICS, PairCollator, TrainingOptions,
 from gloria_ops import local_contrastive_loss
 
 PHANTOMS = "phantoms"
+# Together under three minutes on two cores, most of it the training: 750 steps, 7 x 7 regions.
+PIXELS = 112
+STEPS = 750
+COUNT = 1600
+ASKED = 25  # phantoms to train on for each one of a class to ask about
 BATCH = 32
 LEARNING_RATE = 1e-3
 ROUNDS = 7
+# What the last lines name, the best first.
+SHOWN = {
+    "attention.html": "in a browser: point at a word of a report to see where it looks",
+    "attention.png": "the same as a picture: the first held-out image with a finding",
+    "retrieval.png": "the images found first for reports that the model has never seen",
+    "loss.png": "the loss over the epochs",
+}
 
 
-def demo(out: str | Path, data: Sequence[str], steps: int = 240, count: int = 600, seed: int = 0) -> None:
+def demo(out: str | Path, data: Sequence[str], steps: int = STEPS, count: int = COUNT, seed: int = 0) -> None:
     """Train and evaluate on each of the data, print the tables and write the pictures.
 
     Args:
         out: folder to write to: one run folder for each of the data, named after it.
         data: paths of tables, in folders of different names, or "phantoms".
         steps: optimizer steps on each, to the next whole pass.
-        count: number of phantoms to draw.
+        count: number of phantoms to train on; a fifth as many are drawn to ask about.
         seed: of the split, the order, the weights and the phantoms.
 
     Raises:
@@ -54,15 +78,28 @@ def demo(out: str | Path, data: Sequence[str], steps: int = 240, count: int = 60
     for name, source in zip(names, data, strict=True):
         started = time.perf_counter()
         if source == PHANTOMS:
-            table = write_phantoms(Path(out) / "phantoms-data", count, seed, progress=True)
+            training, held_out = drawn(Path(out) / "phantoms-data", count, seed)
         else:
-            table = Path(source)
-        _one(name, table, Path(out) / name, steps, seed)
-        print(f"{name}: {time.perf_counter() - started:.0f} s; pictures and model in {Path(out) / name}\n")
+            training, held_out = _split(Path(source), seed)
+        print(f"== {name}: {len(training)} rows to train on, {len(held_out)} of other patients held out", flush=True)
+        _train_and_show(training, held_out, Path(out) / name, steps, seed)
+        print(f"\n{name}: {time.perf_counter() - started:.0f} s. Open")
+        for file, shows in SHOWN.items():
+            print(f"  {Path(out) / name / file}  {shows}")
+        print(flush=True)
+
+
+def drawn(folder: Path, count: int, seed: int) -> tuple[list[Row], list[Row]]:
+    """Draw phantoms to train on, and a phantom 5x200 to ask about, a fifth as many, in an order drawn by the seed."""
+    training = read_table(write_phantoms(folder / "training", count, seed, progress=True))
+    of_each = max(1, count // ASKED)
+    held_out = read_table(write_five_by_200(folder / "5x200", seed, of_each=of_each, progress=True))
+    random.Random(seed).shuffle(held_out)
+    return training, held_out
 
 
 def local_loss_seconds(model: GloriaModel, processor: GloriaProcessor, rows: Sequence[Row]) -> dict[str, float]:
-    """Return the seconds of a training step's parts, forward and backward, medians of interleaved rounds.
+    """Time the parts of a training step, forward and backward: medians of interleaved rounds, in seconds.
 
     Returns:
         "rest" (encoders and global loss), and the local loss "fused" and "unfused". Unfused is the eager reference,
@@ -100,10 +137,36 @@ def local_loss_seconds(model: GloriaModel, processor: GloriaProcessor, rows: Seq
     return {name: statistics.median(values[1:]) for name, values in seconds.items()}
 
 
-def montage(found: Similarities, rows: Sequence[Row], queries: int = 4, k: int = 5) -> Figure:
-    """Return the images found first for some reports of other labels each, with green frames where the label is the
-    same.
+def shown_row(rows: Sequence[Row]) -> Row:
+    """Return the first row with a finding that its mask outlines, chosen before anything is known of the attention.
+
+    Where no row has one, the first of all.
     """
+    return next((row for row in rows if row.mask and read_mask(row.mask).any()), rows[0])
+
+
+def where_words_look(model: GloriaModel, processor: GloriaProcessor, rows: Sequence[Row]) -> str:
+    """Say how much of the attention of a finding's name falls on the finding, beside chance; "" without masks or boxes.
+
+    The name is the label where every row has one; else the report is read.
+    """
+    text: Literal["report", "label"] = "label" if all(row.label for row in rows) else "report"
+    found = [each for _, each in localize_rows(model, processor, rows, text)]
+    if not found:
+        return ""
+    mass, even, hit, hit_by_chance = (
+        100 * statistics.mean(float(getattr(each, name)) for each in found)
+        for name in ("mass", "mass_by_chance", "hit", "hit_by_chance")
+    )
+    return (
+        f"The words of the {text}, {len(found)} held-out images with an outlined finding: {mass:.1f} % of their local "
+        f"attention is inside the outline\n(chance {even:.1f} %), and the strongest region is on it, or within "
+        f"{TOLERANCE:g} pixels, in {hit:.1f} % (chance {hit_by_chance:.1f} %)."
+    )
+
+
+def montage(found: Similarities, rows: Sequence[Row], queries: int = 4, k: int = 5) -> Figure:
+    """Show the images found first for reports of different labels, with green frames where the label is the same."""
     labels = labels_of(rows)
     first_of = {label: labels.index(label) for label in dict.fromkeys(labels)}
     chosen = list(first_of.values())[:queries]
@@ -131,29 +194,66 @@ def montage(found: Similarities, rows: Sequence[Row], queries: int = 4, k: int =
     return figure
 
 
-def _one(name: str, table: Path, out: Path, steps: int, seed: int) -> None:
+def _split(table: Path, seed: int) -> tuple[list[Row], list[Row]]:
+    """Read a table without its bad rows, to train on and to hold out."""
     rows = read_table(table)
-    problems = find_problems(rows, progress=True)
-    bad = {problem.line for problem in problems if problem.bad}
-    training, held_out = split_rows([row for row in rows if row.line not in bad], seed=seed)
-    print(f"== {name}: {len(training)} rows to train on, {len(held_out)} of other patients held out", end="")
-    print(f"; {len(bad)} bad rows left out, `gloria validate-data` names them" if bad else "", flush=True)
+    bad = {problem.line for problem in find_problems(rows, progress=True) if problem.bad}
+    if bad:
+        print(f"{len(bad)} bad rows of {table} left out, `gloria validate-data` names them")
+    return split_rows([row for row in rows if row.line not in bad], seed=seed)
 
-    model, processor = small_model([row.report for row in training], seed)
-    epochs = math.ceil(steps / max(1, len(training) // BATCH))
-    options = TrainingOptions(epochs=epochs, batch_size=BATCH, learning_rate=LEARNING_RATE, seed=seed, cpu=True)
-    with only_writer(out):
+
+def _train_and_show(training: Sequence[Row], held_out: Sequence[Row], out: Path, steps: int, seed: int) -> None:
+    model, processor = small_model([row.report for row in training], seed, PIXELS)
+    with only_writer(out), tempfile.TemporaryDirectory() as cache:
+        options = TrainingOptions(
+            epochs=math.ceil(steps / max(1, len(training) // BATCH)),
+            batch_size=BATCH,
+            learning_rate=LEARNING_RATE,
+            retrieval_rows=0,  # ranked once, at the end
+            cache=cache,
+            seed=seed,
+            cpu=True,
+        )
         # An earlier demo makes way: train() itself overwrites no run.
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
         (out / METRICS).unlink(missing_ok=True)
         metrics = train(model, processor, training, held_out, out, options)
+    show(model, processor, training, held_out, metrics["precision"], out)
+
+
+def show(
+    model: GloriaModel,
+    processor: GloriaProcessor,
+    training: Sequence[Row],
+    held_out: Sequence[Row],
+    precision: dict[str, dict[str, float]],
+    out: Path,
+) -> None:
+    """Write the pictures of a trained model, and print its figures.
+
+    Args:
+        model: trained.
+        processor: of that model.
+        training: rows of which one batch is timed.
+        held_out: rows that are shown and measured.
+        precision: Precision@K of these, as `gloria.retrieval.precision_table` gives it.
+        out: folder of the pictures.
+    """
     found = similarities(model, processor, [row.image for row in held_out], [row.report for row in held_out])
     save_figure(montage(found, held_out), out / "retrieval.png")
+    shown = shown_row(held_out)
+    title = f"Held out: {Path(str(shown.image)).name}" + (f", {shown.label}" if shown.label else "")
+    given = (model, processor, shown.image, shown.report, shown.mask, title)
+    save_figure(attention_figure(*given), out / "attention.png")
+    (out / "attention.html").write_text(attention_page(*given), encoding="utf-8")
 
     print(f"\nPrecision@K in percent, {len(held_out)} held-out images and reports, relevant = same finding")
-    print(format_precision(metrics["precision"]))
+    print(format_precision(precision))
     labels = labels_of(held_out)
-    print(_judgment(metrics["precision"], chance(labels, labels), len(held_out)))
+    print(_judgment(precision, chance(labels, labels), len(held_out)))
+    if looks := where_words_look(model, processor, held_out):
+        print(f"\n{looks}")
     seconds = local_loss_seconds(model, processor, training[:BATCH])
     print(f"\nlocal loss in a training step, {min(BATCH, len(training))} pairs, forward and backward")
     for kind, what in (("fused", ""), ("unfused", " (eager reference, a loop over the texts)")):
@@ -162,7 +262,7 @@ def _one(name: str, table: Path, out: Path, steps: int, seed: int) -> None:
 
 
 def _judgment(precision: dict[str, dict[str, float]], by_chance: float, rows: int) -> str:
-    """Return what the figures are worth, said in a line, since a table alone invites over-reading."""
+    """Say in a line what the figures are worth, since a table alone invites over-reading."""
     reached = statistics.mean(
         value for line in precision.values() for name, value in line.items() if name.startswith("both ")
     )
@@ -184,8 +284,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="TABLE",
         help="a table of images and reports, or 'phantoms'; may be given several times. Default: phantoms",
     )
-    parser.add_argument("--steps", type=int, default=240, help="optimizer steps on each; default: 240")
-    parser.add_argument("--count", type=int, default=600, help="number of phantoms; default: 600")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"optimizer steps on each; default: {STEPS}")
+    parser.add_argument("--count", type=int, default=COUNT, help=f"phantoms to train on; default: {COUNT}")
     given = parser.parse_args(arguments)
     try:
         demo(given.out, given.data or [PHANTOMS], given.steps, given.count)

@@ -19,8 +19,8 @@ from gloria_ops import LocalScore
 TEXT_WIDTH = 128
 # Not the text's own width: words of the shared width are not projected.
 SHARED_WIDTH = 96
-# Chosen by single runs from scratch, which stand in bench/README.md: with a pool of the size of a cosine the local loss
-# learned nearly as fast as the global one, with the released pool hardly. One layer of BERT is to mix the words less.
+# Chosen by single runs from scratch (bench/README.md): with a pool of the size of a cosine the local loss learned
+# nearly as fast as the global one, with the released pool hardly. One layer of BERT is to mix the words less.
 SCORE = replace(LocalScore.released(), word_norm="none", attention_scale=10.0, pool_divide=True, logit_scale=20.0)
 PIXELS = 160  # 10 x 10 regions in stage 3
 LONGEST = 97  # word pieces of a report, as in the released code
@@ -28,19 +28,20 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MOST_WORDS = 4000
 
 
-def small_model(reports: Sequence[str], seed: int = 0) -> tuple[GloriaModel, GloriaProcessor]:
-    """Return a new model and its processor, with a vocabulary of the reports.
+def small_model(reports: Sequence[str], seed: int = 0, pixels: int = PIXELS) -> tuple[GloriaModel, GloriaProcessor]:
+    """Make a new model and its processor, with a vocabulary of the reports.
 
     Args:
         reports: those that the model will be trained on, at least one.
         seed: of the initial weights.
+        pixels: side of the square that the model sees, a multiple of 16, which is one region. Default 160.
 
     Raises:
         ValueError: no report.
     """
     if not len(reports):
         raise ValueError("reports is empty; expected the reports to train on, which the vocabulary is made of")
-    processor = GloriaProcessor(GloriaImageProcessor(crop_size=PIXELS), _tokenizer(reports), max_length=LONGEST)
+    processor = GloriaProcessor(GloriaImageProcessor(crop_size=pixels), _tokenizer(reports), max_length=LONGEST)
     torch.manual_seed(seed)
     return GloriaModel(small_config(len(processor.tokenizer))), processor
 
@@ -67,7 +68,7 @@ def small_config(vocabulary: int) -> GloriaConfig:
 
 
 def _tokenizer(reports: Sequence[str]) -> BertTokenizer:
-    """Return BERT's tokenizer with the words that occur at least twice, and single characters for all others.
+    """Make BERT's tokenizer with the words that occur at least twice, and single characters for all others.
 
     Counted here, since the trainer of `tokenizers` breaks ties arbitrarily: a seed would not make a run repeatable.
     """

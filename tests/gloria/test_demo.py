@@ -1,10 +1,14 @@
 """The demo: it runs on a table and on phantoms, prints what it promises and leaves the pictures."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from bench import first_picture
 from gloria import demo
 from gloria.data import Row, write_phantoms
 from gloria.retrieval import Similarities
@@ -15,12 +19,46 @@ def test_runs_on_phantoms_and_on_a_table(tmp_path, capsys, no_network):
     demo.demo(tmp_path / "out", [str(table), demo.PHANTOMS], steps=1, count=15)
     printed = capsys.readouterr().out
     assert "== hospital: 10 rows to train on, 2 of other patients held out" in printed
-    assert "== phantoms: 12 rows to train on, 3 of other patients held out" in printed
-    for each in ("global", "local", "both", "fused", "unfused", "chance"):
+    assert "== phantoms: 15 rows to train on, 5 of other patients held out" in printed
+    for each in ("global", "local", "both", "fused", "unfused", "chance", "attention is inside the outline"):
         assert printed.count(f"{each}") >= 2
     for name in ("hospital", "phantoms"):
+        out = tmp_path / "out" / name
+        assert [line.split()[0] for line in printed.splitlines() if str(out) in line] == [
+            str(out / file) for file in demo.SHOWN
+        ]
         for picture in ("loss.png", "attention.png", "retrieval.png"):
-            assert np.asarray(Image.open(tmp_path / "out" / name / picture)).std() > 0
+            assert np.asarray(Image.open(out / picture)).std() > 0
+        assert "<title>Held out: " in (out / "attention.html").read_text(encoding="utf-8")
+
+    # The picture of the first page is drawn from that run.
+    first_picture.main(["--run", str(tmp_path / "out" / "phantoms"), "--out", str(tmp_path / "first.png")])
+    assert np.asarray(Image.open(tmp_path / "first.png")).std() > 0
+
+
+def test_the_picture_of_the_first_page_is_small():
+    assert first_picture.OUT.stat().st_size < 300 * 1024
+
+
+def test_the_word_that_names_the_finding_is_shown():
+    row = Row(2, Path("image.png"), "Small left EFFUSSION, layering. No effusion.", label="Pleural Effusion")
+    assert first_picture.naming_word(row) == "layering"
+    assert first_picture.naming_word(replace(row, report="Effussion.")) is None
+
+
+def test_the_first_row_with_an_outlined_finding_is_shown(tmp_path):
+    for name, bright in (("empty.png", 0), ("full.png", 255)):
+        Image.new("L", (8, 8), bright).save(tmp_path / name)
+    rows = [
+        Row(line, tmp_path / "image.png", "words", mask=mask and tmp_path / mask)
+        for line, mask in enumerate((None, "empty.png", "full.png", "full.png"), 2)
+    ]
+    assert demo.shown_row(rows).line == 4
+    assert demo.shown_row(rows[:2]).line == 2
+
+
+def test_nothing_is_said_of_attention_where_nothing_is_outlined(model, processor, tmp_path):
+    assert demo.where_words_look(model, processor, [Row(2, tmp_path / "image.png", "words")]) == ""
 
 
 def test_a_second_demo_replaces_the_first(tmp_path, no_network):

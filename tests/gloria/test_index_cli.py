@@ -4,6 +4,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -120,9 +121,13 @@ def test_the_page_runs(run, table, rows, tmp_path, monkeypatch):
         assert words[0] == "gloria"
         result = CliRunner().invoke(app, [*words[1:], "--cpu"])
         assert result.exit_code == 0, result.output
+    # What the search of a corpus of one's own reads: regions of twelve images.
+    np.random.default_rng(0).standard_normal((36, 768)).astype(np.float16).tofile("regions.f16")
+    np.save("offsets.npy", np.arange(0, 37, 3))
     namespace: dict[str, object] = {}
     exec("\n".join(re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)), namespace)
     assert len(namespace["hits"]) == 5
     assert namespace["hits"][0].row.image in {row.image for row in rows}
     assert namespace["found"].scores.shape == (2, 10)
+    assert namespace["images"].shape == (3, 10)
     assert len(EmbeddingIndex("indexes/images")) == 11
