@@ -1,0 +1,95 @@
+"""The Triton kernels that a call launches, recorded on tensors without memory: no GPU is needed, and nothing runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+from triton.runtime.jit import JITFunction
+
+from gloria_ops import LocalScore
+from gloria_ops.backends.triton import gradients, products, scores
+from gloria_ops.backends.triton.block_sizes import Choice
+from gloria_ops.tokens import Ragged
+
+_OPTIONS = ("num_warps", "num_stages")
+
+
+class Launch(NamedTuple):
+    """One launch: the kernel, its grid, what it is called with by name, and the options of the compiler."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: dict[str, Any]
+    options: dict[str, int]
+
+    @property
+    def name(self) -> str:
+        return str(self.kernel.__name__)
+
+    @property
+    def programs(self) -> int:
+        count = 1
+        for size in self.grid:
+            count *= size
+        return count
+
+
+class Sizes(NamedTuple):
+    """Images with `regions` rows each, `texts` with `words` rows in all, width D."""
+
+    images: int
+    regions: int
+    texts: int
+    words: int
+    width: int
+
+
+def sides(sizes: Sizes, dtype: torch.dtype) -> tuple[Ragged, Ragged]:
+    """Both sides of such a batch, on the device without memory."""
+
+    def side(count: int, rows: int) -> Ragged:
+        starts, lengths = (torch.empty(count, dtype=torch.int64, device="meta") for _ in range(2))
+        return Ragged(torch.empty(rows, sizes.width, dtype=dtype, device="meta"), starts, lengths)
+
+    return side(sizes.images, sizes.images * sizes.regions), side(sizes.texts, sizes.words)
+
+
+def of_forward(
+    sizes: Sizes, dtype: torch.dtype, score: LocalScore, choice: Choice, processors: int = 132
+) -> list[Launch]:
+    """What forward launches on a GPU with so many multiprocessors."""
+    images, texts = sides(sizes, dtype)
+    return recorded(lambda: scores.forward(images, texts, score, choice), processors)
+
+
+def of_backward(
+    sizes: Sizes, dtype: torch.dtype, score: LocalScore, choice: Choice, processors: int = 132
+) -> list[Launch]:
+    """What backward launches on a GPU with so many multiprocessors."""
+    images, texts = sides(sizes, dtype)
+    grad_scores = torch.empty(sizes.images, sizes.texts, device="meta")
+    return recorded(lambda: gradients.backward(grad_scores, images, texts, score, choice), processors)
+
+
+def recorded(step: Callable[[], object], processors: int) -> list[Launch]:
+    """What a call launches."""
+    launches: list[Launch] = []
+
+    def run(kernel: Any, *positional: Any, grid: Any, warmup: bool, **named: Any) -> None:
+        options = {name: named.pop(name) for name in _OPTIONS if name in named}
+        arguments = dict(zip(kernel.arg_names, positional, strict=False)) | named
+        launches.append(Launch(kernel, tuple(grid), arguments, options))
+
+    with mock.patch.object(JITFunction, "run", run), _on_gpu(processors):
+        step()
+    return launches
+
+
+@contextmanager
+def _on_gpu(processors: int) -> Iterator[None]:
+    with mock.patch.object(products, "multiprocessors", lambda device: processors):
+        yield
