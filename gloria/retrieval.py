@@ -13,8 +13,7 @@ from gloria.data import Row
 from gloria.encoding import Texts, batches, encode_images, encode_texts, inference
 from gloria.modelling import GloriaModel
 from gloria.processing import GloriaProcessor
-from gloria_ops import LocalScore, local_scores
-from gloria_ops.functional import cosines
+from gloria_ops import LocalScore, cosines, local_scores
 
 By = Literal["global", "local", "both"]
 BY: tuple[By, ...] = ("global", "local", "both")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gloria_ops.losses import GlobalContrastiveLoss, LocalContrastiveLoss
+from gloria_ops.modules import GlobalContrastiveLoss, LocalContrastiveLoss
 
 Inputs = Tensor | Sequence[Tensor | None] | Mapping[str, Tensor | None]
 PairLoss = Callable[..., tuple[Tensor, Tensor]]
@@ -51,12 +51,12 @@ def in_micro_batches(
             number of rows than the inputs.
     """
     call, tensors = _positional(encode, inputs)
-    rows = _rows(tensors)
+    rows = _row_count(tensors)
     if micro_batch_size is not None and micro_batch_size < 1:
         raise ValueError(f"micro_batch_size is {micro_batch_size}; expected 1 at least, or None for the whole batch")
     if micro_batch_size is None or micro_batch_size >= rows:
         return call(*tensors)
-    contexts = functools.partial(_contexts, _module_of(encode) if module is None else module)
+    contexts = functools.partial(_replay_contexts, _module_of(encode) if module is None else module)
     count = -(-rows // micro_batch_size)
     # Views, and as equal as can be: a remainder of one row would have batch statistics of its own.
     parts = [[None] * count if each is None else each.tensor_split(count) for each in tensors]
@@ -136,7 +136,7 @@ def _positional(encode: Callable[..., Any], inputs: Inputs) -> tuple[Callable[..
     return encode, list(inputs)
 
 
-def _rows(tensors: Sequence[Tensor | None]) -> int:
+def _row_count(tensors: Sequence[Tensor | None]) -> int:
     for position, each in enumerate(tensors):
         if each is not None and not isinstance(each, Tensor):
             raise TypeError(f"input {position} is a {type(each).__name__}; expected a tensor (N, ...) or None")
@@ -156,7 +156,7 @@ def _module_of(encode: Callable[..., Any]) -> nn.Module:
     return owner
 
 
-def _contexts(module: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+def _replay_contexts(module: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """Of the first pass, and of the replay."""
     return nullcontext(), _BuffersCopied(module)
 
@@ -169,14 +169,14 @@ class _BuffersCopied(AbstractContextManager[None]):
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.own: list[tuple[nn.Module, str, Tensor]] = []
+        self.originals: list[tuple[nn.Module, str, Tensor]] = []
 
     def __enter__(self) -> None:
         modules = self.module.modules()
-        self.own = [(each, name, value) for each in modules for name, value in each.named_buffers(recurse=False)]
-        for each, name, value in self.own:
+        self.originals = [(each, name, value) for each in modules for name, value in each.named_buffers(recurse=False)]
+        for each, name, value in self.originals:
             setattr(each, name, value.clone())
 
     def __exit__(self, *_: object) -> None:
-        for each, name, value in self.own:
+        for each, name, value in self.originals:
             setattr(each, name, value)

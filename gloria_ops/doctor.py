@@ -26,11 +26,10 @@ def _machine() -> Iterator[str]:
 
 
 def _available() -> Iterator[str]:
-    for name, backend in backends.FUSED.items():
+    for name, backend in backends.BACKENDS.items():
         missing = backend.unavailable()
         state = f"available: {backend.describe()}" if missing is None else f"NOT available: {missing}"
         yield f"  {name:<10} {state}"
-    yield f"  {backends.REFERENCE:<10} available: eager PyTorch, every score, dtype and device; unfused"
 
 
 def _chosen() -> Iterator[str]:
@@ -41,13 +40,8 @@ def _chosen() -> Iterator[str]:
 
 
 def _choice(dtype: torch.dtype, device: torch.device) -> str:
-    reasons: list[str] = []
-    for name in backends.AUTOMATIC:
-        reason = backends.refusal(name, LocalScore.released(), dtype, device)
-        if reason is None:
-            return "; ".join([name, *reasons])
-        reasons.append(f"not {name}: {reason}")
-    return "; ".join([backends.REFERENCE, *reasons])
+    chosen, refusals = backends.first_that_serves(LocalScore.released(), dtype, device)
+    return "; ".join([chosen, *(f"not {name}: {reason}" for name, reason in refusals.items())])
 
 
 def main() -> None:

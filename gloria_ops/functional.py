@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gloria_ops import backends, ops, reference
+from gloria_ops import backends, reference
+from gloria_ops.pairs import in_roles, pair_scores, turned
+from gloria_ops.precision import no_autocast, score_dtype
 from gloria_ops.score import LocalScore, checked_scale
 from gloria_ops.tokens import Lengths, Ragged, canonical
 
@@ -60,7 +62,7 @@ def local_scores(
     )
     check_score(score)
     rows = batch.images.rows
-    return canonical_scores(batch.images, batch.texts, score, backends.choose(backend, score, rows.dtype, rows.device))
+    return pair_scores(batch.images, batch.texts, score, backends.choose(backend, score, rows.dtype, rows.device))
 
 
 def local_contrastive_loss(
@@ -172,9 +174,12 @@ def attention_maps(
         region_lengths=region_lengths,
     )
     check_score(score)
-    images, texts = _items(batch.images), _items(batch.texts)
+    images, texts = _rows_of_items(batch.images), _rows_of_items(batch.texts)
     with no_autocast(regions.device):
-        maps = [_attention(images[image], texts[text], score) for image, text in _pairs(pairs, len(images), len(texts))]
+        maps = [
+            _attention(images[image], texts[text], score)
+            for image, text in _checked_pairs(pairs, len(images), len(texts))
+        ]
     return maps if batch.grid is None else [each.unflatten(1, batch.grid) for each in maps]
 
 
@@ -197,7 +202,7 @@ def contrastive_losses(
     Returns:
         (image_to_text, text_to_image), scalars, or (N,) for reduction "none", of the dtype of the scores.
     """
-    check_matched(scores)
+    check_square(scores)
     check_reduction(reduction)
     logit_scale = checked_logit_scale(logit_scale, scores.dtype)
     with no_autocast(scores.device):
@@ -206,7 +211,7 @@ def contrastive_losses(
             _check_pair_mask(pair_mask, scores)
             logits = logits.masked_fill(~pair_mask, -math.inf)
         if positives is None:
-            positives = torch.arange(len(scores), device=scores.device)
+            positives = torch.arange(scores.shape[0], device=scores.device)
         return (
             F.cross_entropy(logits, positives, reduction=reduction),
             F.cross_entropy(logits.T, positives, reduction=reduction),
@@ -251,7 +256,7 @@ def cosines(images: Tensor, texts: Tensor, eps: float = 1e-8) -> Tensor:
     Returns:
         (N_v, N_t), float32 (float64 where either is float64).
     """
-    dtype = torch.promote_types(torch.promote_types(images.dtype, texts.dtype), torch.float32)
+    dtype = score_dtype(images.dtype, texts.dtype)
     with no_autocast(images.device):
         images, texts = images.to(dtype), texts.to(dtype)
         norms = torch.linalg.vector_norm(images, dim=1)[:, None] * torch.linalg.vector_norm(texts, dim=1)
@@ -272,29 +277,7 @@ def check_vectors(images: Tensor, texts: Tensor) -> None:
         )
 
 
-def canonical_scores(images: Ragged, texts: Ragged, score: LocalScore, backend: str) -> Tensor:
-    """`local_scores` of both sides in canonical form, by the backend of that name."""
-    if score.direction == "i2t":
-        return _scores(texts, images, score, backend).T
-    return _scores(images, texts, score, backend)
-
-
-def reference_scores(attended: Ragged, attending: Ragged, score: LocalScore) -> Tensor:
-    """`reference.scores` of two sides, in float32 at least, autocast or not.
-
-    Args:
-        attended: the side that attention runs over, N items.
-        attending: the other side, T items.
-        score: its direction is not read: the caller chose the sides by it.
-
-    Returns:
-        (N, T), float32 (float64 for float64).
-    """
-    with no_autocast(attended.rows.device):
-        return reference.scores(*_wide(attended), *_wide(attending), score)
-
-
-def check_matched(scores: Tensor) -> None:
+def check_square(scores: Tensor) -> None:
     """Raises ValueError where the scores are not (N, N): of as many images as texts."""
     if scores.dim() != 2:
         raise ValueError(f"scores has the shape {tuple(scores.shape)}; expected (N, N), images by texts")
@@ -305,22 +288,6 @@ def check_score(score: LocalScore) -> None:
     """Raises TypeError where `score` is no LocalScore."""
     if not isinstance(score, LocalScore):
         raise TypeError(f"score is {score!r}; expected a gloria_ops.LocalScore, such as LocalScore.released()")
-
-
-def _scores(attended: Ragged, attending: Ragged, score: LocalScore, backend: str) -> Tensor:
-    if backend != backends.REFERENCE:
-        return ops.differentiable_scores(*attended, *attending, *ops.knobs(score), backend)
-    return reference_scores(attended, attending, score)
-
-
-def _wide(side: Ragged) -> Ragged:
-    """In float32 at least: the reference computes in the dtype it is given."""
-    return side._replace(rows=side.rows.to(torch.promote_types(side.rows.dtype, torch.float32)))
-
-
-def no_autocast(device: torch.device) -> torch.autocast:
-    """Switches autocast off for what must not lose precision."""
-    return torch.autocast(device.type, enabled=False)
 
 
 def _check_pair_mask(pair_mask: Tensor, scores: Tensor) -> None:
@@ -342,19 +309,18 @@ def _check_pair_mask(pair_mask: Tensor, scores: Tensor) -> None:
                 )
 
 
-def _items(side: Ragged) -> list[Tensor]:
-    wide = _wide(side)
-    spans = zip(wide.starts.tolist(), wide.lengths.tolist(), strict=True)
-    return [wide.rows[start : start + length] for start, length in spans]
+def _rows_of_items(side: Ragged) -> list[Tensor]:
+    rows = side.rows.to(score_dtype(side.rows.dtype))
+    spans = zip(side.starts.tolist(), side.lengths.tolist(), strict=True)
+    return [rows[start : start + length] for start, length in spans]
 
 
 def _attention(regions: Tensor, words: Tensor, score: LocalScore) -> Tensor:
-    if score.direction == "i2t":
-        return reference.attention(regions @ words.T, score).T
-    return reference.attention(words @ regions.T, score)
+    attended, attending = in_roles(regions, words, score)
+    return turned(reference.attention(attending @ attended.T, score), score)
 
 
-def _pairs(pairs: Literal["matched"] | Tensor, images: int, texts: int) -> Sequence[tuple[int, int]]:
+def _checked_pairs(pairs: Literal["matched"] | Tensor, images: int, texts: int) -> Sequence[tuple[int, int]]:
     if isinstance(pairs, str):
         if pairs != "matched":
             raise ValueError(f"pairs is {pairs!r}; expected 'matched' or a (P, 2) integer tensor of (image, text)")

@@ -1,7 +1,7 @@
 """The fused scores as torch.library custom ops: schema, fake kernels, autograd. Backward is an op itself.
 
-Both take the canonical form of `gloria_ops.tokens`, the knobs of `LocalScore` as primitives, and the name of a fused
-backend.
+An op takes tensors and primitives only. This file alone knows them as a flat list: the tensors of both `Ragged` sides,
+the knobs of `LocalScore`, and the name of a backend.
 """
 
 from functools import lru_cache
@@ -9,168 +9,144 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from gloria_ops.backends import FUSED
+from gloria_ops.backends import BACKENDS
 from gloria_ops.score import LocalScore
+from gloria_ops.tokens import Ragged
+
+SIDES = ", ".join(f"Tensor {side}_{part}" for side in ("attended", "attending") for part in Ragged._fields)
+# Not the direction, for which the caller exchanges the sides, nor the logit scale, which multiplies in the loss.
+KNOBS = (
+    "str word_norm, float attention_scale, str similarity, str pool, float word_scale, bool pool_mean, bool pool_divide"
+)
+_KNOB_NAMES = tuple(knob.split()[1] for knob in KNOBS.split(", "))
+_PARTS = len(Ragged._fields)
+_TENSORS = 2 * _PARTS
 
 DOUBLE_BACKWARD = (
     "double backward through the fused local scores is not implemented: gloria_ops::scores_backward has no gradient of "
     'its own; take backend="reference", which is differentiable any number of times'
 )
+FORWARD_MODE = (
+    "forward-mode differentiation (jvp, jacfwd, dual tensors) through the fused local scores is not implemented; take "
+    'backend="reference", which has it, or reverse mode'
+)
 
 
-@torch.library.custom_op("gloria_ops::scores", mutates_args=())
-def scores(
-    regions: Tensor,
-    region_starts: Tensor,
-    region_lengths: Tensor,
-    words: Tensor,
-    word_starts: Tensor,
-    word_lengths: Tensor,
-    word_norm: str,
-    attention_scale: float,
-    similarity: str,
-    pool: str,
-    word_scale: float,
-    pool_mean: bool,
-    pool_divide: bool,
-    backend: str,
-) -> Tensor:
-    """Scores (N_v, N_t) float32 of words attending to regions."""
-    score = _score(word_norm, attention_scale, similarity, pool, word_scale, pool_mean, pool_divide)
-    return FUSED[backend].forward(regions, region_starts, region_lengths, words, word_starts, word_lengths, score)
+@torch.library.custom_op("gloria_ops::scores", mutates_args=(), schema=f"({SIDES}, {KNOBS}, str backend) -> Tensor")
+def scores(*flat: Any) -> Tensor:
+    """Scores (N, T) float32 of N attended items with T attending ones."""
+    _refuse_tangents(flat)
+    attended, attending, score, backend = _grouped(flat)
+    return BACKENDS[backend].forward(attended, attending, score)
 
 
-@torch.library.custom_op("gloria_ops::scores_backward", mutates_args=())
-def scores_backward(
-    grad_scores: Tensor,
-    regions: Tensor,
-    region_starts: Tensor,
-    region_lengths: Tensor,
-    words: Tensor,
-    word_starts: Tensor,
-    word_lengths: Tensor,
-    word_norm: str,
-    attention_scale: float,
-    similarity: str,
-    pool: str,
-    word_scale: float,
-    pool_mean: bool,
-    pool_divide: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
-    """Gradients of `regions` and `words`, of their shape and dtype, from that of the scores (N_v, N_t) float32."""
-    score = _score(word_norm, attention_scale, similarity, pool, word_scale, pool_mean, pool_divide)
-    return FUSED[backend].backward(
-        grad_scores.contiguous(), regions, region_starts, region_lengths, words, word_starts, word_lengths, score
-    )
+@torch.library.custom_op(
+    "gloria_ops::scores_backward",
+    mutates_args=(),
+    schema=f"(Tensor grad_scores, {SIDES}, {KNOBS}, str backend) -> (Tensor, Tensor)",
+)
+def scores_backward(grad_scores: Tensor, *flat: Any) -> tuple[Tensor, Tensor]:
+    """Gradients of the rows of both sides, of their shape and dtype, from that of the scores."""
+    _refuse_tangents((grad_scores, *flat))
+    attended, attending, score, backend = _grouped(flat)
+    return BACKENDS[backend].backward(grad_scores, attended, attending, score)
 
 
-def knobs(score: LocalScore) -> tuple[str, float, str, str, float, bool, bool]:
-    """The knobs as the ops take them: not the direction, for which the caller exchanges sides, nor the logit scale."""
-    return (
-        score.word_norm,
-        score.attention_scale,
-        score.similarity,
-        score.pool,
-        score.word_scale,
-        score.pool_mean,
-        score.pool_divide,
-    )
+def differentiable_scores(attended: Ragged, attending: Ragged, score: LocalScore, backend: str) -> Tensor:
+    """Return scores (N, T) of a backend, differentiable in the rows of both sides, under torch.func as well."""
+    if BACKENDS[backend].differentiable:
+        return BACKENDS[backend].forward(attended, attending, score)
+    flat = flattened(attended, attending, score, backend)
+    if not torch.compiler.is_compiling():  # the op itself refuses when the graph runs
+        _refuse_tangents(flat)
+    return _Scores.apply(*flat) if torch._C._are_functorch_transforms_active() else scores(*flat)
+
+
+def flattened(attended: Ragged, attending: Ragged, score: LocalScore, backend: str) -> tuple[Any, ...]:
+    """Return what `scores` takes."""
+    return (*attended, *attending, *[getattr(score, name) for name in _KNOB_NAMES], backend)
+
+
+def _grouped(flat: tuple[Any, ...]) -> tuple[Ragged, Ragged, LocalScore, str]:
+    return Ragged(*flat[:_PARTS]), Ragged(*flat[_PARTS:_TENSORS]), _score(*flat[_TENSORS:-1]), flat[-1]
 
 
 @lru_cache  # its checks would cost a small problem more than the kernels do
-def _score(
-    word_norm: Any,
-    attention_scale: float,
-    similarity: Any,
-    pool: Any,
-    word_scale: float,
-    pool_mean: bool,
-    pool_divide: bool,
-) -> LocalScore:
-    return LocalScore(
-        word_norm=word_norm,
-        attention_scale=attention_scale,
-        similarity=similarity,
-        pool=pool,
-        word_scale=word_scale,
-        pool_mean=pool_mean,
-        pool_divide=pool_divide,
-    )
+def _score(*knobs: Any) -> LocalScore:
+    return LocalScore(**dict(zip(_KNOB_NAMES, knobs, strict=True)))
+
+
+def _refuse_tangents(arguments: tuple[Any, ...]) -> None:
+    """Raise NotImplementedError where a tensor has a tangent, which torch would drop without a word."""
+    level = forward_ad._current_level
+    if level >= 0 and any(
+        forward_ad.unpack_dual(each, level=level).tangent is not None for each in arguments if isinstance(each, Tensor)
+    ):
+        raise NotImplementedError(FORWARD_MODE)
 
 
 @scores.register_fake
-def _(
-    regions: Tensor,
-    region_starts: Tensor,
-    region_lengths: Tensor,
-    words: Tensor,
-    word_starts: Tensor,
-    *rest: Any,
-) -> Tensor:
-    return regions.new_empty((region_starts.shape[0], word_starts.shape[0]), dtype=torch.float32)
+def _(*flat: Any) -> Tensor:
+    attended, attending, *_ = _grouped(flat)
+    return attended.rows.new_empty((attended.starts.shape[0], attending.starts.shape[0]), dtype=torch.float32)
 
 
 @scores_backward.register_fake
-def _(
-    grad_scores: Tensor,
-    regions: Tensor,
-    region_starts: Tensor,
-    region_lengths: Tensor,
-    words: Tensor,
-    *rest: Any,
-) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(regions), torch.empty_like(words)
+def _(grad_scores: Tensor, *flat: Any) -> tuple[Tensor, Tensor]:
+    attended, attending, *_ = _grouped(flat)
+    return torch.empty_like(attended.rows), torch.empty_like(attending.rows)
 
 
-def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:6])
-    ctx.knobs_and_backend = inputs[6:]
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:_TENSORS])
+    ctx.knobs_and_backend = inputs[_TENSORS:]
 
 
 def _differentiate(ctx: Any, grad_scores: Tensor) -> tuple[Tensor | None, ...]:
     gradients = _ScoresBackward.apply if torch._C._are_functorch_transforms_active() else scores_backward
-    grad_regions, grad_words = gradients(grad_scores, *ctx.saved_tensors, *ctx.knobs_and_backend)
-    return grad_regions, None, None, grad_words, *[None] * (2 + len(ctx.knobs_and_backend))
+    grad_attended, grad_attending = gradients(grad_scores, *ctx.saved_tensors, *ctx.knobs_and_backend)
+    return grad_attended, None, None, grad_attending, *[None] * (2 + len(ctx.knobs_and_backend))
 
 
-def _remember_nothing(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     """torch.func refuses a function without a setup_context even where nobody differentiates it."""
 
 
-def _refuse(ctx: Any, *grads: Tensor) -> None:
+def _refuse_double_backward(ctx: Any, *grads: Tensor) -> None:
     raise NotImplementedError(DOUBLE_BACKWARD)
 
 
-scores.register_autograd(_differentiate, setup_context=_remember)
-scores_backward.register_autograd(_refuse)
+def _refuse_forward_mode(ctx: Any, *tangents: Tensor) -> None:
+    raise NotImplementedError(FORWARD_MODE)
+
+
+scores.register_autograd(_differentiate, setup_context=_save)
+scores_backward.register_autograd(_refuse_double_backward)
 
 
 class _Scores(torch.autograd.Function):
     """The op under torch.func, whose transforms refuse what register_autograd makes (pytorch issue 170834)."""
 
     generate_vmap_rule = True
-    setup_context = staticmethod(_remember)
+    setup_context = staticmethod(_save)
     backward = staticmethod(_differentiate)
+    jvp = staticmethod(_refuse_forward_mode)
 
     @staticmethod
-    def forward(*args: Any) -> Tensor:
-        return scores(*args)
+    def forward(*flat: Any) -> Tensor:
+        return scores(*flat)
 
 
 class _ScoresBackward(torch.autograd.Function):
     """The backward op under torch.func."""
 
     generate_vmap_rule = True
-    setup_context = staticmethod(_remember_nothing)
-    backward = staticmethod(_refuse)
+    setup_context = staticmethod(_save_nothing)
+    backward = staticmethod(_refuse_double_backward)
+    jvp = staticmethod(_refuse_forward_mode)
 
     @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, Tensor]:
-        return scores_backward(*args)
-
-
-def differentiable_scores(*args: Any) -> Tensor:
-    """`scores`, under torch.func transforms as well."""
-    return _Scores.apply(*args) if torch._C._are_functorch_transforms_active() else scores(*args)
+    def forward(*arguments: Any) -> tuple[Tensor, Tensor]:
+        return scores_backward(*arguments)

@@ -7,45 +7,38 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gloria_ops.score import LocalScore
+from gloria_ops.tokens import Ragged
 
 EPS = 1e-8
 
 
 @torch.compiler.disable(reason="backend='reference' reads the lengths, so torch.compile breaks the graph there")
-def scores(
-    regions: Tensor,
-    region_starts: Tensor,
-    region_lengths: Tensor,
-    words: Tensor,
-    word_starts: Tensor,
-    word_lengths: Tensor,
-    score: LocalScore,
-) -> Tensor:
-    """Scores of every image with every text, in direction t2i whatever `score.direction` says.
+def scores(attended: Ragged, attending: Ragged, score: LocalScore) -> Tensor:
+    """Return the scores of every attended item with every attending one, whatever `score.direction` says.
 
-    One step of the loop scores one text against all images; nothing is fused, and everything is differentiable any
-    number of times.
+    The names are those of direction t2i, where images are attended and texts attend. One step of the loop scores one
+    text against all images; nothing is fused, and everything is differentiable any number of times.
 
     Args:
-        regions: (rows, D), any floating dtype. Image n owns `region_lengths[n]` rows from `region_starts[n]` on.
-        region_starts, region_lengths: (N_v,) int64.
-        words, word_starts, word_lengths: the same for N_t texts.
+        attended: N items, any floating dtype.
+        attending: T items, of the same dtype.
         score: every combination of knobs.
 
     Returns:
-        (N_v, N_t) in the dtype of the rows.
+        (N, T) in the dtype of the rows.
     """
-    images, real = padded(regions, region_starts, region_lengths)
+    regions, real = padded(attended)
     columns = []
-    for start, length in zip(word_starts.tolist(), word_lengths.tolist(), strict=True):
-        text = words[start : start + length]
-        attended = attention(text @ images.transpose(1, 2), score, real[:, None, :])
-        columns.append(pool(similarity(attended @ images, text, score), score))
+    for start, length in zip(attending.starts.tolist(), attending.lengths.tolist(), strict=True):
+        words = attending.rows[start : start + length]
+        weights = attention(words @ regions.transpose(1, 2), score, real[:, None, :])
+        columns.append(pool(similarity(weights @ regions, words, score), score))
     return torch.stack(columns, dim=1)
 
 
-def padded(rows: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Ragged rows as (N, L, D), L the greatest length, zeros behind each item, and the mask (N, L) of real rows."""
+def padded(side: Ragged) -> tuple[Tensor, Tensor]:
+    """Return the rows as (N, L, D), L the greatest length, zeros behind each item, and the mask (N, L) of real rows."""
+    rows, starts, lengths = side
     position = torch.arange(max(lengths.tolist()), device=rows.device)
     real = position < lengths[:, None]
     # Rows behind an item may belong to nobody and hold NaN: they are replaced, not multiplied by zero.

@@ -1,18 +1,19 @@
 """Queries against a corpus that is read chunk by chunk: local_topk keeps the best scores, scored_chunks gives all."""
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gloria_ops import backends
-from gloria_ops.functional import RELEASED, check_score, reference_scores
+from gloria_ops.functional import RELEASED, check_score
+from gloria_ops.pairs import in_roles, search_scores
 from gloria_ops.score import LocalScore
 from gloria_ops.tokens import Lengths, Ragged, queries_and_corpus
 
-Of = Literal["images", "texts"]
+ItemKind = Literal["images", "texts"]
 
 # What one call of the kernel is given. So many rows keep it busy for milliseconds with a single query, beside which the
 # call and the packing of the queries are nothing; the scores bound what sorting takes, for items of a few rows.
@@ -36,7 +37,7 @@ def local_topk(
     corpus: Tensor | np.ndarray,
     k: int,
     *,
-    of: Of,
+    of: ItemKind,
     query_lengths: Lengths | None = None,
     query_offsets: Lengths | None = None,
     corpus_lengths: Lengths | None = None,
@@ -73,7 +74,7 @@ def local_topk(
         TypeError, ValueError: an argument that does not fit, named with its value and the fix.
         RuntimeError, NotImplementedError: as `local_scores`.
     """
-    asked, items = queries_and_corpus(
+    asking, searched = queries_and_corpus(
         queries,
         corpus,
         query_lengths=query_lengths,
@@ -81,51 +82,59 @@ def local_topk(
         corpus_lengths=corpus_lengths,
         corpus_offsets=corpus_offsets,
     )
-    _check_k(k, items.starts.shape[0])
-    best = _none_yet(asked)
-    for first, scores in scored_chunks(asked, items, of=of, score=score, backend=backend):
+    _check_k(k, searched.starts.shape[0])
+    best = None
+    for first, scores in _scored_chunks(asking, searched, of, score, backend):
         best = merge_best(best, scores, first, k)
+    assert best is not None  # a corpus has an item
     return best
 
 
 def scored_chunks(
-    asked: Ragged, items: Ragged, *, of: Of, score: LocalScore = RELEASED, backend: str | None = None
+    queries: Tensor,
+    corpus: Tensor | np.ndarray,
+    *,
+    of: ItemKind,
+    score: LocalScore = RELEASED,
+    backend: str | None = None,
+    **described: Any,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Every query with every item of a corpus, without gradients, some items at a time.
+    """Score every query with every item of a corpus, without gradients, some items at a time.
+
+    For searches that keep something else than the k best.
 
     Args:
-        asked: the queries, in canonical form.
-        items: the corpus, in canonical form, of the same dtype, width and device.
-        of, score, backend: as in `local_topk`.
+        queries, corpus, of, score, backend: as in `local_topk`.
+        described: its query_lengths, query_offsets, corpus_lengths and corpus_offsets.
 
     Returns:
-        Of each chunk, the first first: the number of its first item, and scores (Q, n) float32 (float64 for float64).
+        For each chunk: the index of its first item, and scores (Q, n), float32 (float64 for float64).
 
     Raises:
         TypeError, ValueError, RuntimeError, NotImplementedError: as `local_topk`, before the first chunk.
     """
+    asking, searched = queries_and_corpus(queries, corpus, **described)
+    return _scored_chunks(asking, searched, of, score, backend)
+
+
+def _scored_chunks(
+    queries: Ragged, corpus: Ragged, of: ItemKind, score: LocalScore, backend: str | None
+) -> Iterator[tuple[int, Tensor]]:
     check_score(score)
-    if of not in get_args(Of):
+    if of not in get_args(ItemKind):
         raise ValueError(f"of is {of!r}; expected 'images' or 'texts', what the corpus holds")
-    chosen = backends.choose(backend, score, asked.rows.dtype, asked.rows.device)
-    corpus_is_attended = (of == "images") == (score.direction == "t2i")
-    _check_attended(items if corpus_is_attended else asked, chosen)
-    search_words = int(asked.lengths.sum())  # of all queries, so that no score depends on where the corpus is cut
+    chosen = backends.choose(backend, score, queries.rows.dtype, queries.rows.device)
+    corpus_is_attended = in_roles("images", "texts", score)[0] == of
+    _check_attended(corpus if corpus_is_attended else queries, chosen)
+    # Of all queries, so that no score depends on where the corpus is cut.
+    search_words = int(queries.lengths.sum()) if corpus_is_attended else 0
 
-    @torch.no_grad()
     def scores_of(chunk: Ragged) -> Tensor:
-        if corpus_is_attended:
-            return _scores(chunk, asked, score, chosen, search_words).T
-        return _scores(asked, chunk, score, chosen, 0)
+        if of == "images":
+            return search_scores(chunk, queries, score, chosen, search_words).T
+        return search_scores(queries, chunk, score, chosen, search_words)
 
-    return ((first, scores_of(chunk)) for first, chunk in _chunks(items, CHUNK_SCORES // asked.starts.shape[0]))
-
-
-def _scores(attended: Ragged, attending: Ragged, score: LocalScore, backend: str, search_words: int) -> Tensor:
-    """The one call of a backend: (N, T) scores of `attended` items with `attending` ones."""
-    if backend == backends.REFERENCE:
-        return reference_scores(attended, attending, score)
-    return backends.FUSED[backend].forward(*attended, *attending, score, search_words)
+    return ((first, scores_of(chunk)) for first, chunk in _chunks(corpus, CHUNK_SCORES // queries.starts.shape[0]))
 
 
 def _chunks(items: Ragged, most_items: int) -> Iterator[tuple[int, Ragged]]:
@@ -143,23 +152,23 @@ def _chunks(items: Ragged, most_items: int) -> Iterator[tuple[int, Ragged]]:
         first = last
 
 
-def _none_yet(asked: Ragged) -> TopK:
-    scores = asked.rows.new_empty(
-        (asked.starts.shape[0], 0), dtype=torch.promote_types(asked.rows.dtype, torch.float32)
-    )
-    return TopK(scores, torch.empty_like(scores, dtype=torch.int64))
+def merge_best(best: TopK | None, scores: Tensor, first: int, k: int) -> TopK:
+    """Return the k best of `best` and of a chunk's scores, in the order of `local_topk`.
 
+    For searches that make their scores themselves, chunk after chunk.
 
-def merge_best(best: TopK, scores: Tensor, first: int, k: int) -> TopK:
-    """The k best of `best` and of a chunk's scores (Q, n), whose items are `first` and those behind it.
-
-    For searches that make their scores themselves, chunk after chunk, and want the order of `local_topk`.
+    Args:
+        best: of the chunks before; None = this is the first chunk.
+        scores: (Q, n), floating, of the n items from `first` on.
+        first: index of the chunk's first item.
+        k: at least 1; fewer are returned until so many items have been seen.
     """
     indices = torch.arange(first, first + scores.shape[1], device=scores.device).expand(scores.shape)
-    candidates = TopK(torch.cat([best.scores, scores], dim=1), torch.cat([best.indices, indices], dim=1))
+    if best is not None:
+        scores, indices = torch.cat([best.scores, scores], dim=1), torch.cat([best.indices, indices], dim=1)
     # topk leaves the order of equals open. A stable sort keeps that of the corpus, and an ascending one has NaN last.
-    order = torch.sort(-candidates.scores, dim=1, stable=True).indices[:, :k]
-    return TopK(candidates.scores.gather(1, order), candidates.indices.gather(1, order))
+    order = torch.sort(-scores, dim=1, stable=True).indices[:, :k]
+    return TopK(scores.gather(1, order), indices.gather(1, order))
 
 
 def _check_k(k: int, count: int) -> None:
@@ -171,7 +180,7 @@ def _check_k(k: int, count: int) -> None:
 
 def _check_attended(attended: Ragged, backend: str) -> None:
     """A backend that takes the attended items as padded to one length answers NaN to others, which would rank."""
-    if backend == backends.REFERENCE or backends.FUSED[backend].attended_of_any_length:
+    if backends.BACKENDS[backend].attended_of_any_length:
         return
     longest, padded = int(attended.lengths.max()), attended.rows.shape[0] // attended.starts.shape[0]
     if longest > padded:

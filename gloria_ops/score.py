@@ -9,6 +9,10 @@ Similarity = Literal["dot", "cosine"]
 Pool = Literal["logsumexp", "max", "mean", "sum"]
 Direction = Literal["t2i", "i2t"]
 
+# Kernels multiply in float32, to whose normal numbers these are rounded inward; one over a temperature is a scale.
+SCALES = 1.2e-38, 3.4e38
+TEMPERATURES = 1.2e-38, 8.3e37
+
 
 @dataclass(frozen=True)
 class LocalScore:
@@ -28,16 +32,16 @@ class LocalScore:
         word_norm: "none"; "softmax"; "clipped_l2" = LeakyReLU(0.1), then division by (L2 norm over the words + 1e-8).
             SCAN's others are in no kernel, only in the reference: "l2" and "l1" = the division alone, by that norm;
             "clipped_l1"; "clipped" = LeakyReLU(0.1) alone.
-        attention_scale: above 0; infinity takes the hard maximum: the best regions share the attention evenly, and no
-            gradient passes through the attention.
+        attention_scale: 1.2e-38 to 3.4e38; infinity takes the hard maximum: the best regions share the attention
+            evenly, and no gradient passes through the attention.
         similarity: "dot" = <c, t>; "cosine" = <c, t> / max(|c| |t|, 1e-8).
         pool: "logsumexp" = log(sum_i exp(word_scale * u_i)); "max"; "mean"; "sum".
-        word_scale: finite, above 0; read by pool "logsumexp" only.
+        word_scale: 1.2e-38 to 3.4e38; read by pool "logsumexp" only.
         pool_mean: mean instead of sum inside the logarithm of pool "logsumexp".
         pool_divide: divide the logarithm of pool "logsumexp" by word_scale.
         direction: "t2i" = words attend to regions; "i2t" = regions attend to words, the same formula with the two
             exchanged.
-        logit_scale: finite, above 0; multiplies Z in the contrastive loss, never in the scores.
+        logit_scale: 1.2e-38 to 3.4e38; multiplies Z in the contrastive loss, never in the scores.
 
     Raises:
         ValueError: a knob outside the values above.
@@ -74,10 +78,10 @@ class LocalScore:
         """The formulas of the GLoRIA paper: no word norm, dot product, Z = log((sum_i exp(u_i / tau3))^tau3).
 
         Args:
-            tau2: temperature of the attention softmax and of the loss.
-            tau3: temperature of the pooling over words.
+            tau2: temperature of the attention softmax and of the loss, 1.2e-38 to 8.3e37.
+            tau3: temperature of the pooling over words, in the same range.
         """
-        tau2, tau3 = checked_scale("tau2", tau2), checked_scale("tau3", tau3)
+        tau2, tau3 = checked_scale("tau2", tau2, TEMPERATURES), checked_scale("tau3", tau3, TEMPERATURES)
         return cls(
             word_norm="none",
             attention_scale=1 / tau2,
@@ -126,14 +130,19 @@ class LocalScore:
         return cls(word_norm="none", attention_scale=math.inf, similarity="dot", pool="sum", logit_scale=1.0)
 
 
-def checked_scale(name: str, value: Any, infinite: bool = False) -> float:
-    """A scale as a float, above 0 and finite unless `infinite`; else a TypeError or ValueError naming the argument."""
-    allowed = "a number above 0, infinity included" if infinite else "a finite number above 0"
+def checked_scale(name: str, value: Any, within: tuple[float, float] = SCALES, infinite: bool = False) -> float:
+    """Return a scale, or a temperature, as a float.
+
+    Raises:
+        TypeError, ValueError: it is not a number, or not in the range (nor infinity, where `infinite` allows it).
+    """
+    least, greatest = within
+    expected = f"a number from {least:g} to {greatest:g}, within float32{', or infinity' if infinite else ''}"
     if isinstance(value, bool) or not hasattr(value, "__float__") or hasattr(value, "requires_grad"):
-        raise TypeError(f"{name} is {value!r}; expected {allowed}")
+        raise TypeError(f"{name} is {value!r}; expected {expected}")
     value = float(value)
-    if not (value > 0 and (infinite or math.isfinite(value))):
-        raise ValueError(f"{name} is {value}; expected {allowed}")
+    if not (least <= value <= greatest or (infinite and value == math.inf)):
+        raise ValueError(f"{name} is {value}; expected {expected}")
     return value
 
 

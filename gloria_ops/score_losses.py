@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from gloria_ops.functional import check_matched, contrastive_losses
+from gloria_ops.functional import check_square, contrastive_losses
 
 
 def hinge_loss(scores: Tensor, *, margin: float = 0.2, max_violation: bool = False) -> Tensor:
@@ -24,9 +24,9 @@ def hinge_loss(scores: Tensor, *, margin: float = 0.2, max_violation: bool = Fal
     Raises:
         ValueError: scores that are not (N, N).
     """
-    check_matched(scores)
+    check_square(scores)
     right = scores.diagonal()
-    pairs = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+    pairs = torch.eye(scores.shape[0], dtype=torch.bool, device=scores.device)
     wrong_texts = (margin + scores - right[:, None]).clamp(min=0).masked_fill(pairs, 0)
     wrong_images = (margin + scores - right).clamp(min=0).masked_fill(pairs, 0)
     if max_violation:

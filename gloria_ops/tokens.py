@@ -24,6 +24,10 @@ class Ragged(NamedTuple):
     starts: Tensor
     lengths: Tensor
 
+    def to(self, dtype: torch.dtype) -> "Ragged":
+        """Return it with rows of another dtype."""
+        return self._replace(rows=self.rows.to(dtype))
+
 
 class Batch(NamedTuple):
     """Both sides, and the (H, W) of the feature maps where regions came as such."""
@@ -78,11 +82,10 @@ def canonical(
     """
     for name, rows in (("regions", regions), ("words", words)):
         _check_floating(name, rows)
-    _check_one_device("regions", regions, "words", words)
     if _autocasts(regions) and _autocasts(words):
         dtype = torch.get_autocast_dtype(regions.device.type)
         regions, words = regions.to(dtype), words.to(dtype)
-    _check_one_dtype("regions", regions, "words", words)
+    _check_alike("regions", regions, "words", words)
     images, grid = _images(regions, region_lengths)
     texts = _texts(words, word_lengths, word_mask, word_offsets)
     if images.rows.shape[1] != texts.rows.shape[1]:
@@ -113,24 +116,23 @@ def queries_and_corpus(
         corpus = _tensor_over(corpus)
     for name, rows in (("queries", queries), ("corpus", corpus)):
         _check_floating(name, rows)
-    _check_one_device("queries", queries, "corpus", corpus)
-    _check_one_dtype("queries", queries, "corpus", corpus)
+    _check_alike("queries", queries, "corpus", corpus)
     if not corpus.is_contiguous():
         raise ValueError(
             f"corpus has the shape {tuple(corpus.shape)} with the strides {corpus.stride()}; expected contiguous rows, "
             "of which no copy is made: store it as corpus.contiguous()"
         )
-    asked = _padded_or_packed(_QUERIES, queries, query_lengths, query_offsets)
-    items = _padded_or_packed(_CORPUS, corpus, corpus_lengths, corpus_offsets)
-    if asked.rows.shape[1] != items.rows.shape[1]:
+    asking = _padded_or_packed(_QUERIES, queries, query_lengths, query_offsets)
+    searched = _padded_or_packed(_CORPUS, corpus, corpus_lengths, corpus_offsets)
+    if asking.rows.shape[1] != searched.rows.shape[1]:
         raise ValueError(
-            f"queries are {asked.rows.shape[1]} wide and the corpus {items.rows.shape[1]} (D), from the shapes "
+            f"queries are {asking.rows.shape[1]} wide and the corpus {searched.rows.shape[1]} (D), from the shapes "
             f"{tuple(queries.shape)} and {tuple(corpus.shape)}; take queries of the model that made the corpus"
         )
-    return asked, items
+    return asking, searched
 
 
-class _Writable:
+class _SaidToBeWritable:
     """The memory of an array, said to be writable: torch warns of any other, once a process, and has no read-only."""
 
     def __init__(self, array: np.ndarray) -> None:
@@ -146,17 +148,14 @@ def _tensor_over(array: np.ndarray) -> Tensor:
             f"corpus is an array of {array.dtype}; expected float16, float32 or float64 in this machine's byte order, "
             "or a tensor, which may be bfloat16: torch.from_file"
         )
-    return torch.from_numpy(np.asarray(_Writable(array)))
+    return torch.from_numpy(np.asarray(_SaidToBeWritable(array)))
 
 
-def _check_one_device(name: str, rows: Tensor, other: str, others: Tensor) -> None:
+def _check_alike(name: str, rows: Tensor, other: str, others: Tensor) -> None:
     if rows.device != others.device:
         raise ValueError(
             f"{name} are on {rows.device} and {other} on {others.device}; expected one device: move one, .to(device)"
         )
-
-
-def _check_one_dtype(name: str, rows: Tensor, other: str, others: Tensor) -> None:
     if rows.dtype != others.dtype:
         raise TypeError(f"{name} are {rows.dtype} and {other} {others.dtype}; expected one dtype: cast one, .to(dtype)")
 
@@ -193,13 +192,13 @@ def _images(regions: Tensor, region_lengths: Lengths | None) -> tuple[Ragged, tu
 def _texts(
     words: Tensor, word_lengths: Lengths | None, word_mask: Tensor | None, word_offsets: Lengths | None
 ) -> Ragged:
-    described = {"word_lengths": word_lengths, "word_mask": word_mask, "word_offsets": word_offsets}
-    given = [name for name, value in described.items() if value is not None]
-    if len(given) > 1:
+    if (word_lengths is not None) + (word_mask is not None) + (word_offsets is not None) > 1:
+        described = {"word_lengths": word_lengths, "word_mask": word_mask, "word_offsets": word_offsets}
+        given = [name for name, value in described.items() if value is not None]
         raise ValueError(f"{' and '.join(given)} are all given, but each alone says where texts end; give one of them")
     if word_mask is not None and words.dim() == 3:
         _check_shape("words", words, _WORDS.padded)
-        words, real = real_first("word_mask", words, word_mask)
+        words, real = real_rows_first("word_mask", words, word_mask)
         return _padded("word_mask", None, words)._replace(lengths=real)
     return _padded_or_packed(_WORDS, words, word_lengths, word_offsets)
 
@@ -240,13 +239,18 @@ def _padded(name: str, lengths: Lengths | None, rows: Tensor) -> Ragged:
     if lengths is None:
         lengths = torch.full((count,), longest, device=rows.device)
     else:
-        expected = f"({count},), one for each item"
-        lengths = _integers(name, lengths, count, rows, lambda value: _check_lengths(name, value, longest), expected)
-    starts = torch.arange(0, count * longest, longest, device=rows.device)
+        lengths = _int64(name, lengths)
+        if lengths.dim() != 1 or lengths.shape[0] != count:
+            raise ValueError(f"{name} has the shape {tuple(lengths.shape)}; expected ({count},), one for each item")
+        lengths = _checked_on_device(name, lengths, rows, lambda value: _check_lengths(name, value, longest))
+    if torch.compiler.is_compiling():  # which cannot derive the length of a range with a step from dynamic sizes
+        starts = torch.arange(count, device=rows.device) * longest
+    else:
+        starts = torch.arange(0, count * longest, longest, device=rows.device)
     return Ragged(rows.reshape(count * longest, width).contiguous(), starts, lengths)
 
 
-def real_first(name: str, rows: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def real_rows_first(name: str, rows: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Rows (N, L, D) with the real ones of each item first, in their order, and how many they are (N,).
 
     Args:
@@ -264,25 +268,27 @@ def real_first(name: str, rows: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(
             f"{name} has the shape {tuple(mask.shape)}; expected (N, L) = {tuple(rows.shape[:2])}, that of the rows"
         )
-    mask = _placed(name, mask != 0, rows, lambda value: _check_lengths(f"{name}.sum(1)", value.sum(1), longest))
+    mask = _checked_on_device(
+        name, mask != 0, rows, lambda value: _check_lengths(f"{name}.sum(1)", value.sum(1), longest)
+    )
     # A stable sort keeps static shapes, where indexing by the mask would sync.
     order = torch.argsort(mask.to(torch.uint8), dim=1, descending=True, stable=True)
     return rows.gather(1, order[:, :, None].expand(rows.shape)), mask.sum(dim=1)
 
 
 def _packed(names: _Names, rows: Tensor, offsets: Lengths) -> Ragged:
-    total = rows.shape[0]
-    expected = f"({names.count} + 1,) with {names.count} at least 1"
-    offsets = _integers(
-        f"{names.prefix}_offsets", offsets, None, rows, lambda value: _check_offsets(names, value, total), expected
-    )
+    name, total = f"{names.prefix}_offsets", rows.shape[0]
+    offsets = _int64(name, offsets)
+    if offsets.dim() != 1 or offsets.shape[0] < 2:
+        raise ValueError(
+            f"{name} has the shape {tuple(offsets.shape)}; expected ({names.count} + 1,) with {names.count} at least 1"
+        )
+    offsets = _checked_on_device(name, offsets, rows, lambda value: _check_offsets(names, value, total))
     return Ragged(rows.contiguous(), offsets[:-1], offsets.diff())
 
 
-def _integers(
-    name: str, values: Lengths, count: int | None, rows: Tensor, check: Callable[[Tensor], None], expected: str
-) -> Tensor:
-    """Lengths (`count` of them) or offsets (`count` None) as int64 on the device of the rows."""
+def _int64(name: str, values: Lengths) -> Tensor:
+    """Lengths or offsets as an int64 tensor."""
     if isinstance(values, np.ndarray):
         values = torch.tensor(values)
     elif not isinstance(values, Tensor):
@@ -291,16 +297,14 @@ def _integers(
         values = torch.tensor(values, dtype=torch.int64)
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
         raise TypeError(f"{name} is {values.dtype}; expected integers: {name}.long()")
-    if values.dim() != 1 or (count is not None and values.shape[0] != count) or values.shape[0] < 1 + (count is None):
-        raise ValueError(f"{name} has the shape {tuple(values.shape)}; expected {expected}")
-    return _placed(name, values.to(torch.int64), rows, check)
+    return values.to(torch.int64)
 
 
 def _is_integer(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def _placed(name: str, values: Tensor, rows: Tensor, check: Callable[[Tensor], None]) -> Tensor:
+def _checked_on_device(name: str, values: Tensor, rows: Tensor, check: Callable[[Tensor], None]) -> Tensor:
     """`values` on the device of the rows, checked first where that needs no device sync."""
     if values.device.type == "cpu":
         if not torch.compiler.is_compiling():
@@ -316,7 +320,7 @@ def _check_lengths(name: str, lengths: Tensor, longest: int) -> None:
     least, most = lengths.aminmax()
     if least >= 1 and most <= longest:
         return
-    for item in _first((lengths < 1) | (lengths > longest)):
+    for item in _first_place((lengths < 1) | (lengths > longest)):
         length = int(lengths[item])
         fix = "drop empty items" if length == 0 else "count real rows only"
         raise ValueError(f"{name}[{item}] is {length}; expected 1 to {longest}, the padded length: {fix}")
@@ -329,13 +333,13 @@ def _check_offsets(names: _Names, offsets: Tensor, total: int) -> None:
         raise ValueError(
             f"{name} goes from {first} to {last}; expected 0 to {total}, the number of packed {names.row}s"
         )
-    for item in _first(offsets[1:] <= offsets[:-1]):
+    for item in _first_place(offsets[1:] <= offsets[:-1]):
         raise ValueError(
             f"{name} does not rise from item {item} ({int(offsets[item])}) to item {item + 1} "
             f"({int(offsets[item + 1])}); each {names.item} needs at least one {names.row}: drop empty {names.item}s"
         )
 
 
-def _first(wrong: Tensor) -> list[int]:
+def _first_place(wrong: Tensor) -> list[int]:
     """The first place where `wrong` holds, or none: corpora have too many items for a loop over them."""
     return wrong.nonzero()[:1, 0].tolist()

@@ -37,9 +37,9 @@ def eager(given_problem: Problem, score: LocalScore) -> Results:
     regions, words = given_problem.regions.clone().requires_grad_(), given_problem.words.clone().requires_grad_()
     batch = canonical(regions, words, **given_problem.lengths)
     if score.direction == "i2t":
-        scores = reference.scores(*batch.texts, *batch.images, score).T
+        scores = reference.scores(batch.texts, batch.images, score).T
     else:
-        scores = reference.scores(*batch.images, *batch.texts, score)
+        scores = reference.scores(batch.images, batch.texts, score)
     return scores.detach(), *torch.autograd.grad(scores, (regions, words), given_problem.cotangent.to(scores.dtype))
 
 

@@ -12,7 +12,7 @@ from gloria.index import EmbeddingIndex, Retriever, build_index, build_nearest
 from gloria.index.evaluate import KS, format_evaluation
 from gloria.index.evaluate import evaluate as evaluate_index
 from gloria.retrieval import BY, By
-from gloria_ops.retrieval import Of
+from gloria_ops import ItemKind
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `gloria train`.")]
 Folder = Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of the index.")]
@@ -21,7 +21,7 @@ Candidates = Annotated[
 ]
 Verify = Annotated[bool, typer.Option(help="Compare the hash of every file, which reads all of the index once.")]
 Cpu = Annotated[bool, typer.Option(help="Use no accelerator.")]
-COLUMN: dict[Of, str] = {"images": "image", "texts": "report"}
+COLUMN: dict[ItemKind, str] = {"images": "image", "texts": "report"}
 Dtype = Literal["float16", "bfloat16", "float32"]
 
 app = typer.Typer(help="Index encoded images or reports on disk, and search them.", no_args_is_help=True)
@@ -32,7 +32,7 @@ def build(
     run: Run,
     csv: Annotated[Path, typer.Argument(metavar="TABLE", help="Table with the column image or report.")],
     out: Annotated[Path, typer.Option(help="Folder of the index; one that was interrupted, or has grown, continues.")],
-    of: Annotated[Of, typer.Option(help="What to index: images, to be found by texts, or texts (the reports).")],
+    of: Annotated[ItemKind, typer.Option(help="What to index: images, to be found by texts, or texts (the reports).")],
     dtype: Annotated[Dtype, typer.Option(help="In which regions and words are kept.")] = "float16",
     faiss: Annotated[
         str | None,

@@ -16,7 +16,7 @@ from gloria.index.manifest import MANIFEST, Manifest
 from gloria.index.store import SHARD_BYTES, EmbeddingIndex, IndexWriter, Items
 from gloria.modelling import GloriaModel
 from gloria.processing import GloriaProcessor
-from gloria_ops.retrieval import Of
+from gloria_ops import ItemKind
 
 
 def build_index(
@@ -24,7 +24,7 @@ def build_index(
     model: GloriaModel,
     processor: GloriaProcessor,
     rows: Sequence[Row],
-    of: Of,
+    of: ItemKind,
     *,
     dtype: str = "float16",
     batch_size: int = 32,
@@ -106,7 +106,7 @@ def _digest(digest: "hashlib._Hash", rows: Sequence[Row]) -> None:
 
 
 def _encoded(
-    model: GloriaModel, processor: GloriaProcessor, batch: Sequence[Row], of: Of
+    model: GloriaModel, processor: GloriaProcessor, batch: Sequence[Row], of: ItemKind
 ) -> tuple[Items | None, list[Row], list[Problem]]:
     """What the good rows of a batch become (None = there is none), those rows, and what is wrong with the others."""
     good: list[Row] = []

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from gloria.data import Problem
-from gloria_ops.retrieval import Of
+from gloria_ops import ItemKind
 
 DTYPES = ("float16", "bfloat16", "float32")
 MANIFEST = "manifest.json"
@@ -81,7 +81,7 @@ class Manifest:
         version: of the format.
     """
 
-    of: Of
+    of: ItemKind
     width: int
     dtype: str
     model: str
@@ -96,7 +96,7 @@ class Manifest:
     version: int = VERSION
 
     def __post_init__(self) -> None:
-        if self.of not in get_args(Of):
+        if self.of not in get_args(ItemKind):
             raise ValueError(f"of is {self.of!r}; expected 'images' or 'texts', what the index holds")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype is {self.dtype!r}; expected one of {', '.join(map(repr, DTYPES))}")

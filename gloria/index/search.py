@@ -8,10 +8,7 @@ from torch import Tensor
 from gloria.index.nearest import nearest
 from gloria.index.store import EmbeddingIndex, Items
 from gloria.retrieval import BY, By
-from gloria_ops import LocalScore, TopK
-from gloria_ops.functional import cosines
-from gloria_ops.retrieval import merge_best, scored_chunks
-from gloria_ops.tokens import queries_and_corpus
+from gloria_ops import LocalScore, TopK, cosines, merge_best, scored_chunks
 
 Encoded = Items  # queries have the layout of what they look for
 
@@ -91,10 +88,14 @@ def _scores(queries: Encoded, items: Items, index: EmbeddingIndex, by: By, score
         return cosines(queries.whole, items.whole.to(device))
     items = Items(*(each.to(device) for each in items))
     # Not by `local_scores`: a search has a cheaper way for few queries than the scores of a batch.
-    asked, corpus = queries_and_corpus(
-        queries.parts, items.parts, query_offsets=queries.offsets, corpus_offsets=items.offsets
+    scored = scored_chunks(
+        queries.parts,
+        items.parts,
+        of=index.manifest.of,
+        query_offsets=queries.offsets,
+        corpus_offsets=items.offsets,
+        score=score,
     )
-    scored = scored_chunks(asked, corpus, of=index.manifest.of, score=score)
     local = torch.cat([scores for _, scores in scored], dim=1)
     return local if by == "local" else 0.5 * (cosines(queries.whole, items.whole) + local)
 

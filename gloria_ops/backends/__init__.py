@@ -1,36 +1,25 @@
-"""The registry of backends: which exist, and which one computes a given score, dtype and device.
-
-A fused backend is a module with `name`, `unavailable()` (why it cannot run on this machine, and the fix; None = it
-can), `unsupported(score, dtype, device)` (what it lacks for them; None = nothing), `describe()` (a line for the
-doctor), `caution` (what is said once where it is chosen automatically, or None), `attended_of_any_length` (whether the
-items that attention runs over may be packed with unequal lengths), and `forward` and `backward` over the canonical form
-of `gloria_ops.tokens`, for direction t2i; forward takes the number of words of a search, too, or 0. "reference" is no
-such module: `gloria_ops.reference` is plain autograd code, has every knob and dtype on every device, and never passes
-through the custom ops.
-"""
+"""The registry of backends: which exist, and which one computes a given score, dtype and device."""
 
 import warnings
-from types import ModuleType
 
 import torch
 
-from gloria_ops.backends import cpu, triton
+from gloria_ops.backends import cpu, reference, triton
+from gloria_ops.backends.contract import Backend
 from gloria_ops.score import LocalScore
 
-REFERENCE = "reference"
-FUSED: dict[str, ModuleType] = {cpu.name: cpu, triton.name: triton}
-# In the order of preference: the automatic choice takes the first that serves.
-AUTOMATIC = (cpu.name, triton.name)
+# In the order of preference: the automatic choice takes the first that serves. The last one serves everything.
+BACKENDS: dict[str, Backend] = {cpu.name: cpu, triton.name: triton, reference.name: reference}
 
-_said: set[str] = set()
+_warnings_given: set[str] = set()
 
 
 def choose(requested: str | None, score: LocalScore, dtype: torch.dtype, device: torch.device) -> str:
-    """The name of the backend that computes `score` for rows of `dtype` on `device`.
+    """Return the name of the backend that computes `score` for rows of `dtype` on `device`.
 
     Args:
-        requested: a name, which is either served or refused; None = the first that serves. Stepping down to the
-            reference is said once by a warning, except for float64, which the reference is for.
+        requested: a name, which is either served or refused; None = the first that serves. A warning says once that it
+            stepped down to the reference, except for float64, which the reference is for.
 
     Raises:
         ValueError: no backend of that name.
@@ -39,44 +28,50 @@ def choose(requested: str | None, score: LocalScore, dtype: torch.dtype, device:
     """
     if requested is None:
         return _automatic(score, dtype, device)
-    if requested == REFERENCE:
-        return requested
-    if requested not in FUSED:
-        known = ", ".join(map(repr, [*FUSED, REFERENCE]))
+    if requested not in BACKENDS:
+        known = ", ".join(map(repr, BACKENDS))
         raise ValueError(f"backend is {requested!r}; expected one of {known}, or None for the automatic choice")
-    missing = FUSED[requested].unavailable()
+    missing = BACKENDS[requested].unavailable()
     if missing is not None:
-        raise RuntimeError(f"backend={requested!r} cannot run here: {missing}; or take backend={REFERENCE!r}")
-    lacking = FUSED[requested].unsupported(score, dtype, device)
+        raise RuntimeError(f"backend={requested!r} cannot run here: {missing}; or take backend={reference.name!r}")
+    lacking = BACKENDS[requested].unsupported(score, dtype, device)
     if lacking is not None:
-        other = next((name for name in FUSED if refusal(name, score, dtype, device) is None), REFERENCE)
+        other = next(name for name in BACKENDS if refusal(name, score, dtype, device) is None)
         raise NotImplementedError(f"backend={requested!r} does not serve {score}: {lacking}; take backend={other!r}")
     return requested
 
 
 def refusal(name: str, score: LocalScore, dtype: torch.dtype, device: torch.device) -> str | None:
-    """Why the fused backend `name` does not serve here; None if it does."""
-    return FUSED[name].unavailable() or FUSED[name].unsupported(score, dtype, device)
+    """Return why the backend `name` does not serve here; None if it does."""
+    return BACKENDS[name].unavailable() or BACKENDS[name].unsupported(score, dtype, device)
+
+
+def first_that_serves(score: LocalScore, dtype: torch.dtype, device: torch.device) -> tuple[str, dict[str, str]]:
+    """Return the backend that the automatic choice takes, and why each one preferred to it does not serve."""
+    refusals: dict[str, str] = {}
+    for name in BACKENDS:
+        reason = refusal(name, score, dtype, device)
+        if reason is None:
+            return name, refusals
+        refusals[name] = reason
+    raise AssertionError("the reference serves everything")
 
 
 def _automatic(score: LocalScore, dtype: torch.dtype, device: torch.device) -> str:
-    reasons = []
-    for name in AUTOMATIC:
-        reason = refusal(name, score, dtype, device)
-        if reason is None:
-            if FUSED[name].caution and not torch.compiler.is_compiling():
-                _say_once(FUSED[name].caution)
-            return name
-        reasons.append(f"{name}: {reason}")
-    if dtype != torch.float64 and not torch.compiler.is_compiling():
-        _say_once(
-            f"gloria_ops takes the unfused backend={REFERENCE!r}, slow and hungry for memory, for {dtype} on "
-            f"{device.type} ({'; '.join(reasons)}); `python -m gloria_ops.doctor` shows what is available"
+    chosen, refusals = first_that_serves(score, dtype, device)
+    caution = BACKENDS[chosen].caution
+    if chosen == reference.name and dtype != torch.float64:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in refusals.items())
+        caution = (
+            f"gloria_ops takes the unfused backend={chosen!r}, slow and hungry for memory, for {dtype} on "
+            f"{device.type} ({reasons}); `python -m gloria_ops.doctor` shows what is available"
         )
-    return REFERENCE
+    if caution and not torch.compiler.is_compiling():
+        _warn_once(caution)
+    return chosen
 
 
-def _say_once(message: str) -> None:
-    if message not in _said:
-        _said.add(message)
+def _warn_once(message: str) -> None:
+    if message not in _warnings_given:
+        _warnings_given.add(message)
         warnings.warn(message, RuntimeWarning, stacklevel=5)

@@ -1,16 +1,18 @@
 """The fused C++ kernels for CPU tensors: addresses go in, and nothing of the size of the affinities is ever stored."""
 
-from __future__ import annotations
+from __future__ import annotations  # _C may be missing
 
 import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 import torch  # before _C: both must share torch's OpenMP runtime
 from torch import Tensor
 
 from gloria_ops.score import LocalScore
+from gloria_ops.tokens import Ragged
 
 try:
     from gloria_ops import _C
@@ -20,6 +22,7 @@ except ImportError as error:
 
 name = "cpu"
 caution = None
+differentiable = False
 attended_of_any_length = True
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -43,15 +46,6 @@ os.register_at_fork(after_in_child=_after_fork)
 
 def _threads() -> int:
     return 1 if _forked else torch.get_num_threads()
-
-
-def _gradient(rows: Tensor, side: _C.Ragged) -> Tensor:
-    """Memory for the gradient of `rows`, with zeros where it has rows that no item owns."""
-    gradient = torch.empty_like(rows)
-    if not side.fills(rows.shape[0]):
-        # Not by torch: in a forked child it would share out the filling of a large tensor, and wait like us.
-        ctypes.memset(gradient.data_ptr(), 0, gradient.nbytes)
-    return gradient
 
 
 def available_isas() -> list[str]:
@@ -122,33 +116,37 @@ def unsupported(score: LocalScore, dtype: torch.dtype, device: torch.device) -> 
     return None
 
 
+@lru_cache  # a small problem is waiting
 def _dtype(dtype: torch.dtype) -> _C.DType:
     return getattr(_C.DType, str(dtype).removeprefix("torch."))
 
 
-def _ragged(rows: Tensor, starts: Tensor, lengths: Tensor) -> tuple[_C.Ragged, tuple[Tensor, ...]]:
-    """One side for the kernels, and the tensors that must outlive the call. The last guard before raw addresses."""
-    rows, starts, lengths = rows.contiguous(), starts.contiguous(), lengths.contiguous()
+def _with_addresses(side: Ragged) -> tuple[Ragged, _C.Ragged]:
+    """The side as the kernels read it, which must outlive the call. The last guard before raw addresses."""
+    rows, starts, lengths = side
     if rows.dim() != 2 or starts.dim() != 1 or starts.shape != lengths.shape:
         shapes = f"{tuple(rows.shape)}, {tuple(starts.shape)} and {tuple(lengths.shape)}"
         raise ValueError(f"rows, starts and lengths have the shapes {shapes}; expected (L, D), (N,) and (N,)")
     if starts.dtype != torch.int64 or lengths.dtype != torch.int64:
         raise TypeError(f"starts are {starts.dtype} and lengths {lengths.dtype}; expected int64: .long()")
-    side = _C.Ragged(rows.data_ptr(), starts.data_ptr(), lengths.data_ptr(), starts.numel(), rows.shape[0])
-    return side, (rows, starts, lengths)
+    if not (rows.is_contiguous() and starts.is_contiguous() and lengths.is_contiguous()):
+        side = rows, starts, lengths = Ragged(rows.contiguous(), starts.contiguous(), lengths.contiguous())
+    return side, _C.Ragged(rows.data_ptr(), starts.data_ptr(), lengths.data_ptr(), starts.numel(), rows.shape[0])
 
 
 def _problem(
-    images: _C.Ragged, texts: _C.Ragged, regions: Tensor, words: Tensor, score: LocalScore, search_words: int = 0
+    attended: Tensor, attending: Tensor, images: _C.Ragged, texts: _C.Ragged, score: LocalScore, search_words: int = 0
 ) -> _C.Problem:
-    if regions.shape[1] != words.shape[1] or regions.dtype != words.dtype:
+    """Of the rows of both sides; the kernels call attended items images, and attending ones texts."""
+    width, dtype = attended.shape[1], attended.dtype
+    if attending.shape[1] != width or attending.dtype != dtype:
         raise ValueError(
-            f"regions are {regions.shape[1]} wide {regions.dtype} and words {words.shape[1]} wide {words.dtype}; "
+            f"attended rows are {width} wide {dtype} and attending rows {attending.shape[1]} wide {attending.dtype}; "
             "expected one width and one dtype"
         )
     return _C.Problem(
-        dtype=_dtype(regions.dtype),
-        dim=regions.shape[1],
+        dtype=_dtype(dtype),
+        dim=width,
         images=images,
         texts=texts,
         word_norm=getattr(_C.WordNorm, score.word_norm),
@@ -164,55 +162,45 @@ def _problem(
     )
 
 
-def forward(
-    regions: Tensor,
-    region_starts: Tensor,
-    region_lengths: Tensor,
-    words: Tensor,
-    word_starts: Tensor,
-    word_lengths: Tensor,
-    score: LocalScore,
-    search_words: int = 0,
-) -> Tensor:
-    """Scores (N_v, N_t) float32 of rows `regions` (L_v, D) and `words` (L_t, D), words attending to regions.
+def _gradient(rows: Tensor, side: _C.Ragged) -> Tensor:
+    """Memory for the gradient of `rows`, with zeros where it has rows that no item owns."""
+    gradient = torch.empty_like(rows)
+    if not side.fills(rows.shape[0]):
+        # Not by torch: in a forked child it would share out the filling of a large tensor, and wait like us.
+        ctypes.memset(gradient.data_ptr(), 0, gradient.nbytes)
+    return gradient
 
-    `search_words` > 0: the images are part of a corpus, and so many words in all are searched for in each of them. The
-    way to the contexts' norms is then the cheaper one for so many; in a batch it depends on M and D alone.
+
+def forward(attended: Ragged, attending: Ragged, score: LocalScore, search_words: int = 0) -> Tensor:
+    """Return scores (N, T) float32 of N attended items with T attending ones.
+
+    With `search_words` above 0 the way to the contexts' norms is the cheaper one for so many; in a batch it depends on
+    M and D alone.
     """
-    images, (regions, *kept_regions) = _ragged(regions, region_starts, region_lengths)
-    texts, (words, *kept_words) = _ragged(words, word_starts, word_lengths)
-    scores = torch.empty(region_starts.numel(), word_starts.numel(), dtype=torch.float32)
-    _C.forward(_problem(images, texts, regions, words, score, search_words), scores.data_ptr(), _chosen_isa())
-    del kept_regions, kept_words
+    attended, images = _with_addresses(attended)
+    attending, texts = _with_addresses(attending)
+    scores = torch.empty(attended.starts.numel(), attending.starts.numel(), dtype=torch.float32)
+    problem = _problem(attended.rows, attending.rows, images, texts, score, search_words)
+    _C.forward(problem, scores.data_ptr(), _chosen_isa())
     return scores
 
 
-def backward(
-    grad_scores: Tensor,
-    regions: Tensor,
-    region_starts: Tensor,
-    region_lengths: Tensor,
-    words: Tensor,
-    word_starts: Tensor,
-    word_lengths: Tensor,
-    score: LocalScore,
-) -> tuple[Tensor, Tensor]:
-    """Gradients with the shape and dtype of `regions` and `words`; rows that belong to no item get zeros."""
-    images, (regions, *kept_regions) = _ragged(regions, region_starts, region_lengths)
-    texts, (words, *kept_words) = _ragged(words, word_starts, word_lengths)
-    if grad_scores.shape != (region_starts.numel(), word_starts.numel()):
+def backward(grad_scores: Tensor, attended: Ragged, attending: Ragged, score: LocalScore) -> tuple[Tensor, Tensor]:
+    """Return gradients with the shape and dtype of both sides' rows; rows that belong to no item get zeros."""
+    attended, images = _with_addresses(attended)
+    attending, texts = _with_addresses(attending)
+    expected = (attended.starts.numel(), attending.starts.numel())
+    if grad_scores.shape != expected:
         raise ValueError(
-            f"grad_scores has the shape {tuple(grad_scores.shape)}; expected "
-            f"{(region_starts.numel(), word_starts.numel())}, images by texts"
+            f"grad_scores has the shape {tuple(grad_scores.shape)}; expected {expected}, attended by attending items"
         )
     grad_scores = grad_scores.to(torch.float32).contiguous()
-    grad_regions, grad_words = _gradient(regions, images), _gradient(words, texts)
+    grad_attended, grad_attending = _gradient(attended.rows, images), _gradient(attending.rows, texts)
     _C.backward(
-        _problem(images, texts, regions, words, score),
+        _problem(attended.rows, attending.rows, images, texts, score),
         grad_scores.data_ptr(),
-        grad_regions.data_ptr(),
-        grad_words.data_ptr(),
+        grad_attended.data_ptr(),
+        grad_attending.data_ptr(),
         _chosen_isa(),
     )
-    del kept_regions, kept_words
-    return grad_regions, grad_words
+    return grad_attended, grad_attending

@@ -24,12 +24,14 @@ there are. What still grows is the scores and their gradient, 4 n_r N bytes each
 are taken in the order of the ranks (gather) or of the ring, so the same inputs on the same ranks give the same bits.
 """
 
+from gloria_ops.distributed.crossentropy import contrasted_pairs
 from gloria_ops.distributed.functional import global_contrastive_loss, local_contrastive_loss
-from gloria_ops.distributed.losses import GlobalContrastiveLoss, LocalContrastiveLoss
+from gloria_ops.distributed.modules import GlobalContrastiveLoss, LocalContrastiveLoss
 
 __all__ = [
     "GlobalContrastiveLoss",
     "LocalContrastiveLoss",
+    "contrasted_pairs",
     "global_contrastive_loss",
     "local_contrastive_loss",
 ]

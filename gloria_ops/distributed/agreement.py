@@ -32,7 +32,7 @@ class Layout:
         return sum(self.counts[: self.rank])
 
 
-def ranks(group: dist.ProcessGroup | None) -> int:
+def rank_count(group: dist.ProcessGroup | None) -> int:
     """The number of ranks; 1 where torch.distributed is not initialised.
 
     Raises:
@@ -85,18 +85,18 @@ def _fingerprint(share: Share) -> int:
 def _disagreement(share: Share | None, failure: Exception | None, group: dist.ProcessGroup | None) -> Exception:
     """The error of this rank; every rank calls this, or none."""
     settings = {} if share is None else {name: repr(value) for name, value in share.settings.items()}
-    told: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(told, (str(failure), settings), group=group)
+    gathered: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(gathered, (str(failure), settings), group=group)
     if failure is not None:
         return failure
-    ranks_told = list(zip(dist.get_process_group_ranks(group), told, strict=True))
-    for rank, (message, theirs) in ranks_told:
+    by_rank = list(zip(dist.get_process_group_ranks(group), gathered, strict=True))
+    for rank, (message, theirs) in by_rank:
         if not theirs:
             return RuntimeError(f"rank {rank} refused its arguments, so no rank can go on: {message}")
-    first, (_, expected) = ranks_told[0]
+    first, (_, expected) = by_rank[0]
     rank, name, value = next(
         (rank, name, value)
-        for rank, (_, theirs) in ranks_told
+        for rank, (_, theirs) in by_rank
         for name, value in theirs.items()
         if value != expected.get(name)
     )

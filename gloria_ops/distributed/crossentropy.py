@@ -8,7 +8,8 @@ from torch.autograd.function import once_differentiable
 
 from gloria_ops.distributed.agreement import Layout
 from gloria_ops.distributed.gather import all_gather, all_gather_uneven, all_to_all
-from gloria_ops.functional import Reduction, no_autocast
+from gloria_ops.functional import Reduction
+from gloria_ops.precision import no_autocast
 
 
 def spread_contrastive_losses(
@@ -29,28 +30,28 @@ def spread_contrastive_losses(
     with no_autocast(scores.device):
         logits = logit_scale * scores
         if report_ids is not None:
-            everyones = all_gather_uneven(report_ids, layout.counts, layout.group)
-            logits = logits.masked_fill(~contrasted_pairs(report_ids, everyones, layout.first), -torch.inf)
-        return _Losses.apply(logits, 1 / sum(layout.counts) if reduction == "mean" else 1.0, layout)
+            all_ids = all_gather_uneven(report_ids, layout.counts, layout.group)
+            logits = logits.masked_fill(~contrasted_pairs(report_ids, all_ids, layout.first), -torch.inf)
+        return _CrossEntropies.apply(logits, 1 / sum(layout.counts) if reduction == "mean" else 1.0, layout)
 
 
-def contrasted_pairs(report_ids: Tensor, everyones: Tensor, first: int) -> Tensor:
+def contrasted_pairs(report_ids: Tensor, all_ids: Tensor, first: int) -> Tensor:
     """Which (image, text) pairs take part in the loss: a report's own image, and images whose report differs.
 
     Args:
         report_ids: (n,) integers of the own images, equal for equal reports.
-        everyones: (N,) those of all texts, where the own begin at `first`.
+        all_ids: (N,) those of all texts, where the own begin at `first`.
         first: 0 to N - n.
 
     Returns:
         (n, N) bool, True for own pairs and where the ids differ.
     """
     own = torch.arange(first, first + report_ids.shape[0], device=report_ids.device)
-    column = torch.arange(everyones.shape[0], device=report_ids.device)
-    return (own[:, None] == column) | (report_ids[:, None] != everyones)
+    column = torch.arange(all_ids.shape[0], device=report_ids.device)
+    return (own[:, None] == column) | (report_ids[:, None] != all_ids)
 
 
-class _Losses(torch.autograd.Function):
+class _CrossEntropies(torch.autograd.Function):
     """Cross entropies over the rows and over the columns of the logits of all ranks, the own pairs being positives."""
 
     @staticmethod

@@ -15,15 +15,17 @@ from gloria_ops.distributed.gather import GatheredRows, all_gather_uneven
 from gloria_ops.distributed.ring import RingScores
 from gloria_ops.distributed.share import (
     Share,
+    at_least_one,
     canonical_sides,
     checked_report_ids,
     checked_share,
-    one_at_least,
-    one_behind_the_other,
+    consecutive,
+    items_of_one_row,
     packed,
-    vectors,
 )
-from gloria_ops.functional import RELEASED, Reduction, canonical_scores, check_score, check_vectors, cosines
+from gloria_ops.functional import RELEASED, Reduction, check_score, check_vectors, cosines
+from gloria_ops.pairs import pair_scores
+from gloria_ops.precision import score_dtype
 from gloria_ops.score import LocalScore
 from gloria_ops.tokens import Lengths, Ragged
 
@@ -87,7 +89,7 @@ def local_contrastive_loss(
         "word_offsets": word_offsets,
         "region_lengths": region_lengths,
     }
-    if agreement.ranks(group) == 1:
+    if agreement.rank_count(group) == 1:
         return functional.local_contrastive_loss(
             regions,
             words,
@@ -141,7 +143,7 @@ def global_contrastive_loss(
     Raises:
         As `local_contrastive_loss`.
     """
-    if agreement.ranks(group) == 1:
+    if agreement.rank_count(group) == 1:
         return functional.global_contrastive_loss(
             image_vectors,
             text_vectors,
@@ -152,9 +154,9 @@ def global_contrastive_loss(
         )
 
     def prepare() -> Share:
-        check_vectors(one_at_least(image_vectors), one_at_least(text_vectors))
+        check_vectors(at_least_one(image_vectors), at_least_one(text_vectors))
         settings = {"loss": "global", "eps": eps}
-        images, texts = vectors(image_vectors), vectors(text_vectors)
+        images, texts = items_of_one_row(image_vectors), items_of_one_row(text_vectors)
         return checked_share(images, texts, logit_scale, reduction, report_ids, settings)
 
     def scores(share: Share, layout: Layout) -> Tensor:
@@ -182,19 +184,18 @@ def _local_scores(share: Share, layout: Layout, score: LocalScore, exchange: Exc
     """Scores (n_r, N) of the own images with all texts."""
     regions, words, backend = share.images.rows, share.texts.rows, str(share.settings["backend"])
     lengths = all_gather_uneven(share.texts.lengths, layout.counts, layout.group)
-    texts = [one_behind_the_other(words, own) for own in lengths.split(layout.counts)]
+    texts = [consecutive(words, own) for own in lengths.split(layout.counts)]
     if exchange is None:
-        everyones = layout.size * max(layout.rows) * words.shape[1] * words.element_size()
-        exchange = "gather" if everyones <= GATHER_BYTES else "ring"
+        gathered_bytes = layout.size * max(layout.rows) * words.shape[1] * words.element_size()
+        exchange = "gather" if gathered_bytes <= GATHER_BYTES else "ring"
     if exchange == "ring":
-        places = [own[1:] for own in texts]
-        return RingScores.apply(regions, words, share.images[1:], places, score, backend, layout)
+        return RingScores.apply(regions, words, share.images, texts, score, backend, layout)
     most = max(layout.rows)
     rows = GatheredRows.apply(words, most, layout.group)
     starts = torch.cat([owner * most + own.starts for owner, own in enumerate(texts)])
     if not share.count:  # no kernel takes no image: an empty matrix that depends on both sides
-        return (regions @ rows.T)[:, starts].to(torch.promote_types(rows.dtype, torch.float32))
-    return canonical_scores(share.images, Ragged(rows, starts, lengths), score, backend)
+        return (regions @ rows.T)[:, starts].to(score_dtype(rows.dtype))
+    return pair_scores(share.images, Ragged(rows, starts, lengths), score, backend)
 
 
 def _pair_mask(report_ids: Tensor | None, images: Tensor) -> Tensor | None:

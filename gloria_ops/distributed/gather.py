@@ -15,15 +15,15 @@ _all_gather_single = dist.all_gather_single if hasattr(dist, "all_gather_single"
 def all_gather(own: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     """Every rank's `own`, all of one shape (L, ...), as (R, L, ...) in the order of the ranks."""
     size = dist.get_world_size(group)
-    everyones = own.new_empty((size * own.shape[0], *own.shape[1:]))
-    _all_gather_single(everyones, own.contiguous(), group=group)
-    return everyones.unflatten(0, (size, own.shape[0]))
+    gathered = own.new_empty((size * own.shape[0], *own.shape[1:]))
+    _all_gather_single(gathered, own.contiguous(), group=group)
+    return gathered.unflatten(0, (size, own.shape[0]))
 
 
 def all_gather_uneven(own: Tensor, counts: list[int], group: dist.ProcessGroup | None) -> Tensor:
     """Every rank's `own` (counts[r], ...), one behind the other in the order of the ranks."""
-    everyones = all_gather(_padded(own, max(counts)), group)
-    return torch.cat([part[:count] for part, count in zip(everyones, counts, strict=True)])
+    gathered = all_gather(_padded(own, max(counts)), group)
+    return torch.cat([part[:count] for part, count in zip(gathered, counts, strict=True)])
 
 
 def all_to_all(parts: Tensor, counts: list[int], group: dist.ProcessGroup | None) -> Tensor:

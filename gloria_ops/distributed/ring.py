@@ -8,59 +8,56 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gloria_ops import backends, ops
 from gloria_ops.distributed.agreement import Layout
-from gloria_ops.functional import canonical_scores
+from gloria_ops.pairs import pair_gradients, pair_scores
+from gloria_ops.precision import score_dtype
 from gloria_ops.score import LocalScore
 from gloria_ops.tokens import Ragged
 
-Places = tuple[Tensor, Tensor]  # starts and lengths of items in their rows
-
 
 class RingScores(torch.autograd.Function):
-    """Scores (n_r, N) of the own images with all texts, as `GatheredRows` and `canonical_scores` would give them."""
+    """Scores (n_r, N) of this rank's images with all texts, as `GatheredRows` and `pair_scores` would give them."""
 
     @staticmethod
     def forward(
         ctx: Any,
         regions: Tensor,
         words: Tensor,
-        images: Places,
-        texts: list[Places],
+        images: Ragged,
+        texts: list[Ragged],
         score: LocalScore,
         backend: str,
         layout: Layout,
     ) -> Tensor:
-        """Of the own regions and packed words.
+        """Score block after block.
 
         Args:
-            regions: rows of the own images.
-            words: rows of the own texts.
-            images: where the own images lie in `regions`.
-            texts: where the texts of every rank lie in its packed words.
+            regions: rows of this rank's images, which autograd sees.
+            words: rows of this rank's texts, which autograd sees.
+            images: this rank's; its rows are not read.
+            texts: of every rank, in its packed words; their rows are not read.
             score, backend, layout: of the batch.
         """
         ctx.save_for_backward(regions, words)
-        ctx.described = images, texts, score, backend, layout
-        own = Ragged(regions, *images)
-        wide = torch.promote_types(regions.dtype, torch.float32)
-        scores = regions.new_empty((layout.counts[layout.rank], sum(layout.counts)), dtype=wide)
+        # Without their rows, which would then live as long as the graph, backward or not.
+        ctx.described = images[1:], [own[1:] for own in texts], score, backend, layout
+        own = images._replace(rows=regions)
+        scores = regions.new_empty((layout.counts[layout.rank], sum(layout.counts)), dtype=score_dtype(regions.dtype))
         for owner, rows in _blocks(words, layout):
             block = scores[:, _columns(layout, owner)]
             if block.numel():
-                block.copy_(canonical_scores(own, Ragged(rows, *texts[owner]), score, backend))
+                block.copy_(pair_scores(own, texts[owner]._replace(rows=rows), score, backend))
         return scores
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_scores: Tensor) -> tuple[Tensor | None, ...]:
-        """Of the own regions, summed here, and of the own words, summed on their way."""
+        """Return the gradients of this rank's regions, summed here, and of its words, summed on their way."""
         regions, words = ctx.saved_tensors
         images, texts, score, backend, layout = ctx.described
         own = Ragged(regions, *images)
-        wide = torch.promote_types(words.dtype, torch.float32)
-        grad_regions = torch.zeros_like(regions, dtype=wide)
-        sums = _buffers(words, wide, layout)
+        grad_regions = torch.zeros_like(regions, dtype=score_dtype(regions.dtype))
+        sums = _buffers(words, score_dtype(words.dtype), layout)
         for step, (owner, rows) in enumerate(_blocks(words, layout)):
             arriving, leaving = sums[step % 2][: layout.rows[owner]], sums[1 - step % 2]
             # A block's sum comes in while this rank's part of it is computed, and leaves during the next step.
@@ -68,18 +65,18 @@ class RingScores(torch.autograd.Function):
                 arriving.zero_()
                 pending = []
             else:
-                pending = _pass_on(leaving[: layout.rows[(owner + 1) % layout.size]], arriving, layout)
+                pending = _send_and_receive(leaving[: layout.rows[(owner + 1) % layout.size]], arriving, layout)
             grad_block = grad_scores[:, _columns(layout, owner)]
             parts = None
             if grad_block.numel():
-                parts = _gradients(own, Ragged(rows, *texts[owner]), score, backend, grad_block.contiguous())
+                parts = pair_gradients(grad_block, own, Ragged(rows, *texts[owner]), score, backend)
             _wait(pending)
             if parts is not None:
                 grad_regions += parts[0]
                 arriving += parts[1]
         if layout.size > 1:
             home = sums[layout.size % 2][: layout.rows[layout.rank]]
-            _wait(_pass_on(arriving, home, layout))
+            _wait(_send_and_receive(arriving, home, layout))
             arriving = home
         return grad_regions.to(regions.dtype), arriving.to(words.dtype), None, None, None, None, None
 
@@ -93,7 +90,7 @@ def _blocks(words: Tensor, layout: Layout) -> Iterator[tuple[int, Tensor]]:
         pending, arriving = [], held
         if step + 1 < layout.size:
             arriving = free[step % 2][: layout.rows[(owner - 1) % layout.size]]
-            pending = _pass_on(held, arriving, layout)
+            pending = _send_and_receive(held, arriving, layout)
         yield owner, held
         _wait(pending)
         held = arriving
@@ -105,14 +102,14 @@ def _buffers(words: Tensor, dtype: torch.dtype, layout: Layout) -> tuple[Tensor,
     return words.new_empty(shape, dtype=dtype), words.new_empty(shape, dtype=dtype)
 
 
-def _pass_on(leaving: Tensor, arriving: Tensor, layout: Layout) -> list[dist.Work]:
+def _send_and_receive(leaving: Tensor, arriving: Tensor, layout: Layout) -> list[dist.Work]:
     """Starts sending to the next rank and receiving from the one before; both know who has nothing to send."""
-    ahead, behind = (layout.rank + 1) % layout.size, (layout.rank - 1) % layout.size
+    next_rank, previous_rank = (layout.rank + 1) % layout.size, (layout.rank - 1) % layout.size
     transfers = []
     if leaving.numel():
-        transfers.append(dist.P2POp(dist.isend, leaving, group=layout.group, group_peer=ahead))
+        transfers.append(dist.P2POp(dist.isend, leaving, group=layout.group, group_peer=next_rank))
     if arriving.numel():
-        transfers.append(dist.P2POp(dist.irecv, arriving, group=layout.group, group_peer=behind))
+        transfers.append(dist.P2POp(dist.irecv, arriving, group=layout.group, group_peer=previous_rank))
     return dist.batch_isend_irecv(transfers) if transfers else []
 
 
@@ -124,19 +121,3 @@ def _wait(pending: list[dist.Work]) -> None:
 def _columns(layout: Layout, owner: int) -> slice:
     first = sum(layout.counts[:owner])
     return slice(first, first + layout.counts[owner])
-
-
-def _gradients(
-    images: Ragged, texts: Ragged, score: LocalScore, backend: str, grad_scores: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Of the regions and of the words of one block; the fused kernels recompute what they need themselves."""
-    if backend == backends.REFERENCE:
-        with torch.enable_grad():
-            images, texts = (side._replace(rows=side.rows.detach().requires_grad_()) for side in (images, texts))
-            scores = canonical_scores(images, texts, score, backend)
-        grad_regions, grad_words = torch.autograd.grad(scores, (images.rows, texts.rows), grad_scores)
-        return grad_regions, grad_words
-    if score.direction == "i2t":
-        grad_words, grad_regions = ops.scores_backward(grad_scores.T, *texts, *images, *ops.knobs(score), backend)
-        return grad_regions, grad_words
-    return ops.scores_backward(grad_scores, *images, *texts, *ops.knobs(score), backend)

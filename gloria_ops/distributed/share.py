@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gloria_ops.functional import Reduction, check_pairs, check_reduction, checked_logit_scale
+from gloria_ops.precision import score_dtype
 from gloria_ops.tokens import Ragged, canonical
 
 
@@ -46,7 +47,7 @@ def checked_share(
     count = images.starts.shape[0]
     check_pairs(count, texts.starts.shape[0])
     check_reduction(reduction, ("mean", "sum"))  # a loss of each item would be another on each rank
-    scale = checked_logit_scale(logit_scale, torch.promote_types(images.rows.dtype, torch.float32))
+    scale = checked_logit_scale(logit_scale, score_dtype(images.rows.dtype))
     if report_ids is not None:
         report_ids = checked_report_ids(report_ids, images.starts)
     learns = torch.is_grad_enabled()
@@ -70,12 +71,12 @@ def canonical_sides(regions: Tensor, words: Tensor, **described: Any) -> tuple[R
         batch = canonical(regions, words, **described)
         return batch.images, batch.texts
     offsets = [0, 1] if words.dim() == 2 else None
-    batch = canonical(one_at_least(regions), one_at_least(words), word_offsets=offsets)
+    batch = canonical(at_least_one(regions), at_least_one(words), word_offsets=offsets)
     images, texts = (Ragged(*(each[:0] for each in side)) for side in (batch.images, batch.texts))
     return images, texts
 
 
-def one_at_least(items: Tensor) -> Tensor:
+def at_least_one(items: Tensor) -> Tensor:
     """`items`, or where there are none one of zeros, so that all else about them can be checked."""
     return items if len(items) else torch.cat([items, items.new_zeros(1, *items.shape[1:])])
 
@@ -84,21 +85,21 @@ def packed(texts: Ragged) -> Ragged:
     """Without what no text owns."""
     rows, starts, lengths = texts
     total = int(lengths.sum())
-    consecutive = one_behind_the_other(rows, lengths)
+    side = consecutive(rows, lengths)
     if total == rows.shape[0]:
-        return consecutive
-    shift = (starts - consecutive.starts).repeat_interleave(lengths, output_size=total)
-    return consecutive._replace(rows=rows[torch.arange(total, device=rows.device) + shift])
+        return side
+    shift = (starts - side.starts).repeat_interleave(lengths, output_size=total)
+    return side._replace(rows=rows[torch.arange(total, device=rows.device) + shift])
 
 
-def one_behind_the_other(rows: Tensor, lengths: Tensor) -> Ragged:
+def consecutive(rows: Tensor, lengths: Tensor) -> Ragged:
     """Items of these lengths, without gaps."""
     return Ragged(rows, lengths.cumsum(0) - lengths, lengths)
 
 
-def vectors(rows: Tensor) -> Ragged:
+def items_of_one_row(rows: Tensor) -> Ragged:
     """Vectors as items of one row."""
-    return one_behind_the_other(rows, torch.ones(len(rows), dtype=torch.int64, device=rows.device))
+    return consecutive(rows, torch.ones(len(rows), dtype=torch.int64, device=rows.device))
 
 
 def checked_report_ids(report_ids: Tensor, images: Tensor) -> Tensor:

@@ -91,5 +91,5 @@ def attention_fn(query: Tensor, context: Tensor, temp1: float) -> tuple[Tensor, 
     """
     score = replace(LocalScore.released(), attention_scale=temp1)
     regions = context.flatten(2)
-    attended = reference.attention(query.transpose(1, 2) @ regions, score)
-    return torch.bmm(regions, attended.transpose(1, 2)), attended.unflatten(2, context.shape[2:])
+    attention = reference.attention(query.transpose(1, 2) @ regions, score)
+    return torch.bmm(regions, attention.transpose(1, 2)), attention.unflatten(2, context.shape[2:])

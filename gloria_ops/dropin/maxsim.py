@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gloria_ops.functional import local_scores
 from gloria_ops.score import Direction, LocalScore
-from gloria_ops.tokens import real_first
+from gloria_ops.tokens import real_rows_first
 
 MaxsimDirection = Literal["text_to_image", "image_to_text"]
 MaxsimReduction = Literal["mean", "sum"]
@@ -56,8 +56,8 @@ def maxsim_scores(
     for name, rows, layout in (("text", text, "(X, T, D)"), ("image", image, "(Y, I, D)")):
         if rows.dim() != 3:
             raise ValueError(f"{name} has the shape {tuple(rows.shape)}; expected {layout}")
-    words, word_lengths = (text, None) if text_mask is None else real_first("text_mask", text, text_mask)
-    regions, region_lengths = (image, None) if image_mask is None else real_first("image_mask", image, image_mask)
+    words, word_lengths = (text, None) if text_mask is None else real_rows_first("text_mask", text, text_mask)
+    regions, region_lengths = (image, None) if image_mask is None else real_rows_first("image_mask", image, image_mask)
     attention: Direction = "t2i" if direction == "text_to_image" else "i2t"
     score = replace(LocalScore.maxsim(), pool=reduction, direction=attention)
     return local_scores(regions, words, word_lengths=word_lengths, region_lengths=region_lengths, score=score).T

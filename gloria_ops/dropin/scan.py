@@ -76,8 +76,8 @@ def func_attention(query: Tensor, context: Tensor, opt: Any, smooth: float, eps:
         (weightedContext (n, queryL, d), attnT (n, sourceL, queryL)), in the dtype of the inputs.
     """
     score = LocalScore(word_norm=_word_norm(opt), attention_scale=smooth)
-    attended = reference.attention(torch.bmm(query, context.transpose(1, 2)), score)
-    return torch.bmm(attended, context), attended.transpose(1, 2)
+    attention = reference.attention(torch.bmm(query, context.transpose(1, 2)), score)
+    return torch.bmm(attention, context), attention.transpose(1, 2)
 
 
 class ContrastiveLoss(nn.Module):
@@ -98,12 +98,12 @@ class ContrastiveLoss(nn.Module):
     def forward(self, im: Tensor, s: Tensor, s_l: Lengths) -> Tensor:
         """A scalar, the sum over the batch, from images, captions and their lengths as in `xattn_score_t2i`."""
         score = {"t2i": xattn_score_t2i, "i2t": xattn_score_i2t}
-        scores = _known("cross_attn", self.opt.cross_attn, score)(im, s, s_l, self.opt)
+        scores = _option("cross_attn", self.opt.cross_attn, score)(im, s, s_l, self.opt)
         return hinge_loss(scores, margin=self.margin, max_violation=self.max_violation)
 
 
 def _score(opt: Any, direction: Direction) -> LocalScore:
-    pool = _known("agg_func", opt.agg_func, AGGREGATIONS)
+    pool = _option("agg_func", opt.agg_func, AGGREGATIONS)
     return LocalScore(
         word_norm=_word_norm(opt),
         attention_scale=opt.lambda_softmax,
@@ -115,10 +115,10 @@ def _score(opt: Any, direction: Direction) -> LocalScore:
 
 
 def _word_norm(opt: Any) -> WordNorm:
-    return _known("raw_feature_norm", opt.raw_feature_norm, NORMS)
+    return _option("raw_feature_norm", opt.raw_feature_norm, NORMS)
 
 
-def _known(name: str, value: Any, choices: dict[str, Any]) -> Any:
+def _option(name: str, value: Any, choices: dict[str, Any]) -> Any:
     if value not in choices:
         raise ValueError(f"opt.{name} is {value!r}; expected one of {', '.join(map(repr, choices))}")
     return choices[value]

@@ -39,8 +39,8 @@ class AttentionMaps(Sequence[Tensor]):
             return [self[item] for item in range(*index.indices(len(self)))]
         item = range(len(self))[index]
         words = self._words[item, : int(self._lengths[item])]
-        (attended,) = attention_maps(self._regions[item, None], words[None], score=self._score)
-        return attended[None]
+        (attention,) = attention_maps(self._regions[item, None], words[None], score=self._score)
+        return attention[None]
 
 
 def channels_last(words_emb: Tensor) -> Tensor:

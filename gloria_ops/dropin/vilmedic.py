@@ -17,7 +17,7 @@ from gloria_ops.dropin.gloria import attention_fn as gloria_attention_fn
 from gloria_ops.dropin.gloria import global_loss, local_loss
 from gloria_ops.dropin.shared import cosine_similarity
 from gloria_ops.functional import check_vectors, contrastive_losses, cosines
-from gloria_ops.score import checked_scale
+from gloria_ops.score import TEMPERATURES, checked_scale
 from gloria_ops.score_losses import check_weight
 
 __all__ = ["ConVIRTLoss", "GLoRIALoss", "cosine_similarity", "gloria_attention_fn"]
@@ -82,7 +82,7 @@ class ConVIRTLoss(nn.Module):
     Over any other scores it is `gloria_ops.symmetric_loss(scores, logit_scale=1 / tau, image_weight=lambda_)`.
 
     Args:
-        tau: temperature, above 0; ConVIRT: 0.1.
+        tau: temperature, 1.2e-38 to 8.3e37; ConVIRT: 0.1.
         lambda_: weight of image to text, 0 to 1, text to image having the rest; ConVIRT: 0.75.
         kwargs: not read, as there.
 
@@ -93,7 +93,7 @@ class ConVIRTLoss(nn.Module):
     def __init__(self, tau: float, lambda_: float, **kwargs: Any) -> None:
         super().__init__()
         check_weight("lambda_", lambda_)
-        self.tau = checked_scale("tau", tau)
+        self.tau = checked_scale("tau", tau, TEMPERATURES)
         self.lambda_ = lambda_
 
     def forward(self, linguistic: Tensor, visual: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,8 +15,7 @@ from gloria.retrieval import (
     precision_table,
     similarities,
 )
-from gloria_ops import local_scores
-from gloria_ops.functional import cosines
+from gloria_ops import cosines, local_scores
 
 
 def test_scores_are_those_of_one_forward_pass(model, processor, pictures, reports, batch):

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from gloria.zero_shot import Calibration, ZeroShotClassifier, classification_table, format_classification
-from gloria_ops.functional import cosines
+from gloria_ops import cosines
 from gloria_ops.reference import scores as reference_scores
+from gloria_ops.tokens import Ragged
 
 PROMPTS = {
     "Effusion": ["left pleural effusion", "small right effusion", "pleural effusion, unchanged."],
@@ -24,6 +25,11 @@ def released_score(words, regions):
     return (5 * similarity).exp().max().log()
 
 
+def alone(rows):
+    """One item that owns all rows."""
+    return Ragged(rows, torch.zeros(1, dtype=torch.int64), torch.tensor([len(rows)]))
+
+
 def by_formula(model, processor, pictures, form, ensemble):
     """½ (cosine + local score) of each image with each prompt, one pair at a time in float64, and its ensemble."""
     model = model.double()
@@ -34,15 +40,11 @@ def by_formula(model, processor, pictures, form, ensemble):
             vector, words, lengths = model.get_text_features(**processor(text=text))
             words = words[0, 1 if form == "released" else 0 : int(lengths)]
             score = model.config.score
-            one, ends = torch.zeros(1, dtype=torch.int64), torch.tensor([len(words)])
             spots = regions.flatten(2).transpose(1, 2)
             if form == "released":
                 local = [released_score(words, each) for each in spots]
             else:
-                local = [
-                    reference_scores(each, one, torch.tensor([len(each)]), words, one, ends, score)[0, 0]
-                    for each in spots
-                ]
+                local = [reference_scores(alone(each), alone(words), score)[0, 0] for each in spots]
             columns.append(0.5 * (cosines(whole, vector)[:, 0] + torch.stack(local)))
     model.float()
     pooled = {"mean": lambda some: sum(some) / len(some), "max": lambda some: torch.stack(some).amax(0)}[ensemble]

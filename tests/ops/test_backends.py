@@ -4,12 +4,17 @@ import warnings
 
 import pytest
 import torch
+from problems import PRESETS, problem
+from tolerances import FLOAT32
 
 from gloria_ops import LocalScore, backends, local_scores
 from gloria_ops.backends import cpu, triton
+from gloria_ops.pairs import pair_gradients, pair_scores, search_scores
+from gloria_ops.tokens import canonical
 
 RELEASED, CPU = LocalScore.released(), torch.device("cpu")
-REGIONS, WORDS = torch.randn(2, 6, 4), torch.randn(3, 5, 4)
+_RANDOM = torch.Generator().manual_seed(0)
+REGIONS, WORDS = (torch.randn(shape, generator=_RANDOM) for shape in ((2, 6, 4), (3, 5, 4)))
 
 
 @pytest.fixture
@@ -18,8 +23,8 @@ def extension_missing(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def nothing_said(monkeypatch):
-    monkeypatch.setattr(backends, "_said", set())
+def no_warning_given(monkeypatch):
+    monkeypatch.setattr(backends, "_warnings_given", set())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -110,3 +115,18 @@ def test_cuda_tensors_go_to_triton_and_its_caution_is_said_once():
 def test_cuda_tensors_go_to_the_reference_for_what_triton_lacks():
     with pytest.warns(RuntimeWarning, match="triton: it lacks direction='i2t'"):
         assert backends.choose(None, LocalScore.scan_i2t(), torch.bfloat16, torch.device("cuda")) == "reference"
+
+
+@pytest.mark.parametrize("name", ["released", "scan_i2t"])
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_gradients_of_pairs_are_those_that_autograd_finds(backend, name):
+    """Asked of the backend itself, as the ring does: the sides change roles and come back."""
+    one = problem("random", images=3, texts=4, most_regions=7, most_words=5, width=8).to(torch.float32)
+    regions, words = one.regions.clone().requires_grad_(), one.words.clone().requires_grad_()
+    images, texts, _ = canonical(regions, words, **one.lengths)
+    scores = pair_scores(images, texts, PRESETS[name], backend)
+    torch.testing.assert_close(search_scores(images, texts, PRESETS[name], backend, 0), scores.detach(), **FLOAT32)
+    expected = torch.autograd.grad(scores, (regions, words), one.cotangent.float())
+    ours = pair_gradients(one.cotangent.float(), images, texts, PRESETS[name], backend)
+    for gradient, other in zip(ours, expected, strict=True):
+        torch.testing.assert_close(gradient.view_as(other), other, **FLOAT32)

@@ -160,7 +160,7 @@ def test_addresses_outside_the_rows_are_refused():
     regions, words = torch.randn(2, 4, 8), torch.randn(3, 5, 8)
     images, texts, _ = canonical(regions, words)
     with pytest.raises(ValueError, match="item 2 has length 6 from row 10, outside the 15 rows"):
-        cpu.forward(*images, *texts._replace(lengths=torch.tensor([5, 5, 6])), LocalScore.released())
+        cpu.forward(images, texts._replace(lengths=torch.tensor([5, 5, 6])), LocalScore.released())
 
 
 def test_an_instruction_set_that_is_not_there_is_refused():

@@ -10,6 +10,7 @@ from kernel_checks import fused, threads
 from problems import PRESETS, problem
 
 from gloria_ops.backends import cpu
+from gloria_ops.tokens import Ragged
 
 # Enough work for four threads of the kernels, and gradients that torch fills with its own threads (32768 numbers).
 LARGE = problem("random", images=8, texts=9, most_regions=60, most_words=40, width=96).to(torch.float32)
@@ -23,11 +24,13 @@ def bits(name: str) -> list[bytes]:
 
 def kernels_alone(name: str) -> list[bytes]:
     """From the backend itself, compared without torch: in a child, torch's own sums wait for threads that it lacks."""
-    images, texts = ((rows.flatten(0, 1), torch.arange(len(rows)) * rows.shape[1], lengths) for rows, lengths in SIDES)
-    scores = cpu.forward(*images, *texts, PRESETS[name])
+    images, texts = (
+        Ragged(rows.flatten(0, 1), torch.arange(len(rows)) * rows.shape[1], lengths) for rows, lengths in SIDES
+    )
+    scores = cpu.forward(images, texts, PRESETS[name])
     return [
         each.numpy().tobytes()
-        for each in (scores, *cpu.backward(LARGE.cotangent.float(), *images, *texts, PRESETS[name]))
+        for each in (scores, *cpu.backward(LARGE.cotangent.float(), images, texts, PRESETS[name]))
     ]
 
 

@@ -5,7 +5,7 @@ import torch
 from problems import PRESETS, problem
 from tolerances import FLOAT32
 
-from gloria_ops import LocalScore, local_contrastive_loss, local_scores, ops
+from gloria_ops import LocalScore, hinge_loss, local_contrastive_loss, local_scores, ops
 from gloria_ops.tokens import canonical
 
 ONE = problem("random", images=4, texts=4, most_regions=12, most_words=7, width=8).to(torch.float32)
@@ -16,7 +16,7 @@ def arguments(name, dtype=torch.float32):
     """What the op takes, the rows without gradient."""
     rounded = ONE.to(dtype)
     batch = canonical(rounded.regions, rounded.words, **rounded.lengths)
-    return (*batch.images, *batch.texts, *ops.knobs(PRESETS[name]), "cpu")
+    return ops.flattened(batch.images, batch.texts, PRESETS[name], "cpu")
 
 
 def loss(regions, words, word_lengths):
@@ -96,6 +96,80 @@ def test_exports():
     exported = torch.export.export(Scores(), given)
     assert "gloria_ops.scores" in exported.graph_module.code
     assert torch.equal(exported.module()(*given), Scores()(*given))
+
+
+class _Called(torch.nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *inputs):
+        return self.function(*inputs)
+
+
+def of_size(images, texts, most_regions, most_words, width):
+    """Inputs of every layout, by the name of what takes them."""
+    one = problem("random", images, texts, most_regions, most_words, width).to(torch.float32)
+    real = torch.arange(one.words.shape[1]) < one.word_lengths[:, None]
+    offsets = torch.nn.functional.pad(one.word_lengths.cumsum(0), (1, 0))
+    maps = one.regions.transpose(1, 2).unflatten(2, (-1, 2))
+    pairs = min(images, texts)
+    return {
+        "lengths": (one.regions, one.words, one.word_lengths, one.region_lengths),
+        "mask": (one.regions, one.words, real),
+        "packed": (one.regions, one.words[real], offsets),
+        "maps, i2t": (maps, one.words),
+        "hinge": (one.regions[:pairs], one.words[:pairs]),
+        "loss": (one.regions[:pairs], one.words[:pairs], torch.eye(pairs, dtype=torch.bool)),
+    }
+
+
+def _described(*names, function=local_scores, **settings):
+    return lambda regions, words, *rest: function(regions, words, **dict(zip(names, rest, strict=True)), **settings)
+
+
+LAYOUTS = {
+    "lengths": _described("word_lengths", "region_lengths"),
+    "mask": _described("word_mask"),
+    "packed": _described("word_offsets"),
+    "maps, i2t": _described(score=LocalScore.scan_i2t()),
+    "hinge": lambda regions, words: hinge_loss(local_scores(regions, words)),
+    "loss": _described("pair_mask", function=local_contrastive_loss),
+}
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["traced", "strict"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_exports_with_every_size_dynamic(layout, strict):
+    """Images, texts, regions, words and the width: exported at one size, run at another."""
+    given, other = of_size(4, 5, 12, 7, 8)[layout], of_size(3, 6, 10, 9, 5)[layout]
+    dynamic = tuple(dict.fromkeys(range(each.dim()), torch.export.Dim.DYNAMIC) for each in given)
+    exported = torch.export.export(_Called(LAYOUTS[layout]), given, dynamic_shapes=(dynamic,), strict=strict)
+    for inputs in (given, other):
+        torch.testing.assert_close(exported.module()(*inputs), LAYOUTS[layout](*inputs), **FLOAT32)
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["traced", "strict"])
+@pytest.mark.parametrize(("side", "size"), [(0, 0), (0, 1), (1, 0), (1, 1)], ids=["N_v", "M", "N_t", "W"])
+def test_exports_with_one_size_dynamic(side, size, strict):
+    """The others fixed, which leaves torch other equations to solve."""
+    given = of_size(4, 5, 12, 7, 8)["lengths"][:2]
+    dynamic = [None, None]
+    dynamic[side] = {size: torch.export.Dim("size", max=500)}
+    exported = torch.export.export(_Called(local_scores), given, dynamic_shapes=(tuple(dynamic),), strict=strict)
+    other = list(given)
+    other[side] = given[side].repeat_interleave(2, dim=size)
+    torch.testing.assert_close(exported.module()(*other), local_scores(*other), **FLOAT32)
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_compiled_dynamically_it_is_compiled_once(layout):
+    compiled = torch.compile(LAYOUTS[layout], fullgraph=True, backend="aot_eager", dynamic=True)
+    compiled(*of_size(4, 5, 12, 7, 8)[layout])
+    with torch.compiler.set_stance("fail_on_recompile"):
+        other = of_size(3, 6, 10, 9, 5)[layout]
+        torch.testing.assert_close(compiled(*other), LAYOUTS[layout](*other), **FLOAT32)
 
 
 def test_functional_gradients():

@@ -53,8 +53,8 @@ def plain_scores(images, captions, lengths, opt, direction):
         for caption, length in zip(captions, lengths, strict=True):
             words = caption[:length]
             query, context = (words, image) if direction == "t2i" else (image, words)
-            attended, _ = plain_attention(query, context, opt.raw_feature_norm, opt.lambda_softmax)
-            u = torch.stack([cosine(q, a) for q, a in zip(query, attended, strict=True)])
+            contexts, _ = plain_attention(query, context, opt.raw_feature_norm, opt.lambda_softmax)
+            u = torch.stack([cosine(q, a) for q, a in zip(query, contexts, strict=True)])
             line.append(
                 {
                     "LogSumExp": lambda u: torch.log(torch.exp(opt.lambda_lse * u).sum()) / opt.lambda_lse,
@@ -136,7 +136,7 @@ def test_only_logsumexp_reads_lambda_lse(batch):
         ({"agg_func": "LSE"}, "opt.agg_func is 'LSE'; expected one of 'LogSumExp', 'Max', 'Sum', 'Mean'"),
         ({"raw_feature_norm": "l2"}, "opt.raw_feature_norm is 'l2'; expected one of 'softmax', .*, 'no_norm'"),
         ({"cross_attn": "both"}, "opt.cross_attn is 'both'; expected one of 't2i', 'i2t'"),
-        ({"cross_attn": "t2i", "lambda_softmax": 0}, "attention_scale is 0.0; expected a number above 0"),
+        ({"cross_attn": "t2i", "lambda_softmax": 0}, "attention_scale is 0.0; expected a number from 1.2e-38"),
     ],
 )
 def test_unknown_options(batch, changed, message):

@@ -136,7 +136,12 @@ LOSS_REFUSED = {
         ValueError,
         "reduction is 'max'; expected 'mean' .* or 'sum' .* or 'none'",
     ),
-    "scale": (ONE.words, {"logit_scale": math.inf}, ValueError, "logit_scale is inf; expected a finite number above 0"),
+    "scale": (
+        ONE.words,
+        {"logit_scale": math.inf},
+        ValueError,
+        "logit_scale is inf; expected a number from 1.2e-38 to 3.4e\\+38",
+    ),
     "scales": (
         ONE.words,
         {"logit_scale": torch.ones(2)},

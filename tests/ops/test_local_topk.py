@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from problems import PRESETS, problem
+from tolerances import FLOAT32
 
 from gloria_ops import LocalScore, backends, local_scores, local_topk, retrieval
 
@@ -93,9 +94,9 @@ def test_a_backend_is_given_views_of_at_most_a_chunk(layout, monkeypatch):
     given = []
     forward = backends.cpu.forward
 
-    def watched(rows, starts, lengths, *rest):
-        given.append((rows.data_ptr(), rows.shape[0], starts.shape[0]))
-        return forward(rows, starts, lengths, *rest)
+    def watched(attended, *rest):
+        given.append((attended.rows.data_ptr(), attended.rows.shape[0], attended.starts.shape[0]))
+        return forward(attended, *rest)
 
     monkeypatch.setattr(backends.cpu, "forward", watched)
     monkeypatch.setattr(retrieval, "CHUNK_ROWS", 30)
@@ -171,7 +172,9 @@ def test_no_gradient_is_recorded():
         found = local_topk(words, corpus, 3, of="images", backend=backend)
         assert not found.scores.requires_grad
         plain = local_topk(words.detach(), corpus.detach(), 3, of="images", backend=backend)
-        assert torch.equal(found.scores, plain.scores)
+        # torch.matmul takes another product for tensors that ask for gradients, so the reference's bits may differ.
+        tolerance = FLOAT32 if backend == "reference" else {"rtol": 0, "atol": 0}
+        torch.testing.assert_close(found.scores, plain.scores, **tolerance)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])

@@ -6,8 +6,13 @@ from dataclasses import FrozenInstanceError, asdict, replace
 import numpy as np
 import pytest
 import torch
+from problems import problem
+from tolerances import FLOAT32
 
-from gloria_ops import LocalScore
+from gloria_ops import LocalScore, local_scores
+from gloria_ops.score import SCALES, TEMPERATURES
+
+RANGE = r"a number from 1\.2e-38 to 3\.4e\+38, within float32"
 
 
 def test_released_is_the_default():
@@ -66,11 +71,15 @@ def test_numbers_become_floats():
         ("similarity", "euclid", "similarity is 'euclid'; expected one of 'dot', 'cosine'"),
         ("pool", "median", "pool is 'median'; expected one of 'logsumexp', 'max', 'mean', 'sum'"),
         ("direction", "i2i", "direction is 'i2i'; expected one of 't2i', 'i2t'"),
-        ("attention_scale", math.nan, "attention_scale is nan; expected a number above 0, infinity included"),
-        ("attention_scale", 0, "attention_scale is 0.0; expected a number above 0, infinity included"),
-        ("word_scale", math.inf, "word_scale is inf; expected a finite number above 0"),
-        ("word_scale", -1.0, "word_scale is -1.0; expected a finite number above 0"),
-        ("logit_scale", math.nan, "logit_scale is nan; expected a finite number above 0"),
+        ("attention_scale", math.nan, f"attention_scale is nan; expected {RANGE}, or infinity"),
+        ("attention_scale", 0, f"attention_scale is 0.0; expected {RANGE}, or infinity"),
+        ("word_scale", math.inf, f"word_scale is inf; expected {RANGE}"),
+        ("word_scale", -1.0, f"word_scale is -1.0; expected {RANGE}"),
+        ("logit_scale", math.nan, f"logit_scale is nan; expected {RANGE}"),
+        ("attention_scale", 3.5e38, rf"attention_scale is 3\.5e\+38; expected {RANGE}, or infinity"),
+        ("word_scale", 1e39, rf"word_scale is 1e\+39; expected {RANGE}"),
+        ("word_scale", 1e-46, f"word_scale is 1e-46; expected {RANGE}"),
+        ("logit_scale", 1.1e-38, f"logit_scale is 1.1e-38; expected {RANGE}"),
     ],
 )
 def test_values_refused(field, value, message):
@@ -81,9 +90,9 @@ def test_values_refused(field, value, message):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("word_scale", "5", "word_scale is '5'; expected a finite number above 0"),
-        ("word_scale", True, "word_scale is True; expected a finite number above 0"),
-        ("logit_scale", torch.tensor(10.0), r"logit_scale is tensor\(10.\); expected a finite number above 0"),
+        ("word_scale", "5", f"word_scale is '5'; expected {RANGE}"),
+        ("word_scale", True, f"word_scale is True; expected {RANGE}"),
+        ("logit_scale", torch.tensor(10.0), rf"logit_scale is tensor\(10.\); expected {RANGE}"),
         ("pool_mean", 1, "pool_mean is 1; expected True or False"),
         ("pool_divide", "yes", "pool_divide is 'yes'; expected True or False"),
     ],
@@ -96,5 +105,23 @@ def test_types_refused(field, value, message):
 def test_temperatures_refused_by_their_own_names():
     with pytest.raises(ValueError, match=r"tau2 is 0\.0"):
         LocalScore.paper(tau2=0, tau3=1)
-    with pytest.raises(ValueError, match="tau3 is inf"):
+    with pytest.raises(ValueError, match=r"tau3 is inf; expected a number from 1\.2e-38 to 8\.3e\+37"):
         LocalScore.paper(tau2=1, tau3=math.inf)
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_every_temperature_has_a_scale(temperature):
+    score = LocalScore.paper(temperature, temperature)
+    assert score.attention_scale == score.word_scale == score.logit_scale == 1 / temperature
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("knobs", [("attention_scale",), ("word_scale",), ("attention_scale", "word_scale")], ids=str)
+def test_the_ends_of_the_range_are_within_float32(knobs, scale, backend):
+    """Of cosines: what is beyond float32 then is not the scale, but its product with larger similarities."""
+    one = problem("random", images=3, texts=4, most_regions=7, most_words=5, width=8)
+    score = replace(LocalScore.released(), pool_divide=True, **dict.fromkeys(knobs, scale))
+    truth = local_scores(one.regions, one.words, score=score)
+    ours = local_scores(one.regions.float(), one.words.float(), score=score, backend=backend)
+    torch.testing.assert_close(ours.double(), truth, **FLOAT32)

@@ -10,6 +10,7 @@ from problems import EVERY_SCORE, PRESETS, SCAN_NORMS, problem
 from tolerances import FLOAT64
 
 from gloria_ops import LocalScore, local_scores, reference
+from gloria_ops.tokens import Ragged
 
 EVERYTHING = EVERY_SCORE | SCAN_NORMS
 
@@ -20,7 +21,7 @@ def one_number_at_a_time(words, regions, score):
     columns = [normalised([row[j] for row in affinity], score.word_norm) for j in range(len(regions))]
     similarities = []
     for i, word in enumerate(words):
-        attention = attended([column[i] for column in columns], score.attention_scale)
+        attention = attention_of([column[i] for column in columns], score.attention_scale)
         context = [sum(a * v[d] for a, v in zip(attention, regions, strict=True)) for d in range(len(word))]
         dot = sum(a * b for a, b in zip(context, word, strict=True))
         length = math.hypot(*context) * math.hypot(*word)
@@ -46,7 +47,7 @@ def normalised(column, word_norm):
     return [s / (length + 1e-8) for s in column]
 
 
-def attended(row, scale):
+def attention_of(row, scale):
     if scale == math.inf:
         best = [float(x == max(row)) for x in row]
         return [b / sum(best) for b in best]
@@ -112,10 +113,12 @@ def test_hard_attention_is_the_limit_of_the_softmax():
 
 
 def test_computes_in_the_dtype_it_is_given():
-    rows, starts, lengths = torch.randn(6, 4), torch.tensor([0, 3]), torch.tensor([3, 3])
+    side = Ragged(
+        torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 3]), torch.tensor([3, 3])
+    )
     for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64):
-        side = (rows.to(dtype), starts, lengths)
-        assert reference.scores(*side, *side, LocalScore.released()).dtype == dtype
+        given = side.to(dtype)
+        assert reference.scores(given, given, LocalScore.released()).dtype == dtype
 
 
 def test_a_zero_vector_scores_zero_and_differentiates_to_numbers():

@@ -8,6 +8,7 @@ from tolerances import BACKWARD, FORWARD, error, rounding
 
 from gloria_ops import LocalScore, reference
 from gloria_ops.backends import triton as backend
+from gloria_ops.tokens import Ragged
 
 RELEASED = LocalScore.released()
 SCORES = {
@@ -25,7 +26,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def problem(images, texts, regions, words, dim, dtype, seed=0, device="cpu"):
-    """Ragged padded input with NaN in the padding."""
+    """Both sides, ragged and padded, with NaN in the padding."""
     random = torch.Generator().manual_seed(seed)
     region_lengths = torch.randint(1, regions + 1, (images,), generator=random)
     word_lengths = torch.randint(1, words + 1, (texts,), generator=random)
@@ -34,21 +35,21 @@ def problem(images, texts, regions, words, dim, dtype, seed=0, device="cpu"):
     t = torch.randn(texts, words, dim, generator=random) / dim**0.25
     v[torch.arange(regions) >= region_lengths[:, None]] = math.nan
     t[torch.arange(words) >= word_lengths[:, None]] = math.nan
-    inputs = (
-        v.flatten(0, 1).to(dtype), torch.arange(images) * regions, region_lengths,
-        t.flatten(0, 1).to(dtype), torch.arange(texts) * words, word_lengths,
-    )  # fmt: skip
-    return tuple(each.to(device) for each in inputs)
+    sides = (
+        Ragged(v.flatten(0, 1).to(dtype), torch.arange(images) * regions, region_lengths),
+        Ragged(t.flatten(0, 1).to(dtype), torch.arange(texts) * words, word_lengths),
+    )
+    return tuple(Ragged(*(each.to(device) for each in side)) for side in sides)
 
 
 def double(inputs):
-    return tuple(each.double() if each.is_floating_point() else each for each in inputs)
+    return tuple(side.to(torch.float64) for side in inputs)
 
 
 def gradients(inputs, score, grad_scores):
-    v, t = (inputs[side].clone().requires_grad_() for side in (0, 3))
-    scores = reference.scores(v, *inputs[1:3], t, *inputs[4:], score)
-    return torch.autograd.grad(scores, (v, t), grad_scores.to(scores.dtype))
+    images, texts = (side._replace(rows=side.rows.clone().requires_grad_()) for side in inputs)
+    scores = reference.scores(images, texts, score)
+    return torch.autograd.grad(scores, (images.rows, texts.rows), grad_scores.to(scores.dtype))
 
 
 def check(ours, eager, truth, factor):
@@ -63,8 +64,9 @@ def check_forward(inputs, score, slack=1):
 
 
 def check_backward(inputs, score, slack=1):
-    grad_scores = torch.randn(inputs[1].numel(), inputs[4].numel(), generator=torch.Generator().manual_seed(1))
-    grad_scores = grad_scores.to(inputs[0].device)
+    images, texts = inputs
+    shape = images.starts.numel(), texts.starts.numel()
+    grad_scores = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(images.rows.device)
     ours = backend.backward(grad_scores, *inputs, score)
     eagers, truths = (gradients(each, score, grad_scores) for each in (inputs, double(inputs)))
     for gradient, eager, truth in zip(ours, eagers, truths, strict=True):

@@ -90,21 +90,17 @@ def test_hard_numbers(kind, dtype):
 
 def test_words_whose_contexts_cancel_go_the_direct_way_by_themselves(monkeypatch):
     """Regions come in pairs v and -v (1 + 1e-4): |c| is 1e-4 of what it is made of, and e^T G e has no digit of it."""
-    (v, *of_images, t, word_starts, word_lengths), score = hard_problem("nearly opposite", torch.float32)
-    both = backend.forward(v, *of_images, t, word_starts, word_lengths, score)
-    truth = reference.scores(v.double(), *of_images, t.double(), word_starts, word_lengths, score)
-    eager = reference.scores(v, *of_images, t, word_starts, word_lengths, score)
-    check(both, eager, truth, FORWARD)
-    # A word beside it that does not cancel changes no bit.
-    alone = backend.forward(
-        v[:36], of_images[0][:1], of_images[1][:1], t, word_starts, word_lengths, score
-    )
-    assert torch.equal(alone[0], both[0])
+    (images, texts), score = hard_problem("nearly opposite", torch.float32)
+    both = backend.forward(images, texts, score)
+    truth = reference.scores(*double((images, texts)), score)
+    check(both, reference.scores(images, texts, score), truth, FORWARD)
+    # An image beside it whose contexts do not cancel changes no bit.
+    first = Ragged(images.rows[:36], images.starts[:1], images.lengths[:1])
+    assert torch.equal(backend.forward(first, texts, score)[0], both[0])
     # Without the direct way it errs by orders of magnitude: the problem is one that needs it.
     monkeypatch.setattr(context, "_direct", lambda *arguments: None)
     monkeypatch.setattr(context, "CANCELLED", tl.constexpr(-1.0))
-    without = backend.forward(v, *of_images, t, word_starts, word_lengths, score)
-    assert error(without, truth) > 100 * error(both, truth)
+    assert error(backend.forward(images, texts, score), truth) > 100 * error(both, truth)
 
 
 def hard_problem(kind, dtype, seed=3):
@@ -127,7 +123,7 @@ def hard_problem(kind, dtype, seed=3):
         v[:3, 1::2] = -v[:3, ::2] * (1 + (1e-4 if dtype == torch.float32 else 0.05))
     of_images = torch.arange(images) * regions, torch.full((images,), regions)
     of_texts = torch.arange(texts) * words, torch.tensor([words, 5, 3])
-    return (v.flatten(0, 1).to(dtype), *of_images, t.flatten(0, 1).to(dtype), *of_texts), score
+    return (Ragged(v.flatten(0, 1).to(dtype), *of_images), Ragged(t.flatten(0, 1).to(dtype), *of_texts)), score
 
 
 def test_an_attention_that_is_all_at_one_region_has_no_gradient():
@@ -187,10 +183,10 @@ def test_the_same_inputs_give_the_same_bits():
 
 @pytest.mark.parametrize("name", ["paper", "released", "maxsim"])
 def test_nan_shows_in_its_own_scores_only(name):
-    inputs = problem(*SHAPES["blocks"], torch.float32)
+    inputs = images, texts = problem(*SHAPES["blocks"], torch.float32)
     clean = backend.forward(*inputs, SCORES[name])
-    inputs[0][inputs[1][1], 2] = math.nan
-    inputs[3][inputs[4][4], 0] = math.nan
+    images.rows[images.starts[1], 2] = math.nan
+    texts.rows[texts.starts[4], 0] = math.nan
     scores = backend.forward(*inputs, SCORES[name])
     hit = torch.zeros(3, 7, dtype=torch.bool)
     hit[1], hit[:, 4] = True, True
@@ -200,29 +196,27 @@ def test_nan_shows_in_its_own_scores_only(name):
 
 def test_rows_of_no_item_get_no_gradient():
     inputs = problem(*SHAPES["blocks"], torch.float32)
-    grad_regions, grad_words = backend.backward(torch.ones(3, 7), *inputs, RELEASED)
-    assert torch.equal(grad_regions[inputs[0].isnan()], torch.zeros(int(inputs[0].isnan().sum())))
-    assert torch.equal(grad_words[inputs[3].isnan()], torch.zeros(int(inputs[3].isnan().sum())))
+    for side, gradient in zip(inputs, backend.backward(torch.ones(3, 7), *inputs, RELEASED), strict=True):
+        nobodys = side.rows.isnan()
+        assert torch.equal(gradient[nobodys], torch.zeros(int(nobodys.sum())))
 
 
 def test_images_beyond_the_padding_score_nan():
-    v, starts, _, t, word_starts, word_lengths = problem(2, 2, 6, 4, 8, torch.float32)
-    lengths = torch.tensor([7, 5])
-    scores = backend.forward(v.nan_to_num(), torch.tensor([0, 7]), lengths, t, word_starts, word_lengths, RELEASED)
+    images, texts = problem(2, 2, 6, 4, 8, torch.float32)
+    uneven = Ragged(images.rows.nan_to_num(), torch.tensor([0, 7]), torch.tensor([7, 5]))
+    scores = backend.forward(uneven, texts, RELEASED)
     assert torch.equal(scores.isnan(), torch.tensor([[True, True], [False, False]]))
-    assert starts[1] == 6
+    assert images.starts[1] == 6
 
 
 @pytest.mark.parametrize("score", [LocalScore(similarity="dot"), LocalScore.paper(0.3, 0.2)], ids=["split", "fused"])
 def test_texts_beyond_the_longest_score_nan(score):
     words = plan.LONGEST_TEXT + 1
-    v, t = torch.randn(2, 8), torch.randn(words + 3, 8)
-    starts, lengths = torch.tensor([0, words]), torch.tensor([words, 3])
-    scores = backend.forward(v, torch.tensor([0]), torch.tensor([2]), t, starts, lengths, score)
+    images = Ragged(torch.randn(2, 8), torch.tensor([0]), torch.tensor([2]))
+    texts = Ragged(torch.randn(words + 3, 8), torch.tensor([0, words]), torch.tensor([words, 3]))
+    scores = backend.forward(images, texts, score)
     assert torch.equal(scores.isnan(), torch.tensor([[True, False]]))
-    grad_regions, grad_words = backend.backward(
-        torch.ones(1, 2), v, torch.tensor([0]), torch.tensor([2]), t, starts, lengths, score
-    )
+    grad_regions, grad_words = backend.backward(torch.ones(1, 2), images, texts, score)
     assert grad_regions.isfinite().all()
     assert torch.equal(grad_words[:words], torch.zeros(words, 8))
 
@@ -248,12 +242,11 @@ def test_every_text_is_in_one_chunk_and_fits(lengths, chunk_words):
 
 @pytest.mark.parametrize("name", ["released", "paper"])
 def test_torch_sees_an_op_like_any_other(name):
-    regions, region_starts, region_lengths, words, word_starts, word_lengths = problem(2, 3, 9, 5, 8, torch.float32)
-    rows = (regions.nan_to_num().requires_grad_(), region_starts, region_lengths)
-    rows += (words.nan_to_num().requires_grad_(), word_starts, word_lengths)
-    torch.library.opcheck(ops.scores, (*rows, *ops.knobs(SCORES[name]), "triton"))
-    plain = (each.detach() for each in rows)
-    torch.library.opcheck(ops.scores_backward, (torch.randn(2, 3), *plain, *ops.knobs(SCORES[name]), "triton"))
+    inputs = problem(2, 3, 9, 5, 8, torch.float32)
+    learned = [side._replace(rows=side.rows.nan_to_num().requires_grad_()) for side in inputs]
+    torch.library.opcheck(ops.scores, ops.flattened(*learned, SCORES[name], "triton"))
+    plain = [side._replace(rows=side.rows.detach()) for side in learned]
+    torch.library.opcheck(ops.scores_backward, (torch.randn(2, 3), *ops.flattened(*plain, SCORES[name], "triton")))
 
 
 def test_the_public_loss_is_that_of_the_reference():

@@ -21,6 +21,7 @@ else:
     _import_error = None
 
 name = "triton"
+differentiable = False
 attended_of_any_length = False
 caution = (
     "gloria_ops takes its Triton kernels for CUDA tensors: they are proven under Triton's interpreter and compiled for "
@@ -77,39 +78,19 @@ def lacks(score: LocalScore, dtype: torch.dtype) -> str | None:
     return None
 
 
-def forward(
-    regions: Tensor,
-    region_starts: Tensor,
-    region_lengths: Tensor,
-    words: Tensor,
-    word_starts: Tensor,
-    word_lengths: Tensor,
-    score: LocalScore,
-    search_words: int = 0,
-) -> Tensor:
-    """Scores (N_v, N_t) float32 of rows `regions` (L_v, D) and `words` (L_t, D), words attending to regions.
+def forward(attended: Ragged, attending: Ragged, score: LocalScore, search_words: int = 0) -> Tensor:
+    """Return scores (N, T) float32 of N attended items with T attending ones.
 
     The way to the contexts' norms depends on M and D alone, whatever `search_words` are.
     """
-    with _device_of(regions):
-        images, texts = Ragged(regions, region_starts, region_lengths), Ragged(words, word_starts, word_lengths)
-        return scores.forward(images, texts, score)
+    with _device_of(attended.rows):
+        return scores.forward(attended, attending, score)
 
 
-def backward(
-    grad_scores: Tensor,
-    regions: Tensor,
-    region_starts: Tensor,
-    region_lengths: Tensor,
-    words: Tensor,
-    word_starts: Tensor,
-    word_lengths: Tensor,
-    score: LocalScore,
-) -> tuple[Tensor, Tensor]:
-    """Gradients with the shape and dtype of `regions` and `words`; rows that belong to no item get zeros."""
-    with _device_of(regions):
-        images, texts = Ragged(regions, region_starts, region_lengths), Ragged(words, word_starts, word_lengths)
-        return gradients.backward(grad_scores.to(torch.float32).contiguous(), images, texts, score)
+def backward(grad_scores: Tensor, attended: Ragged, attending: Ragged, score: LocalScore) -> tuple[Tensor, Tensor]:
+    """Return gradients with the shape and dtype of both sides' rows; rows that belong to no item get zeros."""
+    with _device_of(attended.rows):
+        return gradients.backward(grad_scores.to(torch.float32).contiguous(), attended, attending, score)
 
 
 def _device_of(rows: Tensor) -> torch.cuda.device_of:

@@ -1,10 +1,10 @@
 """The losses of all ranks as modules, for a model or a training script to hold."""
 
-from gloria_ops import losses
+from gloria_ops import modules
 from gloria_ops.distributed.functional import global_contrastive_loss, local_contrastive_loss
 
 
-class LocalContrastiveLoss(losses.LocalContrastiveLoss):
+class LocalContrastiveLoss(modules.LocalContrastiveLoss):
     """`gloria_ops.LocalContrastiveLoss` over the batches of all ranks.
 
     Its call takes report_ids, exchange and group of `gloria_ops.distributed.local_contrastive_loss`, and no pair_mask.
@@ -13,7 +13,7 @@ class LocalContrastiveLoss(losses.LocalContrastiveLoss):
     _losses = staticmethod(local_contrastive_loss)
 
 
-class GlobalContrastiveLoss(losses.GlobalContrastiveLoss):
+class GlobalContrastiveLoss(modules.GlobalContrastiveLoss):
     """`gloria_ops.GlobalContrastiveLoss` over the batches of all ranks.
 
     Its call takes report_ids and group of `gloria_ops.distributed.global_contrastive_loss`, and no pair_mask.

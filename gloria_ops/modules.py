@@ -15,7 +15,7 @@ class LogitScale(nn.Module):
     """A factor on the scores: fixed, or learned through its logarithm, so that it stays above 0.
 
     Args:
-        initial: finite, above 0.
+        initial: 1.2e-38 to 3.4e38.
         learnable: make its logarithm a parameter, `log_scale`, a float32 scalar.
     """
 

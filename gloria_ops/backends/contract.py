@@ -1,0 +1,62 @@
+"""What a backend is: a module (or an object) with these names, which mypy checks for each one in the registry."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from gloria_ops.score import LocalScore
+from gloria_ops.tokens import Ragged
+
+
+class Backend(Protocol):
+    """Computes the scores of every attended item with every attending one, and their gradients.
+
+    Attention runs over the rows of the attended item, one distribution for each row of the attending item: in direction
+    t2i images are attended by the words of texts. Who is which was decided by the caller (`gloria_ops.pairs`), so a
+    backend never reads `score.direction` where it computes.
+    """
+
+    @property
+    def name(self) -> str:
+        """What users call it by."""
+
+    @property
+    def caution(self) -> str | None:
+        """What a warning says once where it is chosen automatically."""
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether autograd passes through `forward` itself; where not, `gloria_ops.ops` registers `backward` for it."""
+
+    @property
+    def attended_of_any_length(self) -> bool:
+        """Whether attended items may be packed with unequal lengths; where not, they must be padded to one."""
+
+    def describe(self) -> str:
+        """Return a line for the doctor: what it runs on."""
+
+    def unavailable(self) -> str | None:
+        """Return why it cannot run on this machine, and the fix; None if it can."""
+
+    def unsupported(self, score: LocalScore, dtype: torch.dtype, device: torch.device) -> str | None:
+        """Return what it lacks for this score, dtype and device; None if it has all."""
+
+    def forward(self, attended: Ragged, attending: Ragged, score: LocalScore, search_words: int = 0) -> Tensor:
+        """Return the scores (N, T) of N attended items with T attending ones, float32 (float64 for float64).
+
+        Args:
+            attended, attending: of one width, dtype and device.
+            score: every knob but `direction` and `logit_scale`.
+            search_words: above 0, the attended items are part of a corpus that is read in chunks, and so many rows
+                attend in all. The backend may take another way to the same values by this number, so that the way
+                does not depend on where the corpus is cut; 0 is a batch.
+        """
+
+    def backward(
+        self, grad_scores: Tensor, attended: Ragged, attending: Ragged, score: LocalScore
+    ) -> tuple[Tensor, Tensor]:
+        """Return the gradients of both sides' rows from that of the scores (N, T), of any strides.
+
+        They have the shape and dtype of the rows; rows that belong to no item get zeros.
+        """

@@ -1,0 +1,45 @@
+"""The formulas in eager PyTorch as a backend: every score, dtype and device, differentiable any number of times."""
+
+import torch
+from torch import Tensor
+
+from gloria_ops import reference
+from gloria_ops.precision import no_autocast, score_dtype
+from gloria_ops.score import LocalScore
+from gloria_ops.tokens import Ragged
+
+name = "reference"
+caution = None
+differentiable = True
+attended_of_any_length = True
+
+
+def describe() -> str:
+    """Return a line for the doctor."""
+    return "eager PyTorch, every score, dtype and device; unfused"
+
+
+def unavailable() -> None:
+    """Return None: it can run everywhere."""
+
+
+def unsupported(score: LocalScore, dtype: torch.dtype, device: torch.device) -> None:
+    """Return None: it lacks nothing."""
+
+
+def forward(attended: Ragged, attending: Ragged, score: LocalScore, search_words: int = 0) -> Tensor:
+    """Return scores (N, T), computed in their own dtype; `search_words` makes no difference."""
+    dtype = score_dtype(attended.rows.dtype)
+    with no_autocast(attended.rows.device):
+        return reference.scores(attended.to(dtype), attending.to(dtype), score)
+
+
+def backward(grad_scores: Tensor, attended: Ragged, attending: Ragged, score: LocalScore) -> tuple[Tensor, Tensor]:
+    """Return the gradients of both sides' rows, by autograd."""
+    with torch.enable_grad():
+        attended, attending = (
+            side._replace(rows=side.rows.detach().requires_grad_()) for side in (attended, attending)
+        )
+        scores = forward(attended, attending, score)
+    grad_attended, grad_attending = torch.autograd.grad(scores, (attended.rows, attending.rows), grad_scores)
+    return grad_attended, grad_attending
