@@ -16,8 +16,8 @@ from gloria_ops.backends.triton.problem import Chunk, Problem
 def affinity_kernel(
     packed_words,
     packed_regions,
-    word_norms,
-    region_norms,
+    word_inverses,
+    region_inverses,
     affinities,
     dense_starts,
     first_texts,
@@ -53,13 +53,11 @@ def affinity_kernel(
             t += K
             v += K
         if NORMED:
-            of_words = tl.load(word_norms + base + rows, mask=rows < count, other=0.0)
-            of_regions = tl.load(region_norms + others, mask=others < columns, other=0.0)
-            # What has no length has no affinity; NaN stays.
-            of_words = tl.where(of_words == 0.0, 0.0, 1.0 / of_words)
-            of_regions = tl.where(of_regions == 0.0, 0.0, 1.0 / of_regions)
+            of_words = tl.load(word_inverses + base + rows, mask=rows < count, other=0.0)
+            of_regions = tl.load(region_inverses + others, mask=others < columns, other=0.0)
             acc *= of_words[:, None] * of_regions[None, :]
-        acc = tl.where((rows < count)[:, None], acc, 0.0)
+        else:
+            acc = tl.where((rows < count)[:, None], acc, 0.0)
         stored = rows < tl.cdiv(count, STEP) * STEP
         to = affinities + (row * M).to(tl.int64) * stride + tl.arange(0, M)[:, None] * stride + others[None, :]
         tl.store(to, acc.to(affinities.dtype.element_ty), mask=stored[:, None] & (others < columns)[None, :])
@@ -71,7 +69,8 @@ def affinities(p: Problem, chunk: Chunk, out: Tensor) -> None:
     count = triton.cdiv(p.plan.capacity, blocks.rows) * triton.cdiv(columns, blocks.columns)
     affinity_kernel[(count,)](
         **p.packed_arguments(chunk),
-        region_norms=chunk.region_norms,
+        word_inverses=p.word_norms[1],
+        region_inverses=chunk.region_norms[1],
         affinities=out,
         columns=columns,
         stride=out.stride(0),

@@ -217,7 +217,8 @@ def gram_product_kernel(
         normalizer = tl.zeros((M,), tl.float32)
         for block in range(0, planes):
             normalizer += tl.load(found + (planes + block) * plane + at, mask=real, other=1.0)
-        inverse = 1.0 / normalizer
+        # Words that are none get zeros.
+        inverse = tl.where(real, 1.0 / normalizer, 0.0)
         center = tl.zeros((M,), tl.float32)
         apart = tl.zeros((M,), tl.float32)
         for column in range(0, side, N):
@@ -225,7 +226,7 @@ def gram_product_kernel(
             a = own + k[None, :]
             g = gram + k[:, None] * gram_side + (column + tl.arange(0, N))[None, :]
             for first in range(0, side, K):
-                left = tl.load(a, mask=(k < side - first)[None, :], other=0.0)
+                left = tl.load(a, mask=real[:, None] & (k < side - first)[None, :], other=0.0)
                 acc = dot(left, tl.load(g), acc, PRECISION, UPCAST)
                 a += K
                 g += K * gram_side
@@ -233,14 +234,15 @@ def gram_product_kernel(
             for part in tl.static_range(4):
                 region = column + part * (N // 4) + tl.arange(0, N // 4)
                 stored = (region < side)[None, :]
-                h = tl.where(real[:, None], parts[part] * inverse[:, None], 0.0)
-                h = kept(h, products.dtype.element_ty, PRECISION)
+                h = kept(parts[part] * inverse[:, None], products.dtype.element_ty, PRECISION)
                 tl.store(products + of_block + of_rows + region[None, :], h, mask=stored)
-                e = tl.load(own + region[None, :], mask=stored, other=0.0).to(tl.float32) * inverse[:, None]
+                e = tl.load(own + region[None, :], mask=real[:, None] & stored, other=0.0).to(tl.float32)
                 center += tl.sum(e * h.to(tl.float32), 1)
                 e *= tl.load(region_norms + image * side + region, mask=region < side, other=0.0)[None, :]
                 apart += tl.sum(e * e, 1)
-        square = tl.where(center < CANCELLED * apart, LOST, center * normalizer * normalizer)
+        # Of the attention with its normalizer only once.
+        square = tl.where(center < CANCELLED * inverse * apart, LOST, center * normalizer)
+        center *= inverse
         tl.store(squares + at, square, mask=real)
         tl.store(centers + at, center, mask=real)
         # Only now: the loop above reads these rows, too.
@@ -277,7 +279,7 @@ def context_squares(p: Problem, chunk: Chunk, attended: Tensor, grams: Tensor | 
     else:
         square_kernel[_grid(p, chunk, blocks)](
             grams=grams,
-            region_norms=chunk.region_norms,
+            region_norms=chunk.region_norms[0],
             gram_side=p.gram_side,
             **_arguments(p, chunk, attended, lengths[0], blocks),
         )
@@ -291,7 +293,7 @@ def gram_products(
     blocks = p.blocks.gram
     gram_product_kernel[_grid(p, chunk, blocks)](
         grams=grams,
-        region_norms=chunk.region_norms,
+        region_norms=chunk.region_norms[0],
         gram_side=p.gram_side,
         found=found,
         products=products,

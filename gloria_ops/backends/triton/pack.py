@@ -16,6 +16,12 @@ ROWS = 16
 STEP = LARGEST_STEP
 
 
+@triton.jit
+def inverse_of(norm):
+    """1 / norm, and 0 of what has no length; NaN stays."""
+    return tl.where(norm == 0.0, 0.0, 1.0 / norm)
+
+
 @triton.jit(do_not_specialize=["texts"])
 def pack_words_kernel(
     words,
@@ -23,6 +29,7 @@ def pack_words_kernel(
     dense_starts,
     packed,
     norms,
+    inverses,
     origins,
     texts,
     dim,
@@ -50,7 +57,9 @@ def pack_words_kernel(
             within = written[:, None] & (d < packed_dim)[None, :]
             tl.store(packed + target[:, None] * packed_dim + d[None, :], t.to(packed.dtype.element_ty), mask=within)
             square += tl.sum(t * t, 1)
-        tl.store(norms + target, tl.sqrt(square), mask=real)
+        norm = tl.sqrt(square)
+        tl.store(norms + target, norm, mask=real)
+        tl.store(inverses + target, inverse_of(norm), mask=real)
         tl.store(origins + target, origin, mask=real)
 
 
@@ -61,6 +70,7 @@ def pack_regions_kernel(
     lengths,
     packed,
     norms,
+    inverses,
     first_image,
     images,
     longest,
@@ -90,18 +100,21 @@ def pack_regions_kernel(
         v = tl.load(regions + (start + row)[:, None] * dim + d[None, :], mask=inside, other=0.0).to(tl.float32)
         tl.store(to + d[None, :], v.to(packed.dtype.element_ty), mask=(d < packed_dim)[None, :])
         square += tl.sum(v * v, 1)
-    tl.store(norms + first + tl.arange(0, ROWS), tl.sqrt(square))
+    norm = tl.sqrt(square)
+    tl.store(norms + first + tl.arange(0, ROWS), norm)
+    tl.store(inverses + first + tl.arange(0, ROWS), inverse_of(norm))
 
 
 def pack_words(texts: Ragged, plan: Plan, packed: Tensor, norms: Tensor, origins: Tensor) -> None:
-    """Fill packed (L_t + STEP, packed D), norms (L_t,) float32, and origins (L_t,) int64: rows of `texts`."""
+    """Fill packed (L_t + STEP, packed D), norms and their inverses (2, L_t) float32, and origins (L_t,) int64."""
     count = texts.starts.numel()
     pack_words_kernel[(count + 1,)](
         words=texts.rows,
         starts=texts.starts,
         dense_starts=plan.dense_starts,
         packed=packed,
-        norms=norms,
+        norms=norms[0],
+        inverses=norms[1],
         origins=origins,
         texts=count,
         dim=texts.rows.shape[1],
@@ -114,13 +127,14 @@ def pack_words(texts: Ragged, plan: Plan, packed: Tensor, norms: Tensor, origins
 def pack_regions(
     images: Ragged, first_image: int, count: int, longest: int, side: int, packed: Tensor, norms: Tensor
 ) -> None:
-    """Fill packed (rows, packed D) and norms (rows,) float32 with `side` rows of each of `count` images, and zeros."""
+    """Fill packed (rows, packed D), norms and their inverses (2, rows), with `side` rows of `count` images, and zeros."""
     pack_regions_kernel[(triton.cdiv(triton.cdiv(count * side, STEP) * STEP, ROWS),)](
         regions=images.rows,
         starts=images.starts,
         lengths=images.lengths,
         packed=packed,
-        norms=norms,
+        norms=norms[0],
+        inverses=norms[1],
         first_image=first_image,
         images=count,
         longest=longest,

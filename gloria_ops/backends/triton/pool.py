@@ -263,7 +263,7 @@ def pool_found(p: Problem, chunk: Chunk, found: Tensor, lengths: Tensor, scores:
 
 def _pool(p: Problem, chunk: Chunk, scores: Tensor, **arguments: Any) -> None:
     pool_kernel[(p.programs, chunk.images)](
-        word_norms=p.word_norms,
+        word_norms=p.word_norms[0],
         word_lengths=p.texts.lengths,
         scores=scores,
         texts=scores.shape[1],
@@ -274,6 +274,7 @@ def _pool(p: Problem, chunk: Chunk, scores: Tensor, **arguments: Any) -> None:
         POOL_DIVIDE=p.score.pool_divide,
         LONGEST=LONGEST_TEXT,
         C=WORDS,
+        num_warps=1,
         **p.image_arguments(chunk),
         **arguments,
     )
@@ -287,7 +288,7 @@ def word_coefficients(
         grad_scores=grad_scores,
         squares=lengths[0],
         dots=lengths[1],
-        word_norms=p.word_norms,
+        word_norms=p.word_norms[0],
         dense_starts=p.plan.dense_starts,
         first_texts=p.plan.first_texts,
         coefficients=coefficients,
@@ -299,5 +300,6 @@ def word_coefficients(
         POOL=p.score.pool,
         POOL_DIVIDE=p.score.pool_divide,
         C=WORDS,
+        num_warps=1,
         **p.found_arguments(found),
     )

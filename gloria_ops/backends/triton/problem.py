@@ -59,7 +59,7 @@ class Chunk(NamedTuple):
     """Some images with the texts of one chunk of the plan.
 
     packed_regions: (columns, packed D), `side` rows of each image, zeros in whole steps behind the last one's;
-    region_norms: (columns,) float32.
+    region_norms: (2, columns) float32, the norms and their inverses.
     """
 
     first_image: int
@@ -96,7 +96,7 @@ class Problem:
         self.dim = triton.cdiv(rows.shape[1], step) * step
         self.plan: Plan = plan(self.texts, CHUNK_WORDS if split else None)
         self.packed_words = self.empty(rows.shape[0] + pack.STEP, self.dim, dtype=self.precision.scratch)
-        self.word_norms = self.empty(rows.shape[0])
+        self.word_norms = self.empty(2, rows.shape[0])
         self.origins = self.empty(rows.shape[0], dtype=torch.int64)
         pack.pack_words(self.texts, self.plan, self.packed_words, self.word_norms, self.origins)
 
@@ -187,7 +187,7 @@ class Problem:
     def image_chunks(self, at_once: int) -> list[Chunk]:
         """The images, `at_once` at a time, whose packed regions share memory."""
         packed = self.empty(self.columns(at_once), self.dim, dtype=self.precision.scratch)
-        norms = self.empty(self.columns(at_once))
+        norms = self.empty(2, self.columns(at_once))
         count = self.images.starts.numel()
         return [Chunk(first, min(at_once, count - first), 0, packed, norms) for first in range(0, count, at_once)]
 
@@ -201,7 +201,6 @@ class Problem:
         return {
             "packed_words": self.packed_words,
             "packed_regions": chunk.packed_regions,
-            "word_norms": self.word_norms,
             "dense_starts": self.plan.dense_starts,
             "first_texts": self.plan.first_texts,
             "chunk": chunk.number,
@@ -247,8 +246,8 @@ class Problem:
         """What a kernel over affinities takes."""
         return {
             **self.image_arguments(chunk),
-            "word_norms": self.word_norms,
-            "region_norms": chunk.region_norms,
+            "word_norms": self.word_norms[0],
+            "region_norms": chunk.region_norms[0],
             "side": self.side,
             "capacity": self.plan.capacity,
             "texts_at_once": self.plan.texts_at_once,
