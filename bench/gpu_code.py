@@ -6,7 +6,7 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -101,7 +101,7 @@ def code_of(launch: Launch, capability: int) -> Code:
     return _compiled(launch.kernel, specialization(launch), capability)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _compiled(kernel: Any, special: Specialization, capability: int) -> Code:
     attributes = {(position,): [["tt.divisibility", 16]] for position in special.divided}
     source = ASTSource(kernel, dict(special.types), constexprs=dict(special.constants), attrs=attributes)

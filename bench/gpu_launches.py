@@ -30,12 +30,9 @@ class Launch(NamedTuple):
     def name(self) -> str:
         return str(self.kernel.__name__)
 
-    @property
-    def programs(self) -> int:
-        count = 1
-        for size in self.grid:
-            count *= size
-        return count
+    def again(self) -> None:
+        """Launch it once more, with the same tensors."""
+        self.kernel[self.grid](**self.arguments, **self.options)
 
 
 class Sizes(NamedTuple):
@@ -75,14 +72,18 @@ def of_backward(
     return recorded(lambda: gradients.backward(grad_scores, images, texts, score, choice), processors)
 
 
-def recorded(step: Callable[[], object], processors: int) -> list[Launch]:
-    """What a call launches."""
+def recorded(step: Callable[[], object], processors: int | None = None) -> list[Launch]:
+    """What a call launches; without `processors` it is run as well, on the GPU at hand."""
     launches: list[Launch] = []
+    launch_it = JITFunction.run
 
-    def run(kernel: Any, *positional: Any, grid: Any, warmup: bool, **named: Any) -> None:
-        options = {name: named.pop(name) for name in _OPTIONS if name in named}
-        arguments = dict(zip(kernel.arg_names, positional, strict=False)) | named
+    def run(kernel: Any, *positional: Any, grid: Any, warmup: bool, **named: Any) -> Any:
+        options = {name: named[name] for name in _OPTIONS if name in named}
+        arguments = {name: value for name, value in named.items() if name not in _OPTIONS}
         launches.append(Launch(kernel, tuple(grid), arguments, options))
+        if processors is None:
+            return launch_it(kernel, *positional, grid=grid, warmup=warmup, **named)
+        return None
 
     with mock.patch.object(JITFunction, "run", run), _on_gpu(processors):
         step()
@@ -90,6 +91,9 @@ def recorded(step: Callable[[], object], processors: int) -> list[Launch]:
 
 
 @contextmanager
-def _on_gpu(processors: int) -> Iterator[None]:
-    with mock.patch.object(products, "multiprocessors", lambda device: processors):
+def _on_gpu(processors: int | None) -> Iterator[None]:
+    if processors is None:
+        yield
+        return
+    with mock.patch.object(products, "multiprocessors", return_value=processors):
         yield

@@ -54,7 +54,8 @@ def attention_kernel(
 
     One program: R regions of one image, and every so-manieth text of the chunk. REFERENCE of the exponentials:
     "middle" = MIDDLE; "block" = the greatest of these regions, found here; "whole" = that of all blocks, found before.
-    LOG2: d is kept, as s is taken, times log2(e). KEEP (for backward): levels (images, texts_at_once, side), one of each text at each region.
+    LOG2: d is kept, as s is taken, times log2(e). KEEP (for backward): levels (images, texts_at_once, side), one of
+    each text at each region.
 
     A program reads and writes its own words and regions of `affinities`, `attended` (which may be the same memory) and
     `levels` only, and its own block's planes of `found`. A barrier lies between the loop that reads the affinities for

@@ -124,7 +124,7 @@ def chosen(capability: int, dtype: torch.dtype, score: LocalScore) -> Choice:
 
 
 def kind(score: LocalScore) -> str:
-    """ "plain" where each word is scored by itself and without its context, so that one kernel can do it all."""
+    """Of a score: "plain" = each word by itself, without its context, so that one kernel can do all; else "normed"."""
     return "plain" if score.word_norm == "none" and score.similarity == "dot" else "normed"
 
 

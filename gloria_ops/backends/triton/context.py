@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gloria_ops.backends.triton.block_sizes import Blocks
-from gloria_ops.backends.triton.device import dot, quarters, kept, rows_of_chunk
+from gloria_ops.backends.triton.device import dot, kept, quarters, rows_of_chunk
 from gloria_ops.backends.triton.problem import Chunk, Problem
 
 CANCELLED = tl.constexpr(0.25)
@@ -167,9 +167,12 @@ def direct_kernel(
                     a += K
                     v += K * dim
                 square += tl.sum(context * context, 1)
-                inside = lost[:, None] & (d < dim)[None, :]
-                t = tl.load(words + tl.arange(0, M)[:, None] * dim + d[None, :], mask=inside, other=0.0)
-                product += tl.sum(context * t.to(tl.float32), 1)
+                parts = quarters(context, M, N)
+                for part in tl.static_range(4):
+                    of_part = component + part * (N // 4) + tl.arange(0, N // 4)
+                    inside = lost[:, None] & (of_part < dim)[None, :]
+                    t = tl.load(words + tl.arange(0, M)[:, None] * dim + of_part[None, :], mask=inside, other=0.0)
+                    product += tl.sum(parts[part] * t.to(tl.float32), 1)
             tl.store(to, -square, mask=lost)
             tl.store(dots + image * capacity + rows, product, mask=lost)
 

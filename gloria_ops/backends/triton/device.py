@@ -76,7 +76,7 @@ def affinity(affinities, at, inside, of_words, of_regions, NORMED: tl.constexpr)
 
 @triton.jit
 def word_normed(s, level, NORM: tl.constexpr, LOG2: tl.constexpr):
-    """x from s (W, R) and the level (R,) of the text: log2 of its sum of exponentials, or its L2 norm + 1e-8."""
+    """X from s (W, R) and the level (R,) of the text: log2 of its sum of exponentials, or its L2 norm + 1e-8."""
     if NORM == "softmax":
         if LOG2:
             return tl.exp2(s - level[None, :])

@@ -35,7 +35,7 @@ def fused_kernel(
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """u = sum_j a_j s_j (images, capacity). One program: M packed words with one image, N of its regions at a time.
+    """U = sum_j a_j s_j (images, capacity). One program: M packed words with one image, N of its regions at a time.
 
     Reads packed rows, writes its own words' u only.
     """
@@ -75,10 +75,7 @@ def fused_kernel(
                 normalizer = normalizer * shrink + tl.sum(a, 1)
                 d = d * shrink + tl.sum(a * s, 1)
             best = better
-        if HARD:
-            u = best + d
-        else:
-            u = d / normalizer
+        u = best + d if HARD else d / normalizer
         at = image.to(tl.int64) * capacity + first_row + rows
         tl.store(similarities + at, u, mask=first_row + rows < count)
 

@@ -14,7 +14,7 @@ from gloria_ops.backends.triton.block_sizes import Choice, chosen_for
 from gloria_ops.backends.triton.context import gram_products, grams
 from gloria_ops.backends.triton.gradient import affinity_gradients
 from gloria_ops.backends.triton.pool import word_coefficients
-from gloria_ops.backends.triton.problem import Problem
+from gloria_ops.backends.triton.problem import WORKSPACE_BYTES, Problem
 from gloria_ops.score import LocalScore
 from gloria_ops.tokens import Ragged
 
@@ -33,8 +33,9 @@ def backward(
     choice = choice or chosen_for(texts.rows.device, texts.rows.dtype, score)
     p = Problem(images, texts, score, choice, split=True)
     rows, side, scratch, cosine = p.plan.capacity, p.side, p.precision.scratch, p.cosine
-    at_once = p.images_at_once(_bytes_of_image(p))
-    parts = products.region_parts(p, at_once), products.gram_parts(p, at_once) if cosine else 1
+    of_image = _bytes_of_image(p)
+    at_once = p.images_at_once(of_image)
+    parts = products.parts_of(p, at_once, max(0, WORKSPACE_BYTES - at_once * of_image))
     grad_regions, grad_words = torch.zeros_like(p.images.rows), torch.zeros_like(p.texts.rows)
     split = at_once < images.starts.numel() and grad_words.dtype != torch.float32
     rest = p.empty(*p.packed_words.shape, dtype=torch.bfloat16).zero_() if split else None

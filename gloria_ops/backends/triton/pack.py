@@ -127,7 +127,7 @@ def pack_words(texts: Ragged, plan: Plan, packed: Tensor, norms: Tensor, origins
 def pack_regions(
     images: Ragged, first_image: int, count: int, longest: int, side: int, packed: Tensor, norms: Tensor
 ) -> None:
-    """Fill packed (rows, packed D), norms and their inverses (2, rows), with `side` rows of `count` images, and zeros."""
+    """Fill packed (rows, packed D), norms and their inverses (2, rows): `side` rows of `count` images, and zeros."""
     pack_regions_kernel[(triton.cdiv(triton.cdiv(count * side, STEP) * STEP, ROWS),)](
         regions=images.rows,
         starts=images.starts,

@@ -15,8 +15,7 @@ from gloria_ops.score import LocalScore
 from gloria_ops.tokens import Ragged
 
 # Bytes of everything that is kept for one chunk of texts with one chunk of images; a single image may take LARGEST.
-# With what sums in several parts take (`products.PARTS_BYTES`, twice) it is 384 MiB.
-WORKSPACE_BYTES = 320 << 20
+WORKSPACE_BYTES = 384 << 20
 LARGEST_BYTES = 512 << 20
 # Words of a chunk: with 128 rows a block and D = 768 the products of backward fill two waves of an H100's 132
 # multiprocessors.
@@ -45,7 +44,8 @@ class Precision(NamedTuple):
 def precision(dtype: torch.dtype, float32: str | None = None) -> Precision:
     """float32 rows follow torch.get_float32_matmul_precision(): "highest" is exact, below it three TF32 products.
 
-    float16 rows are float32 between the products, and multiplied as TF32: the same mantissa, but |v|^2 may exceed 65504.
+    float16 rows are float32 between the products, and multiplied as TF32: of the same mantissa, but |v|^2 may exceed
+    what float16 holds.
     """
     if dtype == torch.bfloat16:
         return Precision(torch.bfloat16, torch.float16, "ieee")
@@ -112,7 +112,7 @@ class Problem:
 
     @property
     def log2(self) -> bool:
-        """Whether affinities are taken times log2(e), by a factor that they are multiplied with in any case."""
+        """Whether affinities are taken times the logarithm that exp2 needs, with the factor that they get in any case."""
         return self.normed and self.score.word_norm == "softmax"
 
     @property
@@ -179,8 +179,8 @@ class Problem:
         """
         if bytes_of_image > LARGEST_BYTES:
             raise NotImplementedError(
-                f"backend='triton' keeps {bytes_of_image >> 20} MiB for one image of {self.longest} regions, beyond its "
-                f"{LARGEST_BYTES >> 20} MiB; take fewer regions, or backend='reference'"
+                f"backend='triton' keeps {bytes_of_image >> 20} MiB for one image of {self.longest} regions, beyond "
+                f"its {LARGEST_BYTES >> 20} MiB; take fewer regions, or backend='reference'"
             )
         return max(1, min(self.images.starts.numel(), MOST_IMAGES, WORKSPACE_BYTES // bytes_of_image))
 

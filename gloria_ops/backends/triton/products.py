@@ -7,18 +7,16 @@ the same inputs give the same bits.
 # mypy: disable-error-code="no-untyped-def"
 # Triton reads the annotations of kernels, and knows constexpr only.
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from gloria_ops.backends.triton.block_sizes import multiprocessors
-from gloria_ops.backends.triton.device import block_of, dot, quarters, kept, rows_of_chunk
+from gloria_ops.backends.triton.device import block_of, dot, kept, quarters, rows_of_chunk
 from gloria_ops.backends.triton.problem import Chunk, Problem
 
-# Parts of a sum over words that are computed at once, and added up later; bytes of all parts of one sum.
+# Parts of a sum over words that are computed at once, and added up later.
 MOST_PARTS = 4
-PARTS_BYTES = 32 << 20
 
 
 @triton.jit(do_not_specialize=["chunk", "images", "capacity"])
@@ -255,27 +253,30 @@ def finish_kernel(
         tl.store(to, acc.to(grad_regions.dtype.element_ty), mask=inside & (d < width)[None, :])
 
 
-def parts_of(device: torch.device, blocks: int, bytes_of_part: int) -> int:
-    """Into how many parts a sum of so many blocks is cut: those that leave the fewest multiprocessors without work."""
-    of_wave = multiprocessors(device)
+def parts_of(p: Problem, images: int, spare: int) -> tuple[int, int]:
+    """Into how many parts the sums over words are cut, of the regions' gradients and of the Gram matrices'.
+
+    `spare`: bytes that all parts but the first may take.
+    """
+    gram_blocks = p.gram_side // p.blocks.gram.columns
+    of_grams = 1
+    if p.cosine:
+        of_one = 4 * images * p.gram_side**2
+        of_grams = _parts(p, images * gram_blocks * (gram_blocks + 1) // 2, spare // of_one)
+        spare -= (of_grams - 1) * of_one
+    columns = p.columns(images)
+    blocks = triton.cdiv(columns, p.blocks.product.rows) * triton.cdiv(p.dim, p.blocks.product.columns)
+    return _parts(p, blocks, spare // (4 * columns * p.dim)), of_grams
+
+
+def _parts(p: Problem, blocks: int, more: int) -> int:
+    """Those parts that leave the fewest multiprocessors without work, of at most 1 + `more`."""
+    of_wave = multiprocessors(p.texts.rows.device)
 
     def share(parts: int) -> float:
         return triton.cdiv(blocks * parts, of_wave) * of_wave / (blocks * parts)
 
-    return min(range(1, 1 + max(1, min(MOST_PARTS, PARTS_BYTES // bytes_of_part))), key=share)
-
-
-def region_parts(p: Problem, images: int) -> int:
-    """Parts of the sums over the words in the gradient of the regions."""
-    blocks, columns = p.blocks.product, p.columns(images)
-    count = triton.cdiv(columns, blocks.rows) * triton.cdiv(p.dim, blocks.columns)
-    return parts_of(p.texts.rows.device, count, 4 * columns * p.dim)
-
-
-def gram_parts(p: Problem, images: int) -> int:
-    """The same in the gradient of the Gram matrices."""
-    blocks = p.gram_side // p.blocks.gram.columns
-    return parts_of(p.texts.rows.device, images * blocks * (blocks + 1) // 2, 4 * images * p.gram_side**2)
+    return min(range(1, min(MOST_PARTS, 1 + more) + 1), key=share)
 
 
 def word_gradients(
