@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import torch
 import triton
 
-from bench import gpu_code, gpu_launches
+from bench import chunked, gpu_code, gpu_launches
 from bench.cases import Case
 from bench.gpu_code import Code
 from bench.gpu_launches import Launch, Sizes
@@ -306,13 +306,40 @@ def stages(gpu: GPU, launches: list[Launch], batch: Batch) -> Iterator[Stage]:
 
 def launched(gpu: GPU, case: Case, mode: str) -> list[Launch]:
     """What a case launches, in bf16."""
-    batch = Batch.of(case)
     choice = block_sizes.chosen(gpu.capability, torch.bfloat16, case.score)
+    return [launch for launches in _launches(gpu, case, mode, choice) for launch in launches]
+
+
+def _launches(gpu: GPU, case: Case, mode: str, choice: block_sizes.Choice) -> Iterator[list[Launch]]:
     of = {"forward": gpu_launches.of_forward, "backward": gpu_launches.of_backward}
-    both = ("forward", "backward") if mode == "full" else (mode,)
-    return [
-        launch for each in both for launch in of[each](batch.sizes, torch.bfloat16, case.score, choice, gpu.processors)
-    ]
+    for each in ("forward", "backward") if mode == "full" else (mode,):
+        yield of[each](Batch.of(case).sizes, torch.bfloat16, case.score, choice, gpu.processors)
+
+
+# What cuBLAS's products with K = 768 reach of its best rate.
+OF_CUBLAS = 0.93
+
+
+def peer_milliseconds(gpu: GPU, case: Case, mode: str) -> float:
+    """`bench.chunked` by the same model: the backend's kernels, plain products by cuBLAS, sums of gradients by torch.
+
+    It takes the split way for every score, and no product of its waits for a wave to fill.
+    """
+    batch = Batch.of(case)
+    choice = block_sizes.chosen(gpu.capability, torch.bfloat16, case.score)._replace(way="split")
+    affinities = batch.sizes.words * batch.sizes.images * math.ceil(case.regions / 16) * 16
+    flops = dict.fromkeys(("affinity", "words", "regions"), 2 * affinities * case.width)
+    flops["gram_gradient"] = 2 * affinities * case.regions
+    total = 0.0
+    for launches in _launches(gpu, case, mode, choice):
+        for stage in stages(gpu, launches, batch):
+            of_cublas = flops.get(stage.name, 0) / (OF_CUBLAS * gpu.cublas_tflops) / 1e9
+            total += of_cublas or stage.milliseconds
+            if stage.name == "words":
+                # The sum of the words' gradients is read and written, and its addend read, for every chunk of images.
+                chunks = max(1, affinities * 2 // chunked.CHUNK_BYTES)
+                total += chunks * batch.sizes.words * case.width * 10 / gpu.memory_tbps / 1e9
+    return total
 
 
 CASES = tuple(Case("batch of 1024", batch=1024, side=19, width=768, preset=preset) for preset in ("released", "paper"))
@@ -326,7 +353,8 @@ def report(gpu: GPU, case: Case, mode: str) -> str:
     rate = case.flops(mode) / total / 1e9
     title = (
         f"{gpu.name}, {case.preset}, {mode}, N = {case.batch}: modeled {total:.1f} ms, {rate:.0f} TFLOP/s, "
-        f"{100 * rate / gpu.cublas_tflops:.0f} % of the {gpu.cublas_tflops:.0f} of cuBLAS"
+        f"{100 * rate / gpu.cublas_tflops:.0f} % of the {gpu.cublas_tflops:.0f} of cuBLAS; "
+        f"`chunked` {peer_milliseconds(gpu, case, mode):.1f} ms"
     )
     rows = [[each.name, str(each.launches), f"{each.milliseconds:.2f}", each.bound] for each in found]
     return "\n".join([title, "", *markdown(["stage", "launches", "ms", "set by"], rows)])

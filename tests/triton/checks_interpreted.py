@@ -30,9 +30,11 @@ SHAPES = {
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("score", SCORES.values(), ids=SCORES)
 def test_forward_errs_no_more_than_eager(score, dtype):
+    # In float32 for every shape, in other dtypes for the one with several blocks of everything.
     for name, shape in SHAPES.items():
-        # One pair has no typical error of eager PyTorch.
-        check_forward(problem(*shape, dtype), score, slack=ANY_SHAPE if name == "one" else 1)
+        if dtype == torch.float32 or name == "blocks":
+            # One pair has no typical error of eager PyTorch.
+            check_forward(problem(*shape, dtype), score, slack=ANY_SHAPE if name == "one" else 1)
 
 
 @pytest.mark.parametrize("score", SCORES.values(), ids=SCORES)

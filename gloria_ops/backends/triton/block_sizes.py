@@ -95,12 +95,9 @@ ELEMENTWISE = ("attention", "gradient")
 # Small, so that small tests have several blocks of everything.
 _INTERPRETED = Choice(
     "split",
-    Blocks(32, 64, 16, 4, 1),
-    Blocks(32, 32, 16, 4, 1),
-    Blocks(32, 32, 16, 4, 1),
-    Blocks(32, 32, 16, 4, 1),
-    Elementwise(8, 32, 4),
-    Elementwise(16, 32, 4),
+    Blocks(64, 64, 32, 4, 1),
+    *[Blocks(64, 64, 32, 4, 1)] * 3,
+    *[Elementwise(32, 64, 4)] * 2,
 )
 
 # Compute capability as 10 * major + minor, bits of an operand, and the kind of score.
@@ -164,4 +161,4 @@ def write(path: str | Path, table: dict[Key, Choice]) -> None:
 
 def multiprocessors(device: torch.device) -> int:
     """Of the device; of the interpreter few, so that small tests have sums in several parts."""
-    return 8 if INTERPRETED else torch.cuda.get_device_properties(device).multi_processor_count
+    return 4 if INTERPRETED else torch.cuda.get_device_properties(device).multi_processor_count

@@ -112,7 +112,7 @@ class Problem:
 
     @property
     def log2(self) -> bool:
-        """Whether affinities are taken times the logarithm that exp2 needs, with the factor that they get in any case."""
+        """Whether affinities are taken in the unit of exp2, by a factor that they are multiplied with in any case."""
         return self.normed and self.score.word_norm == "softmax"
 
     @property
