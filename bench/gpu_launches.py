@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
+from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import JITFunction
 
 from gloria_ops import LocalScore
 from gloria_ops.backends.triton import gradients, products, scores
-from gloria_ops.backends.triton.block_sizes import Choice
+from gloria_ops.backends.triton.block_sizes import INTERPRETED, Choice
 from gloria_ops.tokens import Ragged
 
 _OPTIONS = ("num_warps", "num_stages")
@@ -28,7 +29,7 @@ class Launch(NamedTuple):
 
     @property
     def name(self) -> str:
-        return str(self.kernel.__name__)
+        return str(self.kernel.fn.__name__)
 
     def again(self) -> None:
         """Launch it once more, with the same tensors."""
@@ -75,7 +76,8 @@ def of_backward(
 def recorded(step: Callable[[], object], processors: int | None = None) -> list[Launch]:
     """What a call launches; without `processors` it is run as well, on the GPU at hand."""
     launches: list[Launch] = []
-    launch_it = JITFunction.run
+    kind = InterpretedFunction if INTERPRETED else JITFunction
+    launch_it = kind.run
 
     def run(kernel: Any, *positional: Any, grid: Any, warmup: bool, **named: Any) -> Any:
         options = {name: named[name] for name in _OPTIONS if name in named}
@@ -85,7 +87,7 @@ def recorded(step: Callable[[], object], processors: int | None = None) -> list[
             return launch_it(kernel, *positional, grid=grid, warmup=warmup, **named)
         return None
 
-    with mock.patch.object(JITFunction, "run", run), _on_gpu(processors):
+    with mock.patch.object(kind, "run", run), _on_gpu(processors):
         step()
     return launches
 

@@ -93,12 +93,8 @@ PRODUCTS = ("product", "square", "gram", "fused")
 ELEMENTWISE = ("attention", "gradient")
 
 # Small, so that small tests have several blocks of everything.
-_INTERPRETED = Choice(
-    "split",
-    Blocks(64, 64, 32, 4, 1),
-    *[Blocks(64, 64, 32, 4, 1)] * 3,
-    *[Elementwise(32, 64, 4)] * 2,
-)
+_SMALL, _SMALL_ELEMENTWISE = Blocks(64, 64, 32, 4, 1), Elementwise(32, 64, 4)
+_INTERPRETED = Choice("split", _SMALL, _SMALL, _SMALL, _SMALL, _SMALL_ELEMENTWISE, _SMALL_ELEMENTWISE)
 
 # Compute capability as 10 * major + minor, bits of an operand, and the kind of score.
 Key = tuple[int, int, str]

@@ -309,7 +309,8 @@ def gram_products(
 
 
 def _direct(p: Problem, chunk: Chunk, attended: Tensor, lengths: Tensor) -> None:
-    blocks = p.blocks.square
+    # Half the columns, for the words take registers beside the contexts.
+    blocks = p.blocks.square._replace(columns=p.blocks.square.columns // 2)
     direct_kernel[_grid(p, chunk, blocks)](
         packed_regions=chunk.packed_regions,
         packed_words=p.packed_words,
