@@ -353,7 +353,7 @@ def finish(
 ) -> None:
     """Fill the rows of these images in grad_regions; `parts` of the sums, and of the Gram matrices' gradients."""
     blocks = p.blocks.gram
-    grid = triton.cdiv(p.dim, blocks.columns), triton.cdiv(p.side, blocks.columns), chunk.images
+    grid = triton.cdiv(p.dim, blocks.columns), triton.cdiv(p.side, blocks.rows), chunk.images
     finish_kernel[grid](
         sums=sums,
         grad_grams=grad_grams,
@@ -372,5 +372,5 @@ def finish(
         width=grad_regions.shape[1],
         dim=p.dim,
         COSINE=p.cosine,
-        **p.product_arguments(blocks._replace(rows=blocks.columns)),
+        **p.product_arguments(blocks),
     )
