@@ -230,6 +230,7 @@ _WORK: dict[str, Callable[[dict[str, Any], tuple[int, ...], Batch], Work]] = {
     "square_kernel": _square(half=True),
     "gram_product_kernel": _square(half=False),
     "direct_kernel": _direct,
+    "direct_product_kernel": _direct,
     "fused_kernel": _fused,
     "pool_kernel": _by_words,
     "word_coefficient_kernel": _by_words,

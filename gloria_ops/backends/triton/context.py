@@ -201,11 +201,10 @@ def gram_product_kernel(
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """For backward: h = G a (rows, stride), and squares as above and centers = sum_j a_j h_j (images, capacity).
+    """For backward: h = G a (rows, stride), squares as above and centers = sum_j a_j h_j (images, capacity).
 
-    h errs by no more than eps |v| sqrt(q), as <c, v> does, so only |c|^2 may need the direct way. One program: M words
-    with one image, which it alone writes. Zeros follow the last word of h and of the attention to the end of its block,
-    for sums over words: what is overwritten with them nobody uses.
+    One program: M words with one image, which it alone writes. Zeros follow the last word of h and of the attention to
+    the end of its block, for sums over words: what is overwritten with them nobody uses.
     """
     count = rows_of_chunk(dense_starts, first_texts, chunk)[1]
     if tl.program_id(0) * M < count:
@@ -257,6 +256,80 @@ def gram_product_kernel(
                 tl.store(own + region[None, :], zeros, mask=(rows >= count)[:, None] & (region < side)[None, :])
 
 
+@triton.jit(do_not_specialize=["chunk", "capacity", "plane", "planes"])
+def direct_product_kernel(
+    attended,
+    packed_regions,
+    found,
+    products,
+    squares,
+    centers,
+    dense_starts,
+    first_texts,
+    chunk,
+    stride,
+    side,
+    dim,
+    capacity,
+    plane,
+    planes,
+    M: tl.constexpr,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
+    """For backward: h = <c, v>, and its mean, of the words whose squares went the direct way.
+
+    G a errs by eps |v| sqrt(q) there, and <c, v> by less: the error of c points anywhere. The contexts are computed
+    once for each block of regions, since nothing of their size is kept. One program: M words with one image; it reads
+    and writes their products and centers only, and ends at once where no word went the direct way.
+    """
+    count = rows_of_chunk(dense_starts, first_texts, chunk)[1]
+    if tl.program_id(0) * M < count:
+        image = tl.program_id(1)
+        rows, k = tl.program_id(0) * M + tl.arange(0, M), tl.arange(0, K)
+        at = image * capacity + rows
+        direct = tl.load(squares + at, mask=rows < count, other=0.0) < 0.0
+        if tl.max(direct.to(tl.int32), 0) > 0:
+            normalizer = tl.zeros((M,), tl.float32)
+            for block in range(0, planes):
+                normalizer += tl.load(found + (planes + block) * plane + at, mask=direct, other=1.0)
+            of_rows = image * side + (tl.program_id(0) * M).to(tl.int64) * stride + tl.arange(0, M)[:, None] * stride
+            own_regions = packed_regions + image.to(tl.int64) * side * dim
+            center = tl.zeros((M,), tl.float32)
+            for column in range(0, side, N):
+                region = column + tl.arange(0, N)
+                h = tl.zeros((M, N), tl.float32)
+                for component in range(0, dim, N):
+                    d = component + tl.arange(0, N)
+                    context = tl.zeros((M, N), tl.float32)
+                    for first in range(0, side, K):
+                        inside = first + k < side
+                        e = tl.load(
+                            attended + of_rows + (first + k)[None, :], mask=direct[:, None] & inside[None, :], other=0.0
+                        )
+                        v = tl.load(
+                            own_regions + (first + k)[:, None] * dim + d[None, :],
+                            mask=inside[:, None] & (d < dim)[None, :],
+                            other=0.0,
+                        )
+                        context = dot(e, v, context, PRECISION, UPCAST)
+                    context = kept(context / normalizer[:, None], packed_regions.dtype.element_ty, PRECISION)
+                    v = tl.load(
+                        own_regions + region[None, :] * dim + d[:, None],
+                        mask=(region < side)[None, :] & (d < dim)[:, None],
+                        other=0.0,
+                    )
+                    h = dot(context, v, h, PRECISION, UPCAST)
+                stored = direct[:, None] & (region < side)[None, :]
+                h = kept(h, products.dtype.element_ty, PRECISION)
+                tl.store(products + of_rows + region[None, :], h, mask=stored)
+                e = tl.load(attended + of_rows + region[None, :], mask=stored, other=0.0).to(tl.float32)
+                center += tl.sum(e * h.to(tl.float32), 1)
+            tl.store(centers + at, center / normalizer, mask=direct)
+
+
 def grams(p: Problem, chunk: Chunk, out: Tensor, both: bool) -> None:
     """Fill out (images, gram_side, gram_side)."""
     blocks = p.blocks.gram
@@ -306,6 +379,18 @@ def gram_products(
         **_arguments(p, chunk, attended, lengths[0], blocks),
     )
     _direct(p, chunk, attended, lengths)
+    # Few columns, for there are two blocks of results at once.
+    blocks = p.blocks.square._replace(columns=32)
+    direct_product_kernel[_grid(p, chunk, blocks)](
+        packed_regions=chunk.packed_regions,
+        found=found,
+        products=products,
+        centers=lengths[2],
+        dim=p.dim,
+        plane=found.stride(1),
+        planes=found.shape[1],
+        **_arguments(p, chunk, attended, lengths[0], blocks),
+    )
 
 
 def _direct(p: Problem, chunk: Chunk, attended: Tensor, lengths: Tensor) -> None:
