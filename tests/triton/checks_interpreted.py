@@ -88,8 +88,8 @@ def test_hard_numbers(kind, dtype):
     """Contexts that cancel, attentions that are all at one region, and cosines near 1."""
     inputs, score = hard_problem(kind, dtype)
     check_forward(inputs, score)
-    # The gradient of the regions passes through that of G, where what cancels in a context cancels once more: at 1e-4 of
-    # its parts it errs some four times as much as eager PyTorch.
+    # The gradient of the regions passes through that of G, where what cancels in a context cancels once more: at 1e-4
+    # of its parts it errs some four times as much as eager PyTorch.
     check_backward(inputs, score, slack=2 if (kind, dtype) == ("nearly opposite", torch.float32) else 1)
 
 
