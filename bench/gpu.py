@@ -25,12 +25,12 @@ from torch import Tensor
 from bench import peers
 from bench.cases import PRESETS, Case, Inputs, make_inputs
 from bench.chunked import ChunkedScores
+from bench.gpu_constants import milliseconds, rates
 from bench.peers import Contender
 from bench.record import file_name
 from bench.report import markdown, ratio_cell
 from gloria_ops import local_scores
 from gloria_ops.backends import cuda
-from gloria_ops.backends.triton import settings, tiles
 from gloria_ops.functional import contrastive_losses
 
 Row = dict[str, Any]
@@ -52,8 +52,6 @@ PEERS = (CUDA, CHUNKED, "loop", "loop in float32", "eager", "compiled", "autocas
 MODES = ("forward", "full")
 ROUNDS, ROUNDS_OF_LONG = 7, 3
 LONG_MS = 1000.0
-# Beyond the cache of any card of today.
-FLUSHED_BYTES = 256 << 20
 # Compiling takes half a minute each: for the released batch, and the largest that fits beside its gradients.
 COMPILED = ("released batch", "batch of 128")
 
@@ -110,20 +108,9 @@ def commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def rates() -> dict[str, float]:
-    """Matrix rate in bf16 (TFLOP/s), and copy bandwidth counting bytes read and written (TB/s), of random data."""
-    a, b = (torch.randn(8192, 8192, device="cuda").bfloat16() for _ in range(2))
-    out = torch.empty_like(a)
-    source = torch.randn(1 << 29, device="cuda")
-    target = torch.empty_like(source)
-    product = median(milliseconds(lambda: torch.matmul(a, b, out=out)) for _ in range(20))
-    copy = median(milliseconds(lambda: target.copy_(source)) for _ in range(10))
-    return {"bf16_tflops": 2 * 8192**3 / product / 1e9, "copy_tbps": 2 * source.nbytes / copy / 1e9}
-
-
 def rows_of(case: Case, measured: dict[str, float]) -> list[Row]:
     """Every contender of a case, in both modes."""
-    label = {**case.label, "columns_used": columns_used(case)}
+    label = case.label
     inputs = make_inputs(case, device="cuda")
     samples: dict[str, dict[str, list[float]]] = {}
     peaks: dict[str, int] = {}
@@ -203,7 +190,7 @@ def chunked(case: Case, inputs: Inputs) -> Contender:
     lengths = torch.tensor(inputs.lengths).cuda()
 
     def scores(regions: Tensor, words: Tensor) -> Tensor:
-        return ChunkedScores.apply(regions, words, lengths, max(inputs.lengths), case.score)
+        return ChunkedScores.apply(regions, words, lengths, case.score)
 
     return peers.contender(CHUNKED, inputs.regions, inputs.packed_words, scores)
 
@@ -268,26 +255,6 @@ def peak_bytes(steps: dict[str, Callable[[], object]]) -> int:
     return peak
 
 
-def milliseconds(step: Callable[[], object]) -> float:
-    """One call, after the cache was overwritten."""
-    torch.empty(FLUSHED_BYTES, dtype=torch.int8, device="cuda").zero_()
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    step()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end)
-
-
-def columns_used(case: Case) -> float:
-    """Share of the columns that the kernels compute which are real words."""
-    lengths = torch.tensor(case.lengths, device="cuda")
-    columns = settings.blocks(lengths.device, torch.bfloat16, case.score).forward.columns
-    plan = tiles.dense if case.score.word_norm == "none" else tiles.slotted
-    in_use = plan(lengths.cumsum(0) - lengths, lengths, int(lengths.sum()), columns).in_use
-    return float(lengths.sum() / (in_use * columns))
-
-
 def report(results: dict[str, Any]) -> str:
     """The table; a ratio below 1, in bold, is a row where the peer wins."""
     described, measured = results["machine"], results["rates"]
@@ -302,7 +269,6 @@ def report(results: dict[str, Any]) -> str:
         "TFLOP/s",
         "% of bf16 rate",
         "x bare",
-        "columns used, %",
         "peak extra MiB",
     ]
     header += [f"x {peer}" for peer in PEERS]
@@ -318,7 +284,7 @@ def report(results: dict[str, Any]) -> str:
         bare_ms = timed.get((*case, BARE, "forward"), {}).get("ms")
         cells = [problem, row["preset"], row["mode"], f"{row['ms']:.2f}", f"{row['tflops']:.0f}"]
         cells += [f"{row['percent_of_rate']:.0f}", f"{row['ms'] / bare_ms:.2f}" if bare_ms else "-"]
-        cells += [f"{100 * row['columns_used']:.0f}", f"{row['peak_extra_bytes'] / 2**20:.0f}"]
+        cells.append(f"{row['peak_extra_bytes'] / 2**20:.0f}")
         for peer in PEERS:
             other = timed.get((*case, peer, row["mode"]))
             cells.append(ratio_cell(other["ms"] / row["ms"]) if other else left_out.get((*case, peer), "-"))

@@ -1,7 +1,7 @@
 """`python -m gloria_ops.tune --out FILE`: times other block sizes of the Triton kernels on the GPU at hand.
 
 Writes the table that ships, with the rows of this GPU replaced where another choice was faster. To use it, set
-GLORIA_OPS_BLOCKS=FILE; to ship it, put it in place of gloria_ops/backends/triton/blocks.json.
+GLORIA_OPS_BLOCKS=FILE; to ship it, put it in place of gloria_ops/backends/triton/block_sizes.json.
 """
 
 import argparse
@@ -10,50 +10,60 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from triton.runtime.errors import OutOfResources, PTXASError
 from triton.testing import do_bench
 
-from gloria_ops.backends.triton import launch, launch_backward, settings
-from gloria_ops.backends.triton.settings import Blocks, Choice
+from gloria_ops.backends.triton import block_sizes, gradients, scores
+from gloria_ops.backends.triton.block_sizes import ELEMENTWISE, PRODUCTS, Choice
 from gloria_ops.score import LocalScore
+from gloria_ops.tokens import Ragged
 
 # What stands for each kind of score.
-SCORES = {"apart": LocalScore.paper(0.1, 0.2), "softmax": LocalScore.released(), "other": LocalScore.scan_t2i()}
+SCORES = {"plain": LocalScore.paper(0.1, 0.2), "normed": LocalScore.released()}
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 # A change must gain more than what two timings of the same thing differ by.
 LEAST_GAIN = 0.02
 
 
-def neighbours(choice: Choice, kernel: str) -> Iterator[Choice]:
-    """Choices that differ from one in one size of one kernel, by a factor of two, or in its warps or stages."""
-    own: Blocks = getattr(choice, kernel)
-    changed = [
-        own._replace(**{size: value})
-        for size in ("rows", "columns", "step", "warps")
-        for value in (getattr(own, size) // 2, getattr(own, size) * 2)
-    ]
-    changed += [own._replace(stages=stages) for stages in (own.stages - 1, own.stages + 1)]
-    for blocks in changed:
-        if not (4 <= blocks.warps <= 8 and 1 <= blocks.stages <= 5 and max(blocks[:3]) <= 256 and blocks.step <= 128):
-            continue
-        change: dict[str, Any] = {kernel: blocks}
-        other = choice._replace(**change)
-        if kernel == "forward":
-            # The tiles of words are those of the gradient's kernel too.
-            other = other._replace(gradient=other.gradient._replace(columns=blocks.columns))
-        if other.misfit() is None:
-            yield other
-    if kernel == "forward":
-        yield choice._replace(programs=3 - choice.programs)  # one or two on a multiprocessor
+def neighbors(choice: Choice, name: str, kind: str) -> Iterator[Choice]:
+    """Choices that differ from one in one size of one kernel, by a factor of two, or in its warps or stages.
+
+    `name`: of a field of the choice; "way" has the other way as its only neighbor.
+    """
+    if name == "way":
+        others = [choice._replace(way="split" if choice.way == "fused" else "fused")]
+    else:
+        own: Any = getattr(choice, name)
+        sizes = [size for size in own._fields if size != "stages"]
+        changed = [own._replace(**{size: getattr(own, size) // 2}) for size in sizes if getattr(own, size) > 1]
+        changed += [own._replace(**{size: getattr(own, size) * 2}) for size in sizes]
+        if name in PRODUCTS:
+            changed += [own._replace(stages=stages) for stages in (own.stages - 1, own.stages + 1)]
+        others = [_together(choice._replace(**{name: blocks}), name) for blocks in changed if _sensible(blocks)]
+    yield from (other for other in others if other.misfit(kind) is None)
 
 
-def faster(choice: Choice, kernel: str, milliseconds: Callable[[Choice], float], say: Callable[[str], None]) -> Choice:
-    """Steps to the best neighbour until none is faster by more than `LEAST_GAIN`."""
+def _together(choice: Choice, name: str) -> Choice:
+    """With the columns that two kernels must share."""
+    if name == "square":
+        return choice._replace(gram=choice.gram._replace(columns=choice.square.columns))
+    if name == "gram":
+        return choice._replace(square=choice.square._replace(columns=choice.gram.columns))
+    return choice
+
+
+def _sensible(blocks: Any) -> bool:
+    return 1 <= blocks.warps <= 8 and 1 <= getattr(blocks, "stages", 1) <= 5
+
+
+def faster(
+    choice: Choice, name: str, kind: str, milliseconds: Callable[[Choice], float], say: Callable[[str], None]
+) -> Choice:
+    """Step to the best neighbor until none is faster by more than `LEAST_GAIN`."""
     best = milliseconds(choice)
     say(f"{best:9.3f} ms  {choice}")
     while True:
-        timed = [(milliseconds(other), other) for other in neighbours(choice, kernel)]
+        timed = [(milliseconds(other), other) for other in neighbors(choice, name, kind)]
         least, other = min(timed, key=lambda each: each[0], default=(best, choice))
         if least > (1 - LEAST_GAIN) * best:
             return choice
@@ -80,23 +90,22 @@ def tuned(
     v = (torch.randn(batch * regions, width, generator=random) * width**-0.25).to(device, dtype)
     t = (torch.randn(int(lengths.sum()), width, generator=random) * width**-0.25).to(device, dtype)
     starts = torch.arange(batch) * regions, lengths.cumsum(0) - lengths
-    inputs = v, starts[0].to(device), torch.full((batch,), regions, device=device), t, starts[1].to(device)
+    images = Ragged(v, starts[0].to(device), torch.full((batch,), regions, device=device))
+    texts = Ragged(t, starts[1].to(device), lengths.to(device))
     grad_scores = torch.randn(batch, batch, generator=random).to(device)
 
     def of_forward(choice: Choice) -> float:
-        return _milliseconds(lambda: launch.forward(launch.problem(*inputs, lengths.to(device), score, choice)))
+        return _milliseconds(lambda: scores.forward(images, texts, score, choice))
 
     def of_backward(choice: Choice) -> float:
-        def step() -> tuple[Tensor, Tensor]:
-            problem = launch.problem(*inputs, lengths.to(device), score, choice)
-            return launch_backward.backward(problem, grad_scores)
+        return _milliseconds(lambda: gradients.backward(grad_scores, images, texts, score, choice))
 
-        return _milliseconds(step)
-
-    choice = settings.blocks(device, dtype, score)
-    choice = faster(choice, "forward", of_forward, say)
-    for kernel in ("gradient", "product"):
-        choice = faster(choice, kernel, of_backward, say)
+    kind = block_sizes.kind(score)
+    choice = block_sizes.chosen_for(device, dtype, score)
+    for name in ("way", "fused", "square"):
+        choice = faster(choice, name, kind, of_forward, say)
+    for name in ("product", "gram", *ELEMENTWISE):
+        choice = faster(choice, name, kind, of_backward, say)
     return choice
 
 
@@ -120,8 +129,8 @@ def main() -> None:
     given = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("there is no CUDA device to time on")
-    table = dict(settings.read(settings.SHIPPED))
-    major = torch.cuda.get_device_capability()[0]
+    table = dict(block_sizes.read(block_sizes.SHIPPED))
+    major, minor = torch.cuda.get_device_capability()
     for name in given.dtypes:
         for kind in given.kinds:
             print(f"{name} {kind}", flush=True)
@@ -129,8 +138,8 @@ def main() -> None:
             found = tuned(
                 dtype, SCORES[kind], given.batch, given.regions, given.width, lambda line: print(line, flush=True)
             )
-            table[major, 8 * dtype.itemsize, kind] = found
-            settings.write(given.out, table)
+            table[10 * major + minor, 8 * dtype.itemsize, kind] = found
+            block_sizes.write(given.out, table)
     print(f"wrote {given.out}; GLORIA_OPS_BLOCKS={given.out} uses it")
 
 

@@ -1,5 +1,6 @@
 """The GPU benchmark's report and the steps of `make gpu-check`, as far as they go without a GPU."""
 
+import json
 import subprocess
 import sys
 
@@ -15,7 +16,7 @@ MACHINE = {"gpu": "NVIDIA X1", "capability": "sm_90", "torch": "2.11", "triton":
 
 
 def row(contender, mode, ms, **more):
-    taken = {"ms": ms, "tflops": 100.0, "percent_of_rate": 25.0, "peak_extra_bytes": 3 << 20, "columns_used": 0.9}
+    taken = {"ms": ms, "tflops": 100.0, "percent_of_rate": 25.0, "peak_extra_bytes": 3 << 20}
     return {**CASE.label, "contender": contender, "mode": mode, **taken, **more}
 
 
@@ -30,8 +31,8 @@ def test_the_report_has_a_ratio_for_each_peer_and_marks_where_it_wins():
     rows += [row("loop", "forward", 50.0), {**CASE.label, "contender": "eager", "left_out": "does not fit"}]
     (line,) = [line for line in report_of(rows).splitlines() if "| forward" in line]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert cells[2:9] == ["forward", "2.00", "100", "25", "2.00", "90", "3"]
-    assert cells[9:] == ["-", "**0.50**", "25.00", "-", "does not fit", "-", "-"]
+    assert cells[2:8] == ["forward", "2.00", "100", "25", "2.00", "3"]
+    assert cells[8:] == ["-", "**0.50**", "25.00", "-", "does not fit", "-", "-"]
     assert "400 TFLOP/s in bf16" in report_of(rows)
 
 
@@ -65,14 +66,49 @@ def test_without_a_gpu_the_check_says_so(tmp_path):
     assert (tmp_path / "doctor.log").read_text()
 
 
-def test_a_step_tells_how_it_ended(tmp_path):
-    ran = [
-        gpu_check.run("good", [sys.executable, "-c", "print('a'); print('b')"], tmp_path, 30),
-        gpu_check.run("bad", [sys.executable, "-c", "raise SystemExit(3)"], tmp_path, 30),
-        gpu_check.run("slow", [sys.executable, "-c", "import time; time.sleep(60)"], tmp_path, 0.5),
-        {"step": "absent", "status": None, "seconds": 0.0, "last_line": ""},
+def step(name, code, seconds=30.0, **more):
+    return gpu_check.Step(name, ["-c", code], seconds, **more)
+
+
+def test_steps_run_in_order_each_to_its_end_or_its_limit(tmp_path, capsys):
+    """A step that fails and one that hangs, with a process that it started, end neither the run nor the record."""
+    child = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    all_steps = [
+        step("good", "print('a'); print('b')"),
+        step("bad", "raise SystemExit(3)"),
+        step("slow", f"{child}; print('began', flush=True); time.sleep(60)", 3.0),
+        step("many", "import os; print(os.environ['GLORIA_OPS_SHARD'])", shards=2),
+        step("absent", "", program=""),
+        step("last", "import os; print(os.environ['MINE'])", environment={"MINE": "set"}),
     ]
-    assert [step["status"] for step in ran] == [0, 3, 124, None]
-    lines = gpu_check.summary(ran).splitlines()
-    assert [line.split()[1] for line in lines[1:]] == ["passed", "FAILED", "OUT", "not"]
-    assert lines[1].endswith("b")
+    ended = gpu_check.run_all(all_steps, tmp_path)
+    assert [each["status"] for each in ended] == [0, 3, 124, 0, 0, None, 0]
+    assert [each["last_line"] for each in ended[3:5]] == ["0/2", "1/2"]
+    assert ended == json.loads((tmp_path / "check.json").read_text())
+    table = capsys.readouterr().out.splitlines()[-8:]
+    assert [line.split()[0] for line in table[1:]] == ["good", "bad", "slow", "many", "many", "absent", "last"]
+    assert "OUT OF TIME" in table[3]
+    assert table[-1].endswith("set")
+
+
+def test_what_ended_is_on_record_before_the_next_step_begins(tmp_path):
+    reading = f"import json; print(len(json.load(open({str(tmp_path / 'check.json')!r}))))"
+    ended = gpu_check.run_all([step("first", "raise SystemExit(1)"), step("second", reading)], tmp_path)
+    assert ended[1]["last_line"] == "1"
+
+
+def test_the_whole_check_stays_below_nine_minutes(tmp_path):
+    """Correctness comes first, then what decides about speed; the limits leave time for starting processes."""
+    all_steps = gpu_check.steps(tmp_path)
+    names = [each.name for each in all_steps]
+    assert names == ["first look", "constants", "stages", "bench", "tests", "memcheck", "racecheck"]
+    assert sum(each.seconds for each in all_steps) + 2 * gpu_check.DOCTOR <= 540
+
+
+@pytest.mark.parametrize("step_name", ["constants", "stages", "bench"])
+def test_the_steps_know_their_arguments(step_name, tmp_path):
+    """Up to the device: without one, argument parsing is passed and the reason is given."""
+    (arguments,) = [each.arguments for each in gpu_check.steps(tmp_path) if each.name == step_name]
+    done = subprocess.run([sys.executable, *arguments, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--out" in done.stdout

@@ -16,7 +16,7 @@ def test_chunked_computes_the_score(score, images_at_once, monkeypatch):
     words = torch.randn(int(lengths.sum()), 24, generator=random).div(2).requires_grad_()
     grad_scores = torch.randn(5, 4, generator=random)
     monkeypatch.setattr(chunked, "CHUNK_BYTES", images_at_once * 16 * words.shape[0] * 4)
-    scores = chunked.ChunkedScores.apply(regions, words, lengths, 12, score)
+    scores = chunked.ChunkedScores.apply(regions, words, lengths, score)
     offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
     double = [each.detach().double().requires_grad_() for each in (regions, words)]
     truth = local_scores(*double, word_offsets=offsets, score=score, backend="reference")

@@ -1,19 +1,21 @@
 """The Triton kernels under the interpreter, on CPU tensors, against the reference in float64."""
 
+import itertools
 import math
 
 import pytest
 import torch
+import triton.language as tl
 from checking import DTYPES, RELEASED, SCORES, check, check_backward, check_forward, double, gradients, problem
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from tolerances import ANY_SHAPE, FLOAT32, FORWARD, error
 
-from bench.lengths import draw_lengths
 from gloria_ops import LocalScore, local_contrastive_loss, ops, reference
 from gloria_ops.backends import triton as backend
-from gloria_ops.backends.triton import launch, tiles
-from gloria_ops.backends.triton.settings import Precision, precision
+from gloria_ops.backends.triton import context, plan
+from gloria_ops.backends.triton import problem as triton_problem
+from gloria_ops.backends.triton.problem import Precision, precision
 from gloria_ops.tokens import Ragged
 
 # images, texts, M, W, D: several blocks of regions, words and width; texts longer than a tile of 32; one of everything
@@ -28,9 +30,11 @@ SHAPES = {
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("score", SCORES.values(), ids=SCORES)
 def test_forward_errs_no_more_than_eager(score, dtype):
+    # In float32 for every shape, in other dtypes for the one with several blocks of everything.
     for name, shape in SHAPES.items():
-        # One pair has no typical error of eager PyTorch.
-        check_forward(problem(*shape, dtype), score, slack=ANY_SHAPE if name == "one" else 1)
+        if dtype == torch.float32 or name == "blocks":
+            # One pair has no typical error of eager PyTorch.
+            check_forward(problem(*shape, dtype), score, slack=ANY_SHAPE if name == "one" else 1)
 
 
 @pytest.mark.parametrize("score", SCORES.values(), ids=SCORES)
@@ -69,7 +73,7 @@ def test_by_context_and_by_gram(monkeypatch):
     inputs = problem(*SHAPES["blocks"], torch.float32)
     by_way = []
     for limit in (0.0, math.inf):
-        monkeypatch.setattr(launch, "GRAM_UP_TO", limit)
+        monkeypatch.setattr(triton_problem, "GRAM_UP_TO", limit)
         by_way.append(backend.forward(*inputs, RELEASED))
     truth = reference.scores(*double(inputs), RELEASED)
     eager = reference.scores(*inputs, RELEASED)
@@ -78,12 +82,69 @@ def test_by_context_and_by_gram(monkeypatch):
     assert not torch.equal(*by_way)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", ["centered", "steep", "nearly equal", "nearly opposite"])
+def test_hard_numbers(kind, dtype):
+    """Contexts that cancel, attentions that are all at one region, and cosines near 1."""
+    inputs, score = hard_problem(kind, dtype)
+    check_forward(inputs, score)
+    # The gradient of the regions passes through that of G, where what cancels in a context cancels once more: at 1e-4
+    # of its parts it errs some four times as much as eager PyTorch.
+    check_backward(inputs, score, slack=2 if (kind, dtype) == ("nearly opposite", torch.float32) else 1)
+
+
+def test_words_whose_contexts_cancel_go_the_direct_way_by_themselves(monkeypatch):
+    """Regions come in pairs v and -v (1 + 1e-4): |c| is 1e-4 of what it is made of, and e^T G e has no digit of it."""
+    (images, texts), score = hard_problem("nearly opposite", torch.float32)
+    both = backend.forward(images, texts, score)
+    truth = reference.scores(*double((images, texts)), score)
+    check(both, reference.scores(images, texts, score), truth, FORWARD)
+    # An image beside it whose contexts do not cancel changes no bit.
+    first = Ragged(images.rows[:36], images.starts[:1], images.lengths[:1])
+    assert torch.equal(backend.forward(first, texts, score)[0], both[0])
+    # Without the direct way it errs by orders of magnitude: the problem is one that needs it.
+    monkeypatch.setattr(context, "_direct", lambda *arguments: None)
+    monkeypatch.setattr(context, "CANCELLED", tl.constexpr(-1.0))
+    assert error(backend.forward(images, texts, score), truth) > 100 * error(both, truth)
+
+
+def hard_problem(kind, dtype, seed=3):
+    """Small problems of one kind, and the score that makes them hard."""
+    random = torch.Generator().manual_seed(seed)
+    images, texts, regions, words, dim = 4, 3, 36, 9, 32
+    v = torch.randn(images, regions, dim, generator=random, dtype=torch.float64) / dim**0.25
+    t = torch.randn(texts, words, dim, generator=random, dtype=torch.float64) / dim**0.25
+    score = RELEASED
+    if kind == "centered":
+        v -= v.mean(1, keepdim=True)
+    elif kind == "steep":
+        score = LocalScore(attention_scale=1000.0)
+    elif kind == "nearly equal":
+        v = v[:, :1] + 1e-2 * v
+        t = v[:1, :1] + 1e-2 * t
+    else:
+        # Words see little of the regions, so that they attend to all of them alike.
+        t *= 1e-3
+        v[:3, 1::2] = -v[:3, ::2] * (1 + (1e-4 if dtype == torch.float32 else 0.05))
+    of_images = torch.arange(images) * regions, torch.full((images,), regions)
+    of_texts = torch.arange(texts) * words, torch.tensor([words, 5, 3])
+    return (Ragged(v.flatten(0, 1).to(dtype), *of_images), Ragged(t.flatten(0, 1).to(dtype), *of_texts)), score
+
+
+def test_an_attention_that_is_all_at_one_region_has_no_gradient():
+    """One region: nothing but gs = gd a remains, whatever the scale."""
+    inputs = problem(2, 3, 1, 6, 16, torch.float32)
+    mild, steep = (LocalScore(attention_scale=scale, similarity="dot") for scale in (4.0, 1e6))
+    grad_scores = torch.randn(2, 3, generator=torch.Generator().manual_seed(1))
+    for ours, other in zip(*(backend.backward(grad_scores, *inputs, score) for score in (mild, steep)), strict=True):
+        assert torch.equal(ours, other)
+
+
 def test_chunks_of_images_change_nothing(monkeypatch):
     inputs = problem(*SHAPES["blocks"], torch.float32)
     grad_scores = torch.randn(3, 7)
     whole = backend.forward(*inputs, RELEASED), *backend.backward(grad_scores, *inputs, RELEASED)
-    monkeypatch.setattr(launch, "SIMILARITY_BYTES", 1)
-    monkeypatch.setattr(backend.launch_backward, "WORKSPACE_BYTES", 1)
+    monkeypatch.setattr(triton_problem, "WORKSPACE_BYTES", 1)
     parts = backend.forward(*inputs, RELEASED), *backend.backward(grad_scores, *inputs, RELEASED)
     assert torch.equal(whole[0], parts[0])
     assert torch.equal(whole[1], parts[1])
@@ -98,10 +159,24 @@ def test_sums_over_many_groups_of_images_err_no_more_than_one(dtype, monkeypatch
     grad_scores = torch.randn(24, 3, generator=torch.Generator().manual_seed(1))
     _, truth = gradients(double(inputs), RELEASED, grad_scores)
     _, whole = backend.backward(grad_scores, *inputs, RELEASED)
-    monkeypatch.setattr(backend.launch_backward, "WORKSPACE_BYTES", 1)
+    monkeypatch.setattr(triton_problem, "WORKSPACE_BYTES", 1)
     _, parts = backend.backward(grad_scores, *inputs, RELEASED)
     assert not torch.equal(whole, parts)
     assert error(parts, truth) <= 1.05 * error(whole, truth)
+
+
+@pytest.mark.parametrize("name", ["released", "softmax, dot", "paper"])
+def test_chunks_of_texts_change_nothing(name, monkeypatch):
+    """Texts of 1 to 20 words, 7 of them, in chunks of about 20 words: the scores keep their bits."""
+    inputs = problem(*SHAPES["blocks"], torch.float32)
+    grad_scores = torch.randn(3, 7, generator=torch.Generator().manual_seed(1))
+    whole = backend.forward(*inputs, SCORES[name]), *backend.backward(grad_scores, *inputs, SCORES[name])
+    monkeypatch.setattr(triton_problem, "CHUNK_WORDS", 20)
+    monkeypatch.setattr(plan, "LONGEST_TEXT", 20)
+    parts = backend.forward(*inputs, SCORES[name]), *backend.backward(grad_scores, *inputs, SCORES[name])
+    assert torch.equal(whole[0], parts[0])
+    torch.testing.assert_close(whole[1], parts[1], equal_nan=True, **FLOAT32)
+    torch.testing.assert_close(whole[2], parts[2], equal_nan=True, **FLOAT32)
 
 
 def test_the_same_inputs_give_the_same_bits():
@@ -139,40 +214,35 @@ def test_images_beyond_the_padding_score_nan():
     assert images.starts[1] == 6
 
 
-def test_texts_beyond_the_longest_run_score_nan():
-    words = tiles.LONGEST_RUN * 32 + 1
+@pytest.mark.parametrize("score", [LocalScore(similarity="dot"), LocalScore.paper(0.3, 0.2)], ids=["split", "fused"])
+def test_texts_beyond_the_longest_score_nan(score):
+    words = plan.LONGEST_TEXT + 1
     images = Ragged(torch.randn(2, 8), torch.tensor([0]), torch.tensor([2]))
     texts = Ragged(torch.randn(words + 3, 8), torch.tensor([0, words]), torch.tensor([words, 3]))
-    scores = backend.forward(images, texts, LocalScore(similarity="dot"))
+    scores = backend.forward(images, texts, score)
     assert torch.equal(scores.isnan(), torch.tensor([[True, False]]))
+    grad_regions, grad_words = backend.backward(torch.ones(1, 2), images, texts, score)
+    assert grad_regions.isfinite().all()
+    assert torch.equal(grad_words[:words], torch.zeros(words, 8))
 
 
 @settings(max_examples=30)
-@given(st.lists(st.integers(1, 200), min_size=1, max_size=60))
-def test_slotted_plan_holds_every_word_once(lengths):
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=60), st.integers(1, 99))
+def test_every_text_is_in_one_chunk_and_fits(lengths, chunk_words):
     lengths = torch.tensor(lengths)
-    starts = lengths.cumsum(0) - lengths
-    plan = tiles.slotted(starts, lengths, int(lengths.sum()), 32)
-    used = plan.rows[plan.rows >= 0]
-    assert torch.equal(used.sort().values, torch.arange(int(lengths.sum()), dtype=torch.int32))
-    assert (plan.rows[int(plan.in_use) :] < 0).all()
-    owner = torch.repeat_interleave(torch.arange(lengths.numel()), lengths)
-    by_slot = plan.rows.view(-1, tiles.SLOTS, 4)
-    texts = plan.texts[:, :, None].expand_as(by_slot)[by_slot >= 0]
-    assert torch.equal(owner[by_slot[by_slot >= 0].long()], texts.long())
-    for tile, span in enumerate(plan.spans.tolist()):
-        # No run is cut where backward cuts.
-        assert span == 0 or tile // tiles.LONGEST_RUN == (tile + span - 1) // tiles.LONGEST_RUN
-
-
-@pytest.mark.parametrize("texts", [48, 256, 1024])
-def test_reports_fill_the_tiles(texts):
-    """Word counts of real reports: at least 80 % of the columns are words."""
-    lengths = torch.tensor(draw_lengths(texts))
-    plan = tiles.slotted(lengths.cumsum(0) - lengths, lengths, int(lengths.sum()), 128)
-    assert lengths.sum() / (plan.in_use * 128) >= 0.8
-    dense = tiles.dense(lengths.cumsum(0) - lengths, lengths, int(lengths.sum()), 128)
-    assert dense.in_use == -(-int(lengths.sum()) // 128)
+    texts = Ragged(torch.empty(int(lengths.sum()), 8), lengths.cumsum(0) - lengths, lengths)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "LONGEST_TEXT", 60)
+        found = plan.plan(texts, chunk_words)
+    assert found.dense_starts.tolist() == [0, *lengths.cumsum(0).tolist()]
+    first = found.first_texts.tolist()
+    assert first[0] == 0
+    assert first[-1] == lengths.numel()
+    assert first == sorted(first)
+    assert len(first) == found.chunks + 1
+    for start, end in itertools.pairwise(first):
+        assert end - start <= found.texts_at_once
+        assert int(lengths[start:end].sum()) <= found.capacity
 
 
 @pytest.mark.parametrize("name", ["released", "paper"])
@@ -195,14 +265,14 @@ def test_the_public_loss_is_that_of_the_reference():
 
 
 def test_float32_follows_the_precision_of_torch():
-    assert precision(torch.float32, "highest") == Precision(torch.float32, "ieee", "ieee")
-    assert precision(torch.float32, "high") == Precision(torch.float32, "tf32x3", "tf32x3")
+    assert precision(torch.float32, "highest") == Precision(torch.float32, torch.float32, "ieee")
+    assert precision(torch.float32, "high") == Precision(torch.float32, torch.float32, "tf32x3")
 
 
 def test_too_many_regions_for_the_workspace_are_refused(monkeypatch):
-    monkeypatch.setattr(backend.launch_backward, "LARGEST_BYTES", 1 << 10)
+    monkeypatch.setattr(triton_problem, "LARGEST_BYTES", 1 << 10)
     inputs = problem(*SHAPES["one"], torch.float32)
-    with pytest.raises(NotImplementedError, match="for one image of 1 regions in backward"):
+    with pytest.raises(NotImplementedError, match="for one image of 1 regions"):
         backend.backward(torch.ones(1, 1), *inputs, RELEASED)
 
 

@@ -13,6 +13,10 @@ def test_the_peer_of_the_gpu_benchmark(in_process):
     in_process("checks_chunked.py", interpreted=True)
 
 
+def test_the_stages_of_the_gpu_check(in_process):
+    in_process("checks_gpu_stages.py", interpreted=True)
+
+
 def test_compiled_kernels(in_process):
     in_process("checks_compiled.py", interpreted=False, shards=2)
 

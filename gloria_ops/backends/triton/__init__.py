@@ -1,8 +1,8 @@
 """The Triton kernels for CUDA tensors; under TRITON_INTERPRET=1, and only there, for CPU tensors.
 
 Their kernels take regions padded to one number of rows for each image. Where that does not hold (an image longer than
-L_v // N_v), its scores are NaN, as are those of a text of more than 32 tiles (4096 words of 16-bit dtypes, 2048 of
-float32): lengths lie on the device and are not read.
+L_v // N_v), its scores are NaN, as are those of a text of more than 2048 words: lengths lie on the device and are not
+read.
 """
 
 import math
@@ -14,7 +14,7 @@ from gloria_ops.score import LocalScore
 from gloria_ops.tokens import Ragged
 
 try:
-    from gloria_ops.backends.triton import launch, launch_backward, settings
+    from gloria_ops.backends.triton import block_sizes, gradients, scores
 except ImportError as error:
     _import_error: str | None = str(error)
 else:
@@ -37,7 +37,7 @@ _LEAST_CAPABILITY = (8, 0)
 
 def describe() -> str:
     """One line for the doctor: what the kernels run on."""
-    if settings.INTERPRETED:
+    if block_sizes.INTERPRETED:
         return "Triton's interpreter (TRITON_INTERPRET=1), on CPU tensors, for tests"
     major, minor = torch.cuda.get_device_capability()
     return f"{torch.cuda.get_device_name()}, sm_{major}{minor}"
@@ -47,7 +47,7 @@ def unavailable() -> str | None:
     """Why the backend cannot run here, and the fix; None if it can."""
     if _import_error is not None:
         return f"Triton does not import ({_import_error}); install triton >= 3.4"
-    if settings.INTERPRETED:
+    if block_sizes.INTERPRETED:
         return None
     if not torch.cuda.is_available():
         return "there is no CUDA device; for tests on CPU tensors set TRITON_INTERPRET=1 before Python starts"
@@ -56,9 +56,9 @@ def unavailable() -> str | None:
 
 def unsupported(score: LocalScore, dtype: torch.dtype, device: torch.device) -> str | None:
     """Why this problem is not for this backend; None if it is."""
-    expected = "cpu" if settings.INTERPRETED else "cuda"
+    expected = "cpu" if block_sizes.INTERPRETED else "cuda"
     if device.type != expected:
-        under = "under TRITON_INTERPRET=1 " if settings.INTERPRETED else ""
+        under = "under TRITON_INTERPRET=1 " if block_sizes.INTERPRETED else ""
         return f"{under}it computes on {expected} tensors, not on {device}"
     if expected == "cuda" and torch.cuda.get_device_capability(device) < _LEAST_CAPABILITY:
         return f"it needs compute capability 8.0, and {device} has {torch.cuda.get_device_capability(device)}"
@@ -84,14 +84,13 @@ def forward(attended: Ragged, attending: Ragged, score: LocalScore, search_words
     The way to the contexts' norms depends on M and D alone, whatever `search_words` are.
     """
     with _device_of(attended.rows):
-        return launch.forward(launch.problem(*attended, *attending, score))
+        return scores.forward(attended, attending, score)
 
 
 def backward(grad_scores: Tensor, attended: Ragged, attending: Ragged, score: LocalScore) -> tuple[Tensor, Tensor]:
     """Return gradients with the shape and dtype of both sides' rows; rows that belong to no item get zeros."""
     with _device_of(attended.rows):
-        problem = launch.problem(*attended, *attending, score)
-        return launch_backward.backward(problem, grad_scores.to(torch.float32).contiguous())
+        return gradients.backward(grad_scores.to(torch.float32).contiguous(), attended, attending, score)
 
 
 def _device_of(rows: Tensor) -> torch.cuda.device_of:

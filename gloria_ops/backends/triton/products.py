@@ -1,6 +1,7 @@
 """The products of backward: gs with the regions and the words, and the gradient that flows through the Gram matrix.
 
-Sums over images and over tiles run in their order, so that the same inputs give the same bits.
+Sums over images and over chunks of texts run in their order, and every address has one writer in each launch, so that
+the same inputs give the same bits.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -8,222 +9,368 @@ Sums over images and over tiles run in their order, so that the same inputs give
 
 import triton
 import triton.language as tl
+from torch import Tensor
 
-from gloria_ops.backends.triton.blocks import product
+from gloria_ops.backends.triton.block_sizes import multiprocessors
+from gloria_ops.backends.triton.device import block_of, dot, kept, quarters, rows_of_chunk
+from gloria_ops.backends.triton.problem import Chunk, Problem
+
+# Parts of a sum over words that are computed at once, and added up later.
+MOST_PARTS = 4
 
 
-@triton.jit(do_not_specialize=["first_image", "images", "first_tile", "tiles", "longest"])
+@triton.jit(do_not_specialize=["chunk", "images", "capacity"])
 def words_kernel(
     gradient,
+    packed_regions,
+    packed_words,
     coefficients,
-    regions,
-    region_starts,
-    region_lengths,
-    words,
-    tile_rows,
-    tile_count,
+    origins,
     grad_words,
     rest,
-    first_image,
+    dense_starts,
+    first_texts,
+    chunk,
     images,
-    first_tile,
-    tiles,
-    longest,
+    columns,
+    stride,
+    capacity,
+    width,
     dim,
-    side,
     COSINE: tl.constexpr,
     SPLIT: tl.constexpr,
-    C: tl.constexpr,
-    B: tl.constexpr,
+    M: tl.constexpr,
+    N: tl.constexpr,
     K: tl.constexpr,
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """grad_words (L_t, D) += the share of these images. One program: a tile of words, B of D components.
+    """grad_words (L_t, D) += the share of these images. One program: M words of the chunk, N of D components.
 
-    SPLIT: what rounding leaves of the sum is kept in `rest`, of the same shape.
+    SPLIT: what rounding leaves of the sum is kept in `rest` (L_t, packed D), by packed row. Each program reads and
+    writes its own words and components of both, each in one thread.
     """
-    tile = tl.program_id(1)
-    columns = tl.arange(0, C)
-    if first_tile + tile < tl.load(tile_count):
-        rows = tl.load(tile_rows + (first_tile + tile) * C + columns).to(tl.int64)
-        real = rows >= 0
-        if tl.max(rows, 0) >= 0:
-            d = tl.program_id(0) * B + tl.arange(0, B)
-            acc = tl.zeros((C, B), tl.float32)
-            along = tl.zeros((C,), tl.float32)
+    base, count = rows_of_chunk(dense_starts, first_texts, chunk)
+    row_blocks, column_blocks = tl.cdiv(count, M), tl.cdiv(dim, N)
+    if tl.program_id(0) < row_blocks * column_blocks:
+        row, column = block_of(tl.program_id(0), row_blocks, column_blocks)
+        rows, d, k = tl.arange(0, M), column * N + tl.arange(0, N), tl.arange(0, K)
+        last = count - 1 - row * M
+        gs = gradient + (row * M).to(tl.int64) * stride + tl.minimum(rows, last)[:, None] * stride + k[None, :]
+        v = packed_regions + k[:, None] * dim + d[None, :]
+        acc = tl.zeros((M, N), tl.float32)
+        for _ in range(0, columns, K):
+            acc = dot(tl.load(gs), tl.load(v, mask=(d < dim)[None, :], other=0.0), acc, PRECISION, UPCAST)
+            gs += K
+            v += K * dim
+        real = rows <= last
+        along = tl.zeros((M,), tl.float32)
+        if COSINE:
             for image in range(0, images):
-                start = tl.load(region_starts + first_image + image)
-                length = tl.minimum(tl.load(region_lengths + first_image + image), longest).to(tl.int32)
-                at = (image * tiles + tile).to(tl.int64) * C
-                for first in range(0, length, K):
-                    k = first + tl.arange(0, K)
-                    gs = tl.load(gradient + at * side + k[None, :] * C + columns[:, None])
-                    v = tl.load(
-                        regions + (start + k)[:, None] * dim + d[None, :],
-                        mask=(k < length)[:, None] & (d < dim)[None, :],
-                        other=0.0,
-                    )
-                    acc = product(gs, v.to(gradient.dtype.element_ty), acc, PRECISION, UPCAST)
-                if COSINE:
-                    along += tl.load(coefficients + 4 * images.to(tl.int64) * tiles * C + at + columns)
-            to = rows[:, None] * dim + d[None, :]
-            inside = real[:, None] & (d < dim)[None, :]
-            acc += tl.load(grad_words + to, mask=inside, other=0.0).to(tl.float32)
-            if SPLIT:
-                acc += tl.load(rest + to, mask=inside, other=0.0).to(tl.float32)
+                of_image = coefficients + (4 * images + image) * capacity + row * M
+                along += tl.load(of_image + rows, mask=real, other=0.0)
+        origin = tl.load(origins + base + row * M + rows, mask=real, other=0)[:, None] * width
+        packed = (base + row * M).to(tl.int64) * dim
+        parts = quarters(acc, M, N)
+        for nth in tl.static_range(4):
+            part = parts[nth]
+            component = column * N + nth * (N // 4) + tl.arange(0, N // 4)
+            inside = real[:, None] & (component < width)[None, :]
+            at = rows[:, None] * dim + component[None, :]
             if COSINE:
-                acc += along[:, None] * tl.load(words + to, mask=inside, other=0.0).to(tl.float32)
-            rounded = acc.to(grad_words.dtype.element_ty)
-            tl.store(grad_words + to, rounded, mask=inside)
+                part += along[:, None] * tl.load(packed_words + packed + at, mask=inside, other=0.0).to(tl.float32)
+            to = grad_words + origin + component[None, :]
+            part += tl.load(to, mask=inside, other=0.0).to(tl.float32)
             if SPLIT:
-                tl.store(rest + to, (acc - rounded.to(tl.float32)).to(rest.dtype.element_ty), mask=inside)
+                part += tl.load(rest + packed + at, mask=inside, other=0.0).to(tl.float32)
+            rounded = part.to(grad_words.dtype.element_ty)
+            tl.store(to, rounded, mask=inside)
+            if SPLIT:
+                tl.store(rest + packed + at, (part - rounded.to(tl.float32)).to(rest.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["first_image", "first_tile", "tiles", "longest"])
+@triton.jit
+def words_of_part(count, K: tl.constexpr):
+    """[first, end) of the words of a chunk that one part of a sum takes, in whole steps: zeros follow the last word."""
+    steps = tl.cdiv(count, K)
+    of_part = tl.cdiv(steps, tl.num_programs(2))
+    first = tl.program_id(2) * of_part
+    return first * K, tl.minimum(steps, first + of_part) * K
+
+
+@triton.jit(do_not_specialize=["chunk"])
 def regions_kernel(
     gradient,
-    region_lengths,
-    words,
-    tile_rows,
-    tile_count,
+    packed_words,
     sums,
-    first_image,
-    first_tile,
-    tiles,
-    longest,
+    dense_starts,
+    first_texts,
+    chunk,
+    columns,
+    stride,
     dim,
-    side,
-    R: tl.constexpr,
-    C: tl.constexpr,
-    B: tl.constexpr,
+    M: tl.constexpr,
+    N: tl.constexpr,
     K: tl.constexpr,
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """Sums (images, side, D) float32 += gs T. One program: R regions of one image, B of their D components."""
-    image = tl.program_id(2)
-    rows = tl.program_id(1) * R + tl.arange(0, R)
-    in_use = tl.minimum(tl.load(tile_count) - first_tile, tiles)
-    length = tl.minimum(tl.load(region_lengths + first_image + image), longest).to(tl.int32)
-    if (tl.program_id(1) * R < length) & (in_use > 0):
-        d = tl.program_id(0) * B + tl.arange(0, B)
-        acc = tl.zeros((R, B), tl.float32)
-        for first in range(0, in_use * C, K):
-            tile = first // C
-            column = first % C + tl.arange(0, K)
-            word_rows = tl.load(tile_rows + (first_tile + tile) * C + column).to(tl.int64)
-            real = word_rows >= 0
-            # Tiles without a word are never written: they are left out here, not multiplied by zero.
-            gs = tl.load(
-                gradient + (image * tiles + tile).to(tl.int64) * side * C + rows[:, None] * C + column[None, :],
-                mask=real[None, :],
-                other=0.0,
-            )
-            t = tl.load(
-                words + word_rows[:, None] * dim + d[None, :], mask=real[:, None] & (d < dim)[None, :], other=0.0
-            )
-            acc = product(gs, t.to(gradient.dtype.element_ty), acc, PRECISION, UPCAST)
-        to = (image.to(tl.int64) * side + rows)[:, None] * dim + d[None, :]
-        inside = (d < dim)[None, :] & (rows < length)[:, None]
-        tl.store(sums + to, acc + tl.load(sums + to, mask=inside, other=0.0), mask=inside)
+    """Sums (parts, columns, D) float32 += gs^T T of a chunk of texts. One program: M regions, N components, a part."""
+    base, count = rows_of_chunk(dense_starts, first_texts, chunk)
+    row, column = block_of(tl.program_id(0), tl.cdiv(columns, M), tl.cdiv(dim, N))
+    rows, d = row * M + tl.arange(0, M), column * N + tl.arange(0, N)
+    first_word, end = words_of_part(count, K)
+    k = tl.arange(0, K)
+    gs = gradient + first_word.to(tl.int64) * stride + k[None, :] * stride + rows[:, None]
+    t = packed_words + (base + first_word).to(tl.int64) * dim + k[:, None] * dim + d[None, :]
+    acc = tl.zeros((M, N), tl.float32)
+    for _ in range(first_word, end, K):
+        left = tl.load(gs, mask=(rows < columns)[:, None], other=0.0)
+        acc = dot(left, tl.load(t, mask=(d < dim)[None, :], other=0.0), acc, PRECISION, UPCAST)
+        gs += K * stride
+        t += K * dim
+    own = sums + (tl.program_id(2) * columns + row * M).to(tl.int64) * dim
+    parts = quarters(acc, M, N)
+    for nth in tl.static_range(4):
+        part = parts[nth]
+        component = column * N + nth * (N // 4) + tl.arange(0, N // 4)
+        inside = (rows < columns)[:, None] & (component < dim)[None, :]
+        to = own + tl.arange(0, M)[:, None] * dim + component[None, :]
+        if chunk > 0:
+            part += tl.load(to, mask=inside, other=0.0)
+        tl.store(to, part, mask=inside)
 
 
-@triton.jit(do_not_specialize=["first_image", "images", "first_tile", "tiles", "longest"])
+@triton.jit(do_not_specialize=["chunk", "images"])
 def gram_gradient_kernel(
+    weighted,
     attended,
-    coefficients,
-    region_lengths,
-    tile_rows,
-    tile_count,
-    grad_gram,
-    first_image,
+    grad_grams,
+    dense_starts,
+    first_texts,
+    chunk,
     images,
-    first_tile,
-    tiles,
-    longest,
+    stride,
     side,
-    R: tl.constexpr,
-    C: tl.constexpr,
+    gram_side,
+    N: tl.constexpr,
     K: tl.constexpr,
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """grad_gram (images, side, side) float32 += 2 gG, both halves of it. One program: one block of the upper half."""
-    column_block, row_block, image = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    in_use = tl.minimum(tl.load(tile_count) - first_tile, tiles)
-    length = tl.minimum(tl.load(region_lengths + first_image + image), longest).to(tl.int32)
-    if (row_block <= column_block) & (column_block * R < length) & (in_use > 0):
-        rows = row_block * R + tl.arange(0, R)
-        others = column_block * R + tl.arange(0, R)
-        plane = images.to(tl.int64) * tiles * C
-        acc = tl.zeros((R, R), tl.float32)
-        for first in range(0, in_use * C, K):
-            tile = first // C
-            column = first % C + tl.arange(0, K)
-            real = tl.load(tile_rows + (first_tile + tile) * C + column) >= 0
-            at = (image * tiles + tile).to(tl.int64) * C
-            # gn / |c| over l squared: the attention is kept without its normaliser l.
-            weight = tl.load(coefficients + plane + at + column, mask=real, other=0.0)
-            weight *= tl.load(coefficients + 2 * plane + at + column, mask=real, other=0.0)
-            # Rows beyond the image are written to the end of a block of the forward kernel only.
-            a = tl.load(
-                attended + at * side + rows[:, None] * C + column[None, :],
-                mask=(rows < length)[:, None] & real[None, :],
-                other=0.0,
-            )
-            b = tl.load(
-                attended + at * side + others[None, :] * C + column[:, None],
-                mask=(others < length)[None, :] & real[:, None],
-                other=0.0,
-            )
-            weighted = (a.to(tl.float32) * weight[None, :]).to(attended.dtype.element_ty)
-            acc = product(weighted, b, acc, PRECISION, UPCAST)
-        grad_gram += image.to(tl.int64) * side * side
-        to = grad_gram + rows[:, None] * side + others[None, :]
-        acc += tl.load(to)
-        tl.store(to, acc)
-        tl.store(grad_gram + others[:, None] * side + rows[None, :], tl.trans(acc))
+    """grad_grams (parts, images, gram_side, gram_side) float32 += 2 gG of a chunk of texts, both quarters of it.
+
+    One program: an N x N block of the upper half, of one image, a part of the words. It reads and writes that block,
+    and writes the one that mirrors it, which is another but on the diagonal, where it is not written.
+    """
+    count = rows_of_chunk(dense_starts, first_texts, chunk)[1]
+    blocks = tl.cdiv(side, N)
+    image, place = tl.program_id(1), tl.program_id(0)
+    row, column = place // blocks, place % blocks
+    if row <= column:
+        rows, others = row * N + tl.arange(0, N), column * N + tl.arange(0, N)
+        first_word, end = words_of_part(count, K)
+        k = tl.arange(0, K)
+        at = image * side + first_word.to(tl.int64) * stride
+        wa = weighted + at + k[None, :] * stride + rows[:, None]
+        a = attended + at + k[:, None] * stride + others[None, :]
+        acc = tl.zeros((N, N), tl.float32)
+        for _ in range(first_word, end, K):
+            left = tl.load(wa, mask=(rows < side)[:, None], other=0.0)
+            right = tl.load(a, mask=(others < side)[None, :], other=0.0)
+            acc = dot(left, right, acc, PRECISION, UPCAST)
+            wa += K * stride
+            a += K * stride
+        to = grad_grams + (tl.program_id(2) * images + image).to(tl.int64) * gram_side * gram_side
+        parts = quarters(acc, N, N)
+        for nth in tl.static_range(4):
+            part = parts[nth]
+            region = column * N + nth * (N // 4) + tl.arange(0, N // 4)
+            own = to + rows[:, None] * gram_side + region[None, :]
+            if chunk > 0:
+                part += tl.load(own)
+            tl.store(own, part)
+            if row != column:
+                tl.store(to + region[:, None] * gram_side + rows[None, :], tl.trans(part))
 
 
-@triton.jit(do_not_specialize=["first_image", "longest"])
+@triton.jit(do_not_specialize=["first_image", "images", "longest", "parts", "gram_parts"])
 def finish_kernel(
     sums,
-    grad_gram,
-    regions,
+    grad_grams,
+    packed_regions,
     region_starts,
     region_lengths,
     grad_regions,
     first_image,
+    images,
     longest,
-    dim,
+    parts,
+    gram_parts,
+    columns,
     side,
+    gram_side,
+    width,
+    dim,
     COSINE: tl.constexpr,
-    R: tl.constexpr,
-    B: tl.constexpr,
+    M: tl.constexpr,
+    N: tl.constexpr,
     K: tl.constexpr,
-    SCRATCH: tl.constexpr,
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """grad_regions (L_v, D) = gs T + 2 gG V, in their own dtype. One program: R regions, B of D components."""
+    """grad_regions (L_v, D) = gs^T T + 2 gG V, in their own dtype. One program: M regions of an image, N components."""
     image = tl.program_id(2)
     start = tl.load(region_starts + first_image + image)
     length = tl.minimum(tl.load(region_lengths + first_image + image), longest).to(tl.int32)
-    if tl.program_id(1) * R < length:
-        rows = tl.program_id(1) * R + tl.arange(0, R)
-        d = tl.program_id(0) * B + tl.arange(0, B)
+    if tl.program_id(1) * M < length:
+        rows, d = tl.program_id(1) * M + tl.arange(0, M), tl.program_id(0) * N + tl.arange(0, N)
         inside = (rows < length)[:, None] & (d < dim)[None, :]
-        acc = tl.load(sums + (image.to(tl.int64) * side + rows)[:, None] * dim + d[None, :], mask=inside, other=0.0)
+        acc = tl.zeros((M, N), tl.float32)
         if COSINE:
-            for first in range(0, length, K):
+            packed_regions += image.to(tl.int64) * side * dim
+            for first in range(0, side, K):
                 k = first + tl.arange(0, K)
-                g = tl.load(grad_gram + image.to(tl.int64) * side * side + rows[:, None] * side + k[None, :])
+                within = (rows < side)[:, None] & (k < side)[None, :]
+                g = tl.zeros((M, K), tl.float32)
+                for part in range(0, gram_parts):
+                    of_image = (part * images + image).to(tl.int64) * gram_side * gram_side
+                    g += tl.load(grad_grams + of_image + rows[:, None] * gram_side + k[None, :], mask=within, other=0.0)
                 v = tl.load(
-                    regions + (start + k)[:, None] * dim + d[None, :],
-                    mask=(k < length)[:, None] & (d < dim)[None, :],
+                    packed_regions + k[:, None] * dim + d[None, :],
+                    mask=(k < side)[:, None] & (d < dim)[None, :],
                     other=0.0,
                 )
-                acc = product(g.to(SCRATCH), v.to(SCRATCH), acc, PRECISION, UPCAST)
-        to = grad_regions + (start + rows)[:, None] * dim + d[None, :]
-        tl.store(to, acc.to(grad_regions.dtype.element_ty), mask=inside)
+                # In two parts, for what cancels in c cancels in this product.
+                greater = kept(g, v.dtype, PRECISION)
+                acc = dot(greater, v, acc, PRECISION, UPCAST)
+                if v.dtype == tl.bfloat16:
+                    acc = dot((g - greater.to(tl.float32)).to(v.dtype), v, acc, PRECISION, UPCAST)
+        for part in range(0, parts):
+            own = sums + (part * columns + image * side + rows).to(tl.int64)[:, None] * dim
+            acc += tl.load(own + d[None, :], mask=inside, other=0.0)
+        to = grad_regions + (start + rows)[:, None] * width + d[None, :]
+        tl.store(to, acc.to(grad_regions.dtype.element_ty), mask=inside & (d < width)[None, :])
+
+
+def parts_of(p: Problem, images: int, spare: int) -> tuple[int, int]:
+    """Into how many parts the sums over words are cut, of the regions' gradients and of the Gram matrices'.
+
+    `spare`: bytes that all parts but the first may take.
+    """
+    gram_blocks = p.gram_side // p.blocks.gram.columns
+    of_grams = 1
+    if p.cosine:
+        of_one = 4 * images * p.gram_side**2
+        of_grams = _parts(p, images * gram_blocks * (gram_blocks + 1) // 2, spare // of_one)
+        spare -= (of_grams - 1) * of_one
+    columns = p.columns(images)
+    blocks = triton.cdiv(columns, p.blocks.product.rows) * triton.cdiv(p.dim, p.blocks.product.columns)
+    return _parts(p, blocks, spare // (4 * columns * p.dim)), of_grams
+
+
+def _parts(p: Problem, blocks: int, more: int) -> int:
+    """Those parts that leave the fewest multiprocessors without work, of at most 1 + `more`."""
+    of_wave = multiprocessors(p.texts.rows.device)
+
+    def share(parts: int) -> float:
+        return triton.cdiv(blocks * parts, of_wave) * of_wave / (blocks * parts)
+
+    return min(range(1, min(MOST_PARTS, 1 + more) + 1), key=share)
+
+
+def word_gradients(
+    p: Problem, chunk: Chunk, gradient: Tensor, coefficients: Tensor, grad_words: Tensor, rest: Tensor | None
+) -> None:
+    """Add to grad_words, and to their rest where they have one."""
+    blocks = p.blocks.product
+    count = triton.cdiv(p.plan.capacity, blocks.rows) * triton.cdiv(p.dim, blocks.columns)
+    words_kernel[(count,)](
+        gradient=gradient,
+        packed_regions=chunk.packed_regions,
+        packed_words=p.packed_words,
+        coefficients=coefficients,
+        origins=p.origins,
+        grad_words=grad_words,
+        rest=grad_words if rest is None else rest,
+        dense_starts=p.plan.dense_starts,
+        first_texts=p.plan.first_texts,
+        chunk=chunk.number,
+        images=chunk.images,
+        columns=p.columns(chunk.images),
+        stride=gradient.stride(0),
+        capacity=p.plan.capacity,
+        width=grad_words.shape[1],
+        dim=p.dim,
+        COSINE=p.cosine,
+        SPLIT=rest is not None,
+        **p.product_arguments(blocks),
+    )
+
+
+def region_sums(p: Problem, chunk: Chunk, gradient: Tensor, sums: Tensor, parts: int) -> None:
+    """Add gs^T T to sums (parts, columns, D), or set them with the first chunk of texts."""
+    blocks, columns = p.blocks.product, p.columns(chunk.images)
+    count = triton.cdiv(columns, blocks.rows) * triton.cdiv(p.dim, blocks.columns)
+    regions_kernel[(count, 1, parts)](
+        gradient=gradient,
+        packed_words=p.packed_words,
+        sums=sums,
+        dense_starts=p.plan.dense_starts,
+        first_texts=p.plan.first_texts,
+        chunk=chunk.number,
+        columns=columns,
+        stride=gradient.stride(0),
+        dim=p.dim,
+        **p.product_arguments(blocks),
+    )
+
+
+def gram_gradients(
+    p: Problem, chunk: Chunk, weighted: Tensor, attended: Tensor, grad_grams: Tensor, parts: int
+) -> None:
+    """Add to grad_grams (parts, images, gram_side, gram_side), or set them with the first chunk of texts."""
+    arguments = p.product_arguments(p.blocks.gram)
+    del arguments["M"]
+    blocks = p.gram_side // p.blocks.gram.columns
+    gram_gradient_kernel[(blocks * blocks, chunk.images, parts)](
+        weighted=weighted,
+        attended=attended,
+        grad_grams=grad_grams,
+        dense_starts=p.plan.dense_starts,
+        first_texts=p.plan.first_texts,
+        chunk=chunk.number,
+        images=chunk.images,
+        stride=attended.stride(0),
+        side=p.side,
+        gram_side=p.gram_side,
+        **arguments,
+    )
+
+
+def finish(
+    p: Problem, chunk: Chunk, sums: Tensor, grad_grams: Tensor, parts: tuple[int, int], grad_regions: Tensor
+) -> None:
+    """Fill the rows of these images in grad_regions; `parts` of the sums, and of the Gram matrices' gradients."""
+    blocks = p.blocks.gram
+    grid = triton.cdiv(p.dim, blocks.columns), triton.cdiv(p.side, blocks.rows), chunk.images
+    finish_kernel[grid](
+        sums=sums,
+        grad_grams=grad_grams,
+        packed_regions=chunk.packed_regions,
+        region_starts=p.images.starts,
+        region_lengths=p.images.lengths,
+        grad_regions=grad_regions,
+        first_image=chunk.first_image,
+        images=chunk.images,
+        longest=p.longest,
+        parts=parts[0],
+        gram_parts=parts[1],
+        columns=p.columns(chunk.images),
+        side=p.side,
+        gram_side=p.gram_side,
+        width=grad_regions.shape[1],
+        dim=p.dim,
+        COSINE=p.cosine,
+        **p.product_arguments(blocks),
+    )

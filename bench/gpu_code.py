@@ -1,0 +1,175 @@
+"""Kernels compiled for a GPU that is not there: what they take of it, and the instructions of their loops."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from bench.gpu_launches import Launch
+
+_TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+_NAMES = {
+    torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.int32: "i32", torch.int64: "i64",
+}  # fmt: skip
+_INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?(.*?);")
+_LABEL = re.compile(r"^(\.L_x?_?\w+):")
+_BRANCH = re.compile(r"BRA(?:\.\w+)*\s.*?`\((\.L_x?_?\w+)\)")
+# Multiply-adds of one matrix instruction by one warp.
+_WARPGROUP = re.compile(r"HGMMA\.64x(\d+)x(\d+)")
+_WARP = re.compile(r"HMMA\.(\d{4,})")
+_SHAPES = {"16816": 16 * 8 * 16, "1688": 16 * 8 * 8, "1684": 16 * 8 * 4}
+
+
+class Loop(NamedTuple):
+    """Instructions of one warp in one turn of a loop, those of the loops within it left out.
+
+    depth: 0 = the code outside every loop; multiply_adds: of the matrix instructions.
+    """
+
+    depth: int
+    instructions: int
+    multiply_adds: int
+    counts: dict[str, int]
+
+    def count(self, *kinds: str) -> int:
+        """Instructions whose names begin with one of these."""
+        return sum(count for name, count in self.counts.items() if name.startswith(kinds))
+
+
+class Code(NamedTuple):
+    """What a kernel takes of a GPU; loops in the order of the code, that outside them first."""
+
+    registers: int
+    spilled_bytes: int
+    shared_bytes: int
+    warps: int
+    tensor_cores: str
+    loops: tuple[Loop, ...]
+
+    @property
+    def in_products(self) -> tuple[Loop, ...]:
+        """The loops that feed the matrix units."""
+        return tuple(loop for loop in self.loops if loop.multiply_adds and loop.depth)
+
+    def narrow_loads(self) -> int:
+        """Global loads of less than 4 bytes in loops that feed the matrix units: what a wrong mask makes of a tile."""
+        return sum(
+            count
+            for loop in self.in_products
+            for name, count in loop.counts.items()
+            if name.startswith(("LDG", "LDGSTS")) and re.search(r"\.[US](8|16)\b", name)
+        )
+
+
+class Specialization(NamedTuple):
+    """What a kernel is compiled for: types, constants and divisors of its arguments, and the compiler's options."""
+
+    types: tuple[tuple[str, str], ...]
+    constants: tuple[tuple[str, Any], ...]
+    divided: tuple[int, ...]
+    options: tuple[tuple[str, int], ...]
+
+
+def specialization(launch: Launch) -> Specialization:
+    """As Triton's launcher specializes: integers that 16 divides, those that are 1, and aligned tensors."""
+    types, constants, divided = [], [], []
+    for position, parameter in enumerate(launch.kernel.params):
+        value = launch.arguments[parameter.name]
+        specialized = not parameter.do_not_specialize
+        if parameter.is_constexpr or (specialized and type(value) is int and value == 1):
+            types.append((parameter.name, "constexpr"))
+            constants.append((parameter.name, value))
+            continue
+        types.append((parameter.name, _type(value)))
+        if isinstance(value, torch.Tensor) or (specialized and isinstance(value, int) and value % 16 == 0):
+            divided.append(position)
+    return Specialization(tuple(types), tuple(constants), tuple(divided), tuple(sorted(launch.options.items())))
+
+
+def code_of(launch: Launch, capability: int) -> Code:
+    """A recorded launch, compiled for sm_`capability`."""
+    return _compiled(launch.kernel, specialization(launch), capability)
+
+
+@cache
+def _compiled(kernel: Any, special: Specialization, capability: int) -> Code:
+    attributes = {(position,): [["tt.divisibility", 16]] for position in special.divided}
+    source = ASTSource(kernel, dict(special.types), constexprs=dict(special.constants), attrs=attributes)
+    binary = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=dict(special.options))
+    printed = _tool("cuobjdump", binary.asm["cubin"], "--dump-resource-usage")
+    used = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", printed)}
+    ptx = binary.asm["ptx"]
+    return Code(
+        registers=used["REG"],
+        spilled_bytes=used["LOCAL"] + used["STACK"],
+        shared_bytes=binary.metadata.shared,
+        warps=binary.metadata.num_warps,
+        tensor_cores=next((name for name in ("tcgen05.mma", "wgmma.mma_async", "mma.sync") if name in ptx), ""),
+        loops=loops(_tool("nvdisasm", binary.asm["cubin"], "-c")),
+    )
+
+
+def _type(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"*{_NAMES[value.dtype]}"
+    if isinstance(value, float):
+        return "fp32"
+    return "i32" if -(1 << 31) <= value < 1 << 31 else "i64"
+
+
+def _tool(name: str, cubin: bytes, *options: str) -> str:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        return subprocess.run([_TOOLS / name, *options, file.name], capture_output=True, text=True, check=True).stdout
+
+
+def loops(listing: str) -> tuple[Loop, ...]:
+    """The loops of a disassembled kernel: a branch back to a label closes one."""
+    instructions: list[str] = []
+    labels: dict[str, int] = {}
+    for line in listing.splitlines():
+        label = _LABEL.match(line.strip())
+        if label:
+            labels[label.group(1)] = len(instructions)
+        found = _INSTRUCTION.match(line)
+        if found:
+            instructions.append(found.group(1).strip())
+    ends: dict[int, int] = {}
+    for place, instruction in enumerate(instructions):
+        branch = _BRANCH.match(instruction)
+        # The last instruction branches to itself, for ever.
+        if branch and labels.get(branch.group(1), place) < place:
+            start = labels[branch.group(1)]
+            ends[start] = max(ends.get(start, 0), place)
+    spans = [(-1, len(instructions)), *sorted(ends.items())]
+    innermost = [max(span for span in spans if span[0] <= place <= span[1]) for place in range(len(instructions))]
+    return tuple(
+        _loop(
+            sum(other[0] < span[0] and span[1] <= other[1] for other in spans),
+            [each for each, owner in zip(instructions, innermost, strict=True) if owner == span],
+        )
+        for span in spans
+    )
+
+
+def _loop(depth: int, instructions: list[str]) -> Loop:
+    counts = Counter(each.split()[0] for each in instructions if not each.startswith("NOP"))
+    return Loop(depth, sum(counts.values()), sum(_multiply_adds(name) * n for name, n in counts.items()), dict(counts))
+
+
+def _multiply_adds(name: str) -> int:
+    warpgroup, warp = _WARPGROUP.match(name), _WARP.match(name)
+    if warpgroup:
+        return 64 * int(warpgroup.group(1)) * int(warpgroup.group(2)) // 4
+    return _SHAPES.get(warp.group(1), 0) if warp else 0

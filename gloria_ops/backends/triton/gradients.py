@@ -1,0 +1,80 @@
+"""Backward: affinities and attention once more, then the gradients of both sides, chunk by chunk.
+
+Chunks of images are the outer loop: the gradient of an image is a sum over the chunks of texts, which ends before the
+next image begins; that of a word is added to chunk after chunk.
+"""
+
+import torch
+from torch import Tensor
+
+from gloria_ops.backends.triton import products
+from gloria_ops.backends.triton.affinity import affinities
+from gloria_ops.backends.triton.attention import attention
+from gloria_ops.backends.triton.block_sizes import Choice, chosen_for
+from gloria_ops.backends.triton.context import gram_products, grams
+from gloria_ops.backends.triton.gradient import affinity_gradients
+from gloria_ops.backends.triton.pool import word_coefficients
+from gloria_ops.backends.triton.problem import WORKSPACE_BYTES, Problem
+from gloria_ops.score import LocalScore
+from gloria_ops.tokens import Ragged
+
+
+def backward(
+    grad_scores: Tensor, images: Ragged, texts: Ragged, score: LocalScore, choice: Choice | None = None
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the rows of images and texts, of their shape and dtype; rows that belong to no item get zeros.
+
+    Those of 16-bit words are summed, chunk after chunk of images, as the gradient itself and a bfloat16 rest (L_t, D),
+    which together hold 17 bits at least: a float32 sum would take twice the memory.
+
+    Raises:
+        NotImplementedError: one image alone exceeds the workspace.
+    """
+    choice = choice or chosen_for(texts.rows.device, texts.rows.dtype, score)
+    p = Problem(images, texts, score, choice, split=True)
+    rows, side, scratch, cosine = p.plan.capacity, p.side, p.precision.scratch, p.cosine
+    of_image = _bytes_of_image(p)
+    at_once = p.images_at_once(of_image)
+    parts = products.parts_of(p, at_once, max(0, WORKSPACE_BYTES - at_once * of_image))
+    grad_regions, grad_words = torch.zeros_like(p.images.rows), torch.zeros_like(p.texts.rows)
+    split = at_once < images.starts.numel() and grad_words.dtype != torch.float32
+    rest = p.empty(*p.packed_words.shape, dtype=torch.bfloat16).zero_() if split else None
+    s = p.empty(p.rows, p.columns(at_once), dtype=p.precision.affinity)
+    # Their gradient takes the place of the affinities.
+    gs = s.view(scratch)
+    a, h = (p.empty(p.rows, p.columns(at_once) if cosine else 0, dtype=scratch) for _ in range(2))
+    of_images = at_once if cosine else 0
+    g = p.empty(of_images, p.gram_side, p.gram_side, dtype=scratch)
+    grad_grams = p.empty(parts[1], of_images, p.gram_side, p.gram_side)
+    sums = p.empty(parts[0], p.columns(at_once), p.dim)
+    found, lengths = p.found(at_once), p.empty(3, at_once, rows)
+    coefficients = p.empty(6, at_once, rows)
+    levels = p.empty(at_once, p.plan.texts_at_once if score.word_norm != "none" else 0, side)
+    for of_chunk in p.image_chunks(at_once):
+        p.pack_regions(of_chunk)
+        if cosine:
+            grams(p, of_chunk, g, both=True)
+        for number in range(p.plan.chunks):
+            chunk = of_chunk._replace(number=number)
+            affinities(p, chunk, s)
+            attention(p, chunk, s, a, found, levels)
+            if cosine:
+                gram_products(p, chunk, a, g, found, h, lengths)
+            word_coefficients(p, chunk, grad_scores, found, lengths[:2], coefficients)
+            affinity_gradients(p, chunk, s, gs, a, h, lengths[2], coefficients, levels)
+            products.word_gradients(p, chunk, gs, coefficients, grad_words, rest)
+            products.region_sums(p, chunk, gs, sums, parts[0])
+            if cosine:
+                products.gram_gradients(p, chunk, h, a, grad_grams, parts[1])
+        products.finish(p, of_chunk, sums, grad_grams, parts, grad_regions)
+    return grad_regions, grad_words
+
+
+def _bytes_of_image(p: Problem) -> int:
+    """What is kept for one image in a chunk; all of it grows with their number."""
+    rows, itemsize = p.plan.capacity, p.precision.scratch.itemsize
+    affinities = (3 if p.cosine else 1) * rows * p.side * itemsize
+    square = p.gram_side**2 * (itemsize + 4) if p.cosine else 0
+    levels = 4 * p.plan.texts_at_once * p.side if p.score.word_norm != "none" else 0
+    of_words = 4 * rows * (p.statistics + 9)
+    return affinities + square + levels + of_words + 4 * p.side * p.dim + p.packed_bytes
