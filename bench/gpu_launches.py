@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -12,7 +11,7 @@ from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import JITFunction
 
 from gloria_ops import LocalScore
-from gloria_ops.backends.triton import gradients, products, scores
+from gloria_ops.backends.triton import gradients, scores
 from gloria_ops.backends.triton.block_sizes import INTERPRETED, Choice
 from gloria_ops.tokens import Ragged
 
@@ -56,25 +55,21 @@ def sides(sizes: Sizes, dtype: torch.dtype) -> tuple[Ragged, Ragged]:
     return side(sizes.images, sizes.images * sizes.regions), side(sizes.texts, sizes.words)
 
 
-def of_forward(
-    sizes: Sizes, dtype: torch.dtype, score: LocalScore, choice: Choice, processors: int = 132
-) -> list[Launch]:
-    """What forward launches on a GPU with so many multiprocessors."""
+def of_forward(sizes: Sizes, dtype: torch.dtype, score: LocalScore, choice: Choice) -> list[Launch]:
+    """What forward launches."""
     images, texts = sides(sizes, dtype)
-    return recorded(lambda: scores.forward(images, texts, score, choice), processors)
+    return recorded(lambda: scores.forward(images, texts, score, choice), runs=False)
 
 
-def of_backward(
-    sizes: Sizes, dtype: torch.dtype, score: LocalScore, choice: Choice, processors: int = 132
-) -> list[Launch]:
-    """What backward launches on a GPU with so many multiprocessors."""
+def of_backward(sizes: Sizes, dtype: torch.dtype, score: LocalScore, choice: Choice) -> list[Launch]:
+    """What backward launches."""
     images, texts = sides(sizes, dtype)
     grad_scores = torch.empty(sizes.images, sizes.texts, device="meta")
-    return recorded(lambda: gradients.backward(grad_scores, images, texts, score, choice), processors)
+    return recorded(lambda: gradients.backward(grad_scores, images, texts, score, choice), runs=False)
 
 
-def recorded(step: Callable[[], object], processors: int | None = None) -> list[Launch]:
-    """What a call launches; without `processors` it is run as well, on the GPU at hand."""
+def recorded(step: Callable[[], object], runs: bool) -> list[Launch]:
+    """What a call launches, and, if it `runs`, does on the GPU at hand."""
     launches: list[Launch] = []
     kind = InterpretedFunction if INTERPRETED else JITFunction
     launch_it = kind.run
@@ -83,19 +78,10 @@ def recorded(step: Callable[[], object], processors: int | None = None) -> list[
         options = {name: named[name] for name in _OPTIONS if name in named}
         arguments = {name: value for name, value in named.items() if name not in _OPTIONS}
         launches.append(Launch(kernel, tuple(grid), arguments, options))
-        if processors is None:
+        if runs:
             return launch_it(kernel, *positional, grid=grid, warmup=warmup, **named)
         return None
 
-    with mock.patch.object(kind, "run", run), _on_gpu(processors):
+    with mock.patch.object(kind, "run", run):
         step()
     return launches
-
-
-@contextmanager
-def _on_gpu(processors: int | None) -> Iterator[None]:
-    if processors is None:
-        yield
-        return
-    with mock.patch.object(products, "multiprocessors", return_value=processors):
-        yield

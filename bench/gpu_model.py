@@ -314,7 +314,7 @@ def launched(gpu: GPU, case: Case, mode: str) -> list[Launch]:
 def _launches(gpu: GPU, case: Case, mode: str, choice: block_sizes.Choice) -> Iterator[list[Launch]]:
     of = {"forward": gpu_launches.of_forward, "backward": gpu_launches.of_backward}
     for each in ("forward", "backward") if mode == "full" else (mode,):
-        yield of[each](Batch.of(case).sizes, torch.bfloat16, case.score, choice, gpu.processors)
+        yield of[each](Batch.of(case).sizes, torch.bfloat16, case.score, choice)
 
 
 # What cuBLAS's products with K = 768 reach of its best rate.

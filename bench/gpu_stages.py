@@ -91,7 +91,7 @@ def launches_of(case: Case, choice: Choice, kernels: tuple[str, ...], device: st
     found: dict[str, list[Launch]] = {}
     for step in passes(case, choice, device):
         try:
-            made = recorded(step)
+            made = recorded(step, runs=True)
         except (OutOfResources, PTXASError):
             return []
         for name in kernels:

@@ -153,8 +153,3 @@ def write(path: str | Path, table: dict[Key, Choice]) -> None:
         for key, choice in sorted(table.items())
     ]
     Path(path).write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n", encoding="utf-8")
-
-
-def multiprocessors(device: torch.device) -> int:
-    """Of the device; of the interpreter few, so that small tests have sums in several parts."""
-    return 4 if INTERPRETED else torch.cuda.get_device_properties(device).multi_processor_count

@@ -14,7 +14,7 @@ from gloria_ops.backends.triton.block_sizes import Choice, chosen_for
 from gloria_ops.backends.triton.context import gram_products, grams
 from gloria_ops.backends.triton.gradient import affinity_gradients
 from gloria_ops.backends.triton.pool import word_coefficients
-from gloria_ops.backends.triton.problem import WORKSPACE_BYTES, Problem
+from gloria_ops.backends.triton.problem import Problem
 from gloria_ops.score import LocalScore
 from gloria_ops.tokens import Ragged
 
@@ -33,9 +33,8 @@ def backward(
     choice = choice or chosen_for(texts.rows.device, texts.rows.dtype, score)
     p = Problem(images, texts, score, choice, split=True)
     rows, side, scratch, cosine = p.plan.capacity, p.side, p.precision.scratch, p.cosine
-    of_image = _bytes_of_image(p)
-    at_once = p.images_at_once(of_image)
-    parts = products.parts_of(p, at_once, max(0, WORKSPACE_BYTES - at_once * of_image))
+    at_once = p.images_at_once(_bytes_of_image(p))
+    parts = products.REGION_PARTS, products.GRAM_PARTS
     grad_regions, grad_words = torch.zeros_like(p.images.rows), torch.zeros_like(p.texts.rows)
     split = at_once < images.starts.numel() and grad_words.dtype != torch.float32
     rest = p.empty(*p.packed_words.shape, dtype=torch.bfloat16).zero_() if split else None
@@ -74,7 +73,7 @@ def _bytes_of_image(p: Problem) -> int:
     """What is kept for one image in a chunk; all of it grows with their number."""
     rows, itemsize = p.plan.capacity, p.precision.scratch.itemsize
     affinities = (3 if p.cosine else 1) * rows * p.side * itemsize
-    square = p.gram_side**2 * (itemsize + 4) if p.cosine else 0
+    square = p.gram_side**2 * (itemsize + 4 * products.GRAM_PARTS) if p.cosine else 0
     levels = 4 * p.plan.texts_at_once * p.side if p.score.word_norm != "none" else 0
     of_words = 4 * rows * (p.statistics + 9)
-    return affinities + square + levels + of_words + 4 * p.side * p.dim + p.packed_bytes
+    return affinities + square + levels + of_words + 4 * products.REGION_PARTS * p.side * p.dim + p.packed_bytes

@@ -11,12 +11,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gloria_ops.backends.triton.block_sizes import multiprocessors
 from gloria_ops.backends.triton.device import block_of, dot, kept, quarters, rows_of_chunk
 from gloria_ops.backends.triton.problem import Chunk, Problem
 
-# Parts of a sum over words that are computed at once, and added up later.
-MOST_PARTS = 4
+# Parts of a sum over words that are computed at once, and added up later: of the regions' gradients, and of the Gram
+# matrices', whose blocks are few. The same for every batch, so that the bits of an image's gradient are, too.
+REGION_PARTS, GRAM_PARTS = 1, 2
 
 
 @triton.jit(do_not_specialize=["chunk", "images", "capacity"])
@@ -251,32 +251,6 @@ def finish_kernel(
             acc += tl.load(own + d[None, :], mask=inside, other=0.0)
         to = grad_regions + (start + rows)[:, None] * width + d[None, :]
         tl.store(to, acc.to(grad_regions.dtype.element_ty), mask=inside & (d < width)[None, :])
-
-
-def parts_of(p: Problem, images: int, spare: int) -> tuple[int, int]:
-    """Into how many parts the sums over words are cut, of the regions' gradients and of the Gram matrices'.
-
-    `spare`: bytes that all parts but the first may take.
-    """
-    gram_blocks = p.gram_side // p.blocks.gram.columns
-    of_grams = 1
-    if p.cosine:
-        of_one = 4 * images * p.gram_side**2
-        of_grams = _parts(p, images * gram_blocks * (gram_blocks + 1) // 2, spare // of_one)
-        spare -= (of_grams - 1) * of_one
-    columns = p.columns(images)
-    blocks = triton.cdiv(columns, p.blocks.product.rows) * triton.cdiv(p.dim, p.blocks.product.columns)
-    return _parts(p, blocks, spare // (4 * columns * p.dim)), of_grams
-
-
-def _parts(p: Problem, blocks: int, more: int) -> int:
-    """Those parts that leave the fewest multiprocessors without work, of at most 1 + `more`."""
-    of_wave = multiprocessors(p.texts.rows.device)
-
-    def share(parts: int) -> float:
-        return triton.cdiv(blocks * parts, of_wave) * of_wave / (blocks * parts)
-
-    return min(range(1, min(MOST_PARTS, 1 + more) + 1), key=share)
 
 
 def word_gradients(
