@@ -104,7 +104,13 @@ def _run(step: Step, shard: int, out: Path) -> dict[str, Any]:
     began = time.monotonic()
     name = step.name if step.shards == 1 else f"{step.name} {shard}"
     log = out / f"{name.replace(' ', '-')}.log"
-    folders = [ROOT, ROOT / "tests", ROOT / "tests" / "triton", ROOT / "tests" / "cuda", os.environ.get("PYTHONPATH", "")]
+    folders = [
+        ROOT,
+        ROOT / "tests",
+        ROOT / "tests" / "triton",
+        ROOT / "tests" / "cuda",
+        os.environ.get("PYTHONPATH", ""),
+    ]
     environment = {"PYTHONPATH": os.pathsep.join(map(str, folders)), "GLORIA_OPS_SHARD": f"{shard}/{step.shards}"}
     with log.open("w", encoding="utf-8") as file:
         # In a group of its own: what it has started ends with it.

@@ -1,5 +1,5 @@
-// The Python face of the kernels: addresses and shapes in, nothing returned. Callers have checked everything before, except the ranges
-// of items, which are checked here: as tensor operations they would cost more than a small problem.
+// The Python face of the kernels: addresses and shapes in, nothing returned. Callers have checked everything before,
+// except the ranges of items, which are checked here: as tensor operations they would cost more than a small problem.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -21,8 +21,9 @@ Ragged ragged(uintptr_t rows, uintptr_t starts, uintptr_t lengths, int64_t count
   const Ragged side{reinterpret_cast<const void*>(rows), indices(starts), indices(lengths), count};
   for (int64_t i = 0; i < count; ++i)
     if (side.lengths[i] < 1 || side.starts[i] < 0 || side.starts[i] > row_count - side.lengths[i])
-      throw py::value_error("item " + std::to_string(i) + " has length " + std::to_string(side.lengths[i]) + " from row " +
-                            std::to_string(side.starts[i]) + ", outside the " + std::to_string(row_count) +
+      throw py::value_error("item " + std::to_string(i) + " has length " + std::to_string(side.lengths[i]) +
+                            " from row " + std::to_string(side.starts[i]) + ", outside the " +
+                            std::to_string(row_count) +
                             " rows given: every length must be at least 1 and end within the tensor");
   return side;
 }
@@ -37,7 +38,8 @@ bool fills(const Ragged& side, int64_t row_count) {
   return end == row_count;
 }
 
-// Whether a Python signal handler, Ctrl-C's among them, has raised: the kernels then give up. Handlers run on the main thread alone.
+// Whether a Python signal handler, Ctrl-C's among them, has raised: the kernels then give up. Handlers run on the main
+// thread alone.
 bool interrupted() {
   const py::gil_scoped_acquire gil;
   return PyErr_CheckSignals() != 0;
@@ -75,12 +77,13 @@ PYBIND11_MODULE(_C, m) {
   m.attr("STAGES") = std::vector<std::string>(std::begin(gloria::kStageNames), std::end(gloria::kStageNames));
 
   py::class_<Ragged>(m, "Ragged")
-      .def(py::init(&ragged), py::arg("rows"), py::arg("starts"), py::arg("lengths"), py::arg("count"), py::arg("row_count"))
+      .def(py::init(&ragged), py::arg("rows"), py::arg("starts"), py::arg("lengths"), py::arg("count"),
+           py::arg("row_count"))
       .def("fills", &fills, py::arg("row_count"));
   py::class_<Problem>(m, "Problem")
-      .def(py::init([](gloria::DType dtype, int64_t dim, Ragged images, Ragged texts, gloria::WordNorm word_norm, float attention_scale,
-                       bool cosine, gloria::Pool pool, float word_scale, bool pool_mean, bool pool_divide, int64_t search_words,
-                       int threads, uintptr_t stage_nanoseconds) {
+      .def(py::init([](gloria::DType dtype, int64_t dim, Ragged images, Ragged texts, gloria::WordNorm word_norm,
+                       float attention_scale, bool cosine, gloria::Pool pool, float word_scale, bool pool_mean,
+                       bool pool_divide, int64_t search_words, int threads, uintptr_t stage_nanoseconds) {
              return Problem{dtype,       dim,
                             images,      texts,
                             word_norm,   attention_scale,
@@ -103,9 +106,10 @@ PYBIND11_MODULE(_C, m) {
       py::arg("problem"), py::arg("scores"), py::arg("isa"));
   m.def(
       "backward",
-      [](const Problem& problem, uintptr_t grad_scores, uintptr_t grad_regions, uintptr_t grad_words, const std::string& isa) {
-        const gloria::Gradients gradients{reinterpret_cast<const float*>(grad_scores), reinterpret_cast<void*>(grad_regions),
-                                          reinterpret_cast<void*>(grad_words)};
+      [](const Problem& problem, uintptr_t grad_scores, uintptr_t grad_regions, uintptr_t grad_words,
+         const std::string& isa) {
+        const gloria::Gradients gradients{reinterpret_cast<const float*>(grad_scores),
+                                          reinterpret_cast<void*>(grad_regions), reinterpret_cast<void*>(grad_words)};
         run([&] { return gloria::backward(problem, gradients, isa); });
       },
       py::arg("problem"), py::arg("grad_scores"), py::arg("grad_regions"), py::arg("grad_words"), py::arg("isa"));
@@ -114,5 +118,6 @@ PYBIND11_MODULE(_C, m) {
       [](gloria::DType dtype, uintptr_t x, uintptr_t out, int64_t count, const std::string& isa) {
         gloria::exponential(dtype, reinterpret_cast<const float*>(x), reinterpret_cast<float*>(out), count, isa);
       },
-      py::arg("dtype"), py::arg("x"), py::arg("out"), py::arg("count"), py::arg("isa"), py::call_guard<py::gil_scoped_release>());
+      py::arg("dtype"), py::arg("x"), py::arg("out"), py::arg("count"), py::arg("isa"),
+      py::call_guard<py::gil_scoped_release>());
 }

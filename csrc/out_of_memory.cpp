@@ -5,7 +5,8 @@
 namespace gloria {
 
 OutOfMemory::OutOfMemory(const char* what, size_t bytes) {
-  std::snprintf(text_, sizeof text_, "cannot allocate %zu bytes for %s; take smaller batches or fewer threads", bytes, what);
+  std::snprintf(text_, sizeof text_, "cannot allocate %zu bytes for %s; take smaller batches or fewer threads", bytes,
+                what);
 }
 
 const char* OutOfMemory::what() const noexcept { return text_; }

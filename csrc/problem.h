@@ -10,12 +10,26 @@ enum class WordNorm : int { kNone, kSoftmax, kClippedL2 };
 enum class Pool : int { kLogSumExp, kMax, kMean, kSum };
 
 // What a thread spends its time on. `kWait`: for other threads, and whatever no stage claims.
-enum class Stage : int { kWait, kPack, kGram, kAffinity, kAttention, kContext, kPool, kGradient, kGradGram, kGradRegions, kGradWords };
-constexpr const char* kStageNames[] = {"waiting",          "packing", "gram",     "affinity",         "attention",
-                                       "context",          "pooling", "gradient", "gradient of gram", "gradient of regions",
-                                       "gradient of words"};
+enum class Stage : int {
+  kWait,
+  kPack,
+  kGram,
+  kAffinity,
+  kAttention,
+  kContext,
+  kPool,
+  kGradient,
+  kGradGram,
+  kGradRegions,
+  kGradWords
+};
+constexpr const char* kStageNames[] = {
+    "waiting",          "packing", "gram",     "affinity",         "attention",
+    "context",          "pooling", "gradient", "gradient of gram", "gradient of regions",
+    "gradient of words"};
 constexpr int kStages = static_cast<int>(Stage::kGradWords) + 1;
-static_assert(sizeof(kStageNames) / sizeof(kStageNames[0]) == kStages, "a name for each stage: callers size their sums by the names");
+static_assert(sizeof(kStageNames) / sizeof(kStageNames[0]) == kStages,
+              "a name for each stage: callers size their sums by the names");
 
 // One side of the batch in ragged form: item n owns `lengths[n]` rows of `dim` values from row `starts[n]` on.
 struct Ragged {
@@ -40,7 +54,7 @@ struct Problem {
   int64_t search_words;  // of all texts, where the images are a corpus that is searched for these texts alone; else 0
   int threads;
   int64_t* stage_nanoseconds;  // [kStages], summed over the threads; null where nobody asks
-  bool (*interrupted)();       // asked by the caller's thread some twenty times a second whether to give up; null: never
+  bool (*interrupted)();  // asked by the caller's thread some twenty times a second whether to give up; null: never
 };
 
 // Where the results go. `scores` is (images, texts); gradients have the layout and dtype of the rows they belong to.

@@ -1,7 +1,7 @@
 // The elementwise stages between the products: word normalization, attention, and their gradients, on C form tiles.
 //
-// A tile holds the affinities of one bin of texts (rows: words) with one image (lanes: regions). Sums over the words of a text run
-// down the rows of a panel; sums over the regions are kept as 16 lanes a row and added up once.
+// A tile holds the affinities of one bin of texts (rows: words) with one image (lanes: regions). Sums over the words of
+// a text run down the rows of a panel; sums over the regions are kept as 16 lanes a row and added up once.
 #pragma once
 
 #include "bins.h"
@@ -9,8 +9,8 @@
 
 namespace gloria::GLORIA_ISA {
 
-// Attention scales up to here need no running maximum once the affinities are normalized: x is at most 1, and e^(x*16 - 16) at least
-// e^-32.
+// Attention scales up to here need no running maximum once the affinities are normalized: x is at most 1, and e^(x*16 -
+// 16) at least e^-32.
 constexpr float kBoundedScale = 16.0f;
 constexpr float kNormEpsilon = 1e-8f;    // of the clipped L2 norm (SCAN)
 constexpr double kCosineEpsilon = 1e-8;  // of the cosine: max(|c||t|, eps)
@@ -24,11 +24,12 @@ struct Tile {
   int64_t regions;     // of this image
   float* affinity;     // s less `shift`
   const float* shift;  // [rows] <t, center of the image>
-  float* normed;       // x = norm(s); the same memory as `affinity` where there is no norm, as `attention` where x is not kept
-  float* attention;    // e, the attention without its denominator
-  float* top;          // [rows][16] maximum of x
-  float* sum;          // [rows][16] sum of e: the denominator
-  float* dot;          // [rows][16] sum of e * (s - shift)
+  float*
+      normed;  // x = norm(s); the same memory as `affinity` where there is no norm, as `attention` where x is not kept
+  float* attention;  // e, the attention without its denominator
+  float* top;        // [rows][16] maximum of x
+  float* sum;        // [rows][16] sum of e: the denominator
+  float* dot;        // [rows][16] sum of e * (s - shift)
 };
 
 inline Vec sqrt(Vec x) {
@@ -37,7 +38,8 @@ inline Vec sqrt(Vec x) {
 }
 inline Vec leaky(Vec s) { return s > 0.0f ? s : s * kLeak; }
 
-// A square root of a sum of squares. Those of affinities beyond 1e19 overflow: they are summed once more by a smaller measure.
+// A square root of a sum of squares. Those of affinities beyond 1e19 overflow: they are summed once more by a smaller
+// measure.
 class Length {
  public:
   void add(Vec y) {
@@ -65,8 +67,8 @@ inline void accumulate(const Tile& t, int64_t row, int part, Vec e, Vec s) {
   store(t.dot + at, load(t.dot + at) + e * s);
 }
 
-// `use(text, offset of the panel's lanes in a C form, part, valid)` for every text and register of lanes; `valid` masks what is no
-// region. The sums of a text's rows stay in the first-level cache from panel to panel.
+// `use(text, offset of the panel's lanes in a C form, part, valid)` for every text and register of lanes; `valid` masks
+// what is no region. The sums of a text's rows stay in the first-level cache from panel to panel.
 template <class Use>
 inline void for_lanes(const Tile& t, Use use) {
   for (const BinText* text = t.texts; text != t.texts + t.text_count; ++text)
@@ -80,8 +82,8 @@ inline void for_lanes(const Tile& t, Use use) {
       }
 }
 
-// The words [begin, end) of one text in one register of lanes: y and a divisor with x = norm(s) = y / divisor. y is stored at `x`,
-// where there is a norm.
+// The words [begin, end) of one text in one register of lanes: y and a divisor with x = norm(s) = y / divisor. y is
+// stored at `x`, where there is a norm.
 template <class Operand, WordNorm norm>
 inline Vec normalize(const float* s, const float* shift, float* x, int64_t begin, int64_t end) {
   if constexpr (norm == WordNorm::kSoftmax) {
@@ -107,7 +109,8 @@ inline Vec normalize(const float* s, const float* shift, float* x, int64_t begin
   }
 }
 
-// s -> x -> e, with the sums over the regions that the score needs. x is kept where `t.normed` and `t.attention` differ.
+// s -> x -> e, with the sums over the regions that the score needs. x is kept where `t.normed` and `t.attention`
+// differ.
 template <class Operand, WordNorm norm>
 inline void attend_bounded(const Tile& t, float scale) {
   const bool keep = t.normed != t.attention;
@@ -155,7 +158,9 @@ inline void attend_by_maximum(const Tile& t, float scale) {
       const Vec xv = load(t.normed + at + r * kPanel);
       const Vec below = (xv - top) * scale;
       // Nothing, not e^-87, so that no scale can make something of it.
-      const Vec soft = hard ? (xv == top ? broadcast(1.0f) : Vec{}) : below < -87.0f ? Vec{} : exp<Operand::kExpDegree>(below);
+      const Vec soft = hard             ? (xv == top ? broadcast(1.0f) : Vec{})
+                       : below < -87.0f ? Vec{}
+                                        : exp<Operand::kExpDegree>(below);
       const Vec ev = as_operand(Operand{}, valid(soft));
       accumulate(t, r, part, ev, load(t.affinity + at + r * kPanel));
       store(t.attention + at + r * kPanel, ev);
@@ -173,18 +178,19 @@ inline void attend(const Problem& problem, const Tile& t) {
     attend_by_maximum<Operand, norm>(t, problem.attention_scale);
 }
 
-// Per word: ds_ij = alpha e_ij + (norm backward of dx_ij), dx_ij = scale * e_ij * (alpha (s_ij - mean s) + beta (h_ij - mean h)),
-// with h = e G (cosine) and means weighted by the attention: where one region has all of it, dx is exactly zero. A hard maximum has
-// dx = 0.
+// Per word: ds_ij = alpha e_ij + (norm backward of dx_ij), dx_ij = scale * e_ij * (alpha (s_ij - mean s) + beta (h_ij -
+// mean h)), with h = e G (cosine) and means weighted by the attention: where one region has all of it, dx is exactly
+// zero. A hard maximum has dx = 0.
 struct WordGradient {
   float alpha, beta, mean_s, mean_h;
   float rest;  // what the rounding of the means left: of a steep attention nothing else may be left in the end
 };
 
-// Writes ds over h, which is ignored (and may hold anything) for the dot similarity. With `totals`, columns[j] += the sum of ds over the
-// words.
+// Writes ds over h, which is ignored (and may hold anything) for the dot similarity. With `totals`, columns[j] += the
+// sum of ds over the words.
 template <WordNorm norm, bool cosine, bool totals>
-inline void affinity_gradient(const Problem& problem, const Tile& t, const WordGradient* words, float* h, double* columns) {
+inline void affinity_gradient(const Problem& problem, const Tile& t, const WordGradient* words, float* h,
+                              double* columns) {
   const float scale = __builtin_isinf(problem.attention_scale) ? 0.0f : problem.attention_scale;
   for_lanes(t, [&](const BinText& text, int64_t at, int part, auto) {
     const float *s = t.affinity + at, *x = t.normed + at, *e = t.attention + at;

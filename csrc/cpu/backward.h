@@ -1,8 +1,8 @@
 // Gradients of the scores: affinities and attention are computed again, nothing of their size is kept.
 //
-// A thread owns an image and walks the bins of texts; the gradient of a region needs no other thread. The gradients of the words are
-// summed over the images in the order of the images: each bin has a counter of the images that have added to it, and waits its turn.
-// The same inputs therefore give the same bits, whatever the number of threads.
+// A thread owns an image and walks the bins of texts; the gradient of a region needs no other thread. The gradients of
+// the words are summed over the images in the order of the images: each bin has a counter of the images that have added
+// to it, and waits its turn. The same inputs therefore give the same bits, whatever the number of threads.
 #pragma once
 
 #include <algorithm>
@@ -53,8 +53,8 @@ struct WordSum {
 };
 
 template <class Operand>
-inline void word_gradients(const Problem& problem, int64_t index, const Bin& bin, const Scratch<Operand>& scratch, const double* norms,
-                           const float* grad_scores, const ImageGradient<Operand>& out) {
+inline void word_gradients(const Problem& problem, int64_t index, const Bin& bin, const Scratch<Operand>& scratch,
+                           const double* norms, const float* grad_scores, const ImageGradient<Operand>& out) {
   for (int64_t r = bin.used; r < bin.rows; ++r) out.gram_weight[r] = 0.0f, out.center_weight[r] = 0.0f;
   for (int64_t t = 0; t < bin.text_count; ++t) {
     const BinText& text = bin.texts[t];
@@ -74,9 +74,10 @@ inline void word_gradients(const Problem& problem, int64_t index, const Bin& bin
         beta = -du * u / (w.context * w.context);
         out.lengthwise[r] = -du * u / (norm * norm);
       }
-      out.terms[r] = {static_cast<float>(alpha), static_cast<float>(beta), static_cast<float>(w.mean_s), static_cast<float>(w.mean_h),
-                      0.0f};
-      out.terms[r].rest = static_cast<float>(alpha * (w.mean_s - out.terms[r].mean_s) + beta * (w.mean_h - out.terms[r].mean_h));
+      out.terms[r] = {static_cast<float>(alpha), static_cast<float>(beta), static_cast<float>(w.mean_s),
+                      static_cast<float>(w.mean_h), 0.0f};
+      out.terms[r].rest =
+          static_cast<float>(alpha * (w.mean_s - out.terms[r].mean_s) + beta * (w.mean_h - out.terms[r].mean_h));
       out.gram_weight[r] = w.direct ? 0.0f : out.terms[r].beta;
       out.center_weight[r] = static_cast<float>(out.terms[r].beta * w.sum);
     }
@@ -84,7 +85,8 @@ inline void word_gradients(const Problem& problem, int64_t index, const Bin& bin
 }
 
 template <class Operand, bool cosine>
-inline void affinity_gradient_of(const Problem& problem, const Tile& tile, const WordGradient* terms, float* spread, double* columns) {
+inline void affinity_gradient_of(const Problem& problem, const Tile& tile, const WordGradient* terms, float* spread,
+                                 double* columns) {
   constexpr bool totals = cosine && kCenters<Operand>;
   switch (problem.word_norm) {
     case WordNorm::kNone:
@@ -124,23 +126,25 @@ inline void context_gradient(const Problem& problem, int64_t index, const Bin& b
   const Unit* weighted = to_right(Operand{}, weighted_values, bin.rows, shape.panels, out.weighted);
   if (use_gram(problem, shape.regions)) {
     const Unit* attention = to_right(Operand{}, scratch.attention, bin.rows, shape.panels, scratch.right);
-    product<Operand>({weighted, alloc, true}, {attention, alloc}, {out.gram, shape.rows, true}, shape.panels * kPanel, shape.panels, words,
-                     Extent::kUpperRows);
+    product<Operand>({weighted, alloc, true}, {attention, alloc}, {out.gram, shape.rows, true}, shape.panels * kPanel,
+                     shape.panels, words, Extent::kUpperRows);
     if (scratch.direct.any())
-      direct_gradient(problem, index, bin, shape, image, scratch.attention, scratch.sums, out.terms, scratch.direct, out.regions);
+      direct_gradient(problem, index, bin, shape, image, scratch.attention, scratch.sums, out.terms, scratch.direct,
+                      out.regions);
   } else {
     const int64_t dim_panels = panels_of(problem.dim);
     center_contexts(shape, image, bin.rows, bin.used, [&](int64_t r) { return scratch.sums[r].sum; }, scratch.context);
     const Unit* context = to_right(Operand{}, scratch.context, bin.rows, dim_panels, scratch.right);
-    product<Operand>({context, alloc, true}, {weighted, alloc}, {out.regions, shape.width, true}, dim_panels * kPanel, shape.panels, words);
+    product<Operand>({context, alloc, true}, {weighted, alloc}, {out.regions, shape.width, true}, dim_panels * kPanel,
+                     shape.panels, words);
   }
 }
 
 template <class Operand>
-inline void bin_gradient(const Problem& problem, int64_t index, int64_t bin_index, const Bins& bins, const ImageShape<Operand>& shape,
-                         const WordOperands& words, const Image<Operand>& image, const Scratch<Operand>& scratch, const double* norms,
-                         const float* grad_scores, const ImageGradient<Operand>& out, const WordSum& total, Member& member,
-                         StageClock& clock) {
+inline void bin_gradient(const Problem& problem, int64_t index, int64_t bin_index, const Bins& bins,
+                         const ImageShape<Operand>& shape, const WordOperands& words, const Image<Operand>& image,
+                         const Scratch<Operand>& scratch, const double* norms, const float* grad_scores,
+                         const ImageGradient<Operand>& out, const WordSum& total, Member& member, StageClock& clock) {
   const Bin& bin = bins.bins[bin_index];
   attention_of(problem, bin, words, shape, image, scratch, clock);
   clock.enter(Stage::kContext);
@@ -161,8 +165,8 @@ inline void bin_gradient(const Problem& problem, int64_t index, int64_t bin_inde
   clock.enter(Stage::kGradRegions);
   const int64_t dim_panels = panels_of(problem.dim);
   const Unit* gradient = to_right(Operand{}, scratch.spread, bin.rows, shape.panels, scratch.right);
-  product<Operand>(words.down, {gradient, bin.rows / Operand::kValuesPerUnit}, {out.regions, shape.width, true}, dim_panels * kPanel,
-                   shape.panels, units_of<Operand>(bin.used));
+  product<Operand>(words.down, {gradient, bin.rows / Operand::kValuesPerUnit}, {out.regions, shape.width, true},
+                   dim_panels * kPanel, shape.panels, units_of<Operand>(bin.used));
   gradient = to_left(Operand{}, scratch.spread, bin.rows, shape.panels, scratch.left);
   clock.enter(Stage::kWait);
   member.wait_until([&] { return __atomic_load_n(total.images + bin_index, __ATOMIC_ACQUIRE) == index; });
@@ -196,16 +200,17 @@ inline void write_words(const Problem& problem, const Bin& bin, const WordSum& t
     using Value = std::remove_const_t<std::remove_pointer_t<decltype(row)>>;
     const float* sum = total.gradient + bin.offset * panels_of(problem.dim) * kPanel + r * kPanel;
     const double lengthwise = total.lengthwise[bin.offset + r];
-    write_row(sum, stride, problem.dim, static_cast<Value*>(grad) + (row - static_cast<const Value*>(problem.texts.rows)),
+    write_row(sum, stride, problem.dim,
+              static_cast<Value*>(grad) + (row - static_cast<const Value*>(problem.texts.rows)),
               [&](int64_t d) { return lengthwise * widen(row[d]); });
   });
 }
 
 template <class Operand>
 inline void image_gradient(const Problem& problem, int64_t index, const Bins& bins, const WordOperands* words,
-                           const WordPack<Operand>& pack, const Image<Operand>& image, const Scratch<Operand>& scratch, const double* norms,
-                           const Gradients& gradients, const ImageGradient<Operand>& sums, const WordSum& total, const float* word_center,
-                           Member& member, StageClock& clock) {
+                           const WordPack<Operand>& pack, const Image<Operand>& image, const Scratch<Operand>& scratch,
+                           const double* norms, const Gradients& gradients, const ImageGradient<Operand>& sums,
+                           const WordSum& total, const float* word_center, Member& member, StageClock& clock) {
   const ImageShape<Operand> shape(problem.images.lengths[index], problem.dim);
   prepare_image(problem, index, true, image, clock);
   std::memset(sums.regions, 0, shape.width * shape.panels * kPanel * 4);
@@ -215,7 +220,8 @@ inline void image_gradient(const Problem& problem, int64_t index, const Bins& bi
     if (member.stopped()) return;
     clock.enter(Stage::kPack);
     const WordOperands packed = words ? words[b] : pack.pack(problem, bins.bins[b], 0, sums.operands);
-    bin_gradient(problem, index, b, bins, shape, packed, image, scratch, norms, gradients.scores, sums, total, member, clock);
+    bin_gradient(problem, index, b, bins, shape, packed, image, scratch, norms, gradients.scores, sums, total, member,
+                 clock);
   }
   clock.enter(Stage::kGradGram);
   if (use_gram(problem, shape.regions)) {
@@ -223,11 +229,12 @@ inline void image_gradient(const Problem& problem, int64_t index, const Bins& bi
     const Unit* gram = to_right(Operand{}, sums.gram, shape.rows, shape.panels, image.gram);
     const int64_t alloc = shape.rows / Operand::kValuesPerUnit;
     const Left regions = kCenters<Operand> ? Left{image.across, shape.width, false} : Left{image.down, alloc, true};
-    product<Operand>(regions, {gram, alloc}, {sums.regions, shape.width, true}, panels_of(problem.dim) * kPanel, shape.panels,
-                     units_of<Operand>(shape.regions));
+    product<Operand>(regions, {gram, alloc}, {sums.regions, shape.width, true}, panels_of(problem.dim) * kPanel,
+                     shape.panels, units_of<Operand>(shape.regions));
   }
   clock.enter(Stage::kPack);
-  transpose_blocks(reinterpret_cast<const Unit*>(sums.regions), shape.panels, shape.width, reinterpret_cast<Unit*>(sums.flat));
+  transpose_blocks(reinterpret_cast<const Unit*>(sums.regions), shape.panels, shape.width,
+                   reinterpret_cast<Unit*>(sums.flat));
   with_typed<Operand>(problem.dtype, gradients.regions, [&](const auto* typed) {
     using Value = std::remove_const_t<std::remove_pointer_t<decltype(typed)>>;
     Value* rows = static_cast<Value*>(gradients.regions) + problem.images.starts[index] * problem.dim;
@@ -265,9 +272,9 @@ bool backward(const Problem& problem, const Bins& bins, const Gradients& gradien
   const int64_t threads = problem.threads < problem.images.count ? problem.threads : problem.images.count;
   Arena words_size;
   WordPack<Operand>(words_size, problem.dim, packed_once ? bins.rows : 0, true, word_center);
-  const Buffers buffers("the images and tiles of each thread", threads, measure.used()), words_buffer("packed words", 1, words_size.used()),
-      norms_buffer("the lengths of words", 1, bins.rows * 8), lengthwise("the coefficients of words", 1, bins.rows * 8),
-      turns("the turns of bins", 1, bins.count * 8),
+  const Buffers buffers("the images and tiles of each thread", threads, measure.used()),
+      words_buffer("packed words", 1, words_size.used()), norms_buffer("the lengths of words", 1, bins.rows * 8),
+      lengthwise("the coefficients of words", 1, bins.rows * 8), turns("the turns of bins", 1, bins.count * 8),
       sum_buffer("the sums of word gradients", 1, bins.rows * panels_of(problem.dim) * kPanel * 4);
   double* norms = reinterpret_cast<double*>(norms_buffer[0]);
   const WordSum total{reinterpret_cast<float*>(sum_buffer[0]), reinterpret_cast<double*>(lengthwise[0]),
@@ -288,8 +295,8 @@ bool backward(const Problem& problem, const Bins& bins, const Gradients& gradien
       });
       // In rising order, so that the image whose turn it is always belongs to a running thread.
       member.share(problem.images.count, [&](int64_t i) {
-        image_gradient(problem, i, bins, packed_once ? words.data() : nullptr, pack, image, scratch, norms, gradients, sums, total,
-                       word_center, member, clock);
+        image_gradient(problem, i, bins, packed_once ? words.data() : nullptr, pack, image, scratch, norms, gradients,
+                       sums, total, word_center, member, clock);
       });
       clock.enter(Stage::kPack);
       member.share(bins.count, [&](int64_t b) { write_words<Operand>(problem, bins.bins[b], total, gradients.words); });

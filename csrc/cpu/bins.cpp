@@ -9,7 +9,8 @@ namespace gloria {
 TextBins::TextBins(const Ragged& texts, int64_t capacity, int64_t pad) {
   std::vector<int64_t> order(texts.count);
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return texts.lengths[a] > texts.lengths[b]; });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int64_t a, int64_t b) { return texts.lengths[a] > texts.lengths[b]; });
   if (!order.empty()) capacity = std::max(capacity, texts.lengths[order[0]]);
 
   std::vector<std::vector<BinText>> contents;

@@ -28,8 +28,8 @@ struct Bins {
   int64_t max_rows;  // of the largest bin
 };
 
-// The texts of one side in bins, best fit and longest first. It depends on the lengths alone, never on the number of threads: the order of
-// summation in the gradients follows from it.
+// The texts of one side in bins, best fit and longest first. It depends on the lengths alone, never on the number of
+// threads: the order of summation in the gradients follows from it.
 class TextBins {
  public:
   TextBins(const Ragged& texts, int64_t capacity, int64_t pad);

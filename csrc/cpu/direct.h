@@ -1,7 +1,8 @@
 // Words whose contexts nearly cancel: their sums over the regions are formed again, from the context itself.
 //
-// e G e loses the digits that |sum e v|^2 has fewer of than sum e^2 |v|^2, which is what independent regions give: regions centered
-// over the image, or opposite ones. Whether a word goes this way depends on itself and its image alone, and so do its results.
+// e G e loses the digits that |sum e v|^2 has fewer of than sum e^2 |v|^2, which is what independent regions give:
+// regions centered over the image, or opposite ones. Whether a word goes this way depends on itself and its image
+// alone, and so do its results.
 #pragma once
 
 #include "attention.h"
@@ -10,8 +11,8 @@
 
 namespace gloria::GLORIA_ISA {
 
-// What the score of one word with one image is made of; e is the attention without its denominator, s' and h' are the affinities and
-// e G of regions less the center.
+// What the score of one word with one image is made of; e is the attention without its denominator, s' and h' are the
+// affinities and e G of regions less the center.
 struct WordSums {
   double sum;      // sum e
   double dot;      // sum e s
@@ -47,7 +48,8 @@ struct Direct {
     attention = arena.take<float>(kTogether * largest.rows);
     context = arena.take<float>(kTogether * largest.width);
     spread = backward ? arena.take<float>(kTogether * largest.rows) : nullptr;
-    left = rounds ? arena.take<Unit>(kTogether * (largest.width > largest.rows ? largest.width : largest.rows) / 2) : nullptr;
+    left = rounds ? arena.take<Unit>(kTogether * (largest.width > largest.rows ? largest.width : largest.rows) / 2)
+                  : nullptr;
     right = rounds && backward ? arena.take<Unit>(kTogether * largest.rows / 2) : nullptr;
     if (count) *count = 0, *held = -1;
   }
@@ -72,15 +74,16 @@ template <class Operand, class Use>
 inline void with_word(const Problem& problem, const Bin& bin, int64_t r, Use use) {
   const BinText* text = bin.texts;
   while (r >= text->end) ++text;
-  with_typed<Operand>(problem.dtype, problem.texts.rows,
-                      [&](const auto* rows) { use(rows + (problem.texts.starts[text->text] + r - text->begin) * problem.dim); });
+  with_typed<Operand>(problem.dtype, problem.texts.rows, [&](const auto* rows) {
+    use(rows + (problem.texts.starts[text->text] + r - text->begin) * problem.dim);
+  });
 }
 
-// |c| and <c, t> of the word in row `r` of its bin, from row `i` of a C form of `alloc` contexts. <c, t> from the affinities would not err
-// as |c| does, and their ratio then by more than either.
+// |c| and <c, t> of the word in row `r` of its bin, from row `i` of a C form of `alloc` contexts. <c, t> from the
+// affinities would not err as |c| does, and their ratio then by more than either.
 template <class Operand>
-inline void sum_context(const Problem& problem, const Bin& bin, int64_t r, const float* contexts, int64_t alloc, int64_t i,
-                        WordSums& sums) {
+inline void sum_context(const Problem& problem, const Bin& bin, int64_t r, const float* contexts, int64_t alloc,
+                        int64_t i, WordSums& sums) {
   alignas(32) double square[kPanel] = {}, dot[kPanel] = {};
   with_word<Operand>(problem, bin, r, [&](const auto* word) {
     for (int64_t d = 0; d < problem.dim; d += kPanel)
@@ -94,11 +97,12 @@ inline void sum_context(const Problem& problem, const Bin& bin, int64_t r, const
   sums.dot = lane_sum(dot);
 }
 
-// e of the words in the list from `first` on, gathered, and e V of them. Returns how many they are; the rest of the rows are zeros.
+// e of the words in the list from `first` on, gathered, and e V of them. Returns how many they are; the rest of the
+// rows are zeros.
 template <class Operand>
 inline int64_t direct_contexts(const Problem& problem, int64_t index, const Bin& bin, const ImageShape<Operand>& shape,
-                               const Image<Operand>& image, const float* attention, bool backward, const Direct<Operand>& direct,
-                               int64_t first) {
+                               const Image<Operand>& image, const float* attention, bool backward,
+                               const Direct<Operand>& direct, int64_t first) {
   constexpr int64_t n = Direct<Operand>::kTogether;
   const int64_t used = *direct.count - first < n ? *direct.count - first : n;
   for (int64_t p = 0; p < shape.panels; ++p)
@@ -110,16 +114,16 @@ inline int64_t direct_contexts(const Problem& problem, int64_t index, const Bin&
         std::memset(to, 0, kPanel * 4);
     }
   const Right down{backward ? image.down : direct.down_of(problem, index, shape), shape.rows / Operand::kValuesPerUnit};
-  product<Operand>({to_left(Operand{}, direct.attention, n, shape.panels, direct.left), n, false}, down, {direct.context, n, false}, n,
-                   panels_of(problem.dim), units_of<Operand>(shape.regions));
+  product<Operand>({to_left(Operand{}, direct.attention, n, shape.panels, direct.left), n, false}, down,
+                   {direct.context, n, false}, n, panels_of(problem.dim), units_of<Operand>(shape.regions));
   return used;
 }
 
 // The sums of the words in the list; backward also writes h' over their rows of `spread`.
 template <class Operand>
 inline void direct_words(const Problem& problem, int64_t index, const Bin& bin, const ImageShape<Operand>& shape,
-                         const Image<Operand>& image, const float* attention, float* spread, WordSums* sums, bool backward,
-                         const Direct<Operand>& direct) {
+                         const Image<Operand>& image, const float* attention, float* spread, WordSums* sums,
+                         bool backward, const Direct<Operand>& direct) {
   constexpr int64_t n = Direct<Operand>::kTogether;
   for (int64_t first = 0; first < *direct.count; first += n) {
     const int64_t used = direct_contexts(problem, index, bin, shape, image, attention, backward, direct, first);
@@ -127,7 +131,8 @@ inline void direct_words(const Problem& problem, int64_t index, const Bin& bin, 
     for (int64_t i = 0; i < used; ++i) sum_context<Operand>(problem, bin, rows[i], direct.context, n, i, sums[rows[i]]);
     if (!backward) continue;
     product<Operand>({to_left(Operand{}, direct.context, n, panels_of(problem.dim), direct.left), n, false},
-                     {image.across, shape.blocks * 16}, {direct.spread, n, false}, n, shape.panels, units_of<Operand>(problem.dim));
+                     {image.across, shape.blocks * 16}, {direct.spread, n, false}, n, shape.panels,
+                     units_of<Operand>(problem.dim));
     for (int64_t i = 0; i < used; ++i) {
       alignas(32) double lanes[kPanel] = {};
       for (int64_t p = 0; p < shape.panels; ++p) {
@@ -140,10 +145,11 @@ inline void direct_words(const Problem& problem, int64_t index, const Bin& bin, 
   }
 }
 
-// c less what the center gives it: C form of `alloc` rows, of which row i belongs to the word whose sum of e is `sum(i)`.
+// c less what the center gives it: C form of `alloc` rows, of which row i belongs to the word whose sum of e is
+// `sum(i)`.
 template <class Operand, class Sum>
-inline void center_contexts(const ImageShape<Operand>& shape, const Image<Operand>& image, int64_t alloc, int64_t used, Sum sum,
-                            float* contexts) {
+inline void center_contexts(const ImageShape<Operand>& shape, const Image<Operand>& image, int64_t alloc, int64_t used,
+                            Sum sum, float* contexts) {
   if (!kCenters<Operand> || *image.center_square == 0.0) return;
   for (int64_t p = 0; p < panels_of(shape.dim); ++p)
     for (int64_t i = 0; i < used; ++i)
@@ -154,8 +160,8 @@ inline void center_contexts(const ImageShape<Operand>& shape, const Image<Operan
 // (dL/dV)^T += c'^T (beta e) of the words in the list.
 template <class Operand>
 inline void direct_gradient(const Problem& problem, int64_t index, const Bin& bin, const ImageShape<Operand>& shape,
-                            const Image<Operand>& image, const float* attention, const WordSums* sums, const WordGradient* terms,
-                            const Direct<Operand>& direct, float* grad_regions) {
+                            const Image<Operand>& image, const float* attention, const WordSums* sums,
+                            const WordGradient* terms, const Direct<Operand>& direct, float* grad_regions) {
   constexpr int64_t n = Direct<Operand>::kTogether, alloc = n / Operand::kValuesPerUnit;
   const int64_t dim_panels = panels_of(problem.dim);
   for (int64_t first = 0; first < *direct.count; first += n) {
@@ -166,8 +172,8 @@ inline void direct_gradient(const Problem& problem, int64_t index, const Bin& bi
       for (int64_t i = 0; i < used; ++i)
         for (int64_t k = 0; k < kPanel; ++k) direct.attention[(p * n + i) * kPanel + k] *= terms[rows[i]].beta;
     product<Operand>({to_right(Operand{}, direct.context, n, dim_panels, direct.left), alloc, true},
-                     {to_right(Operand{}, direct.attention, n, shape.panels, direct.right), alloc}, {grad_regions, shape.width, true},
-                     dim_panels * kPanel, shape.panels, alloc);
+                     {to_right(Operand{}, direct.attention, n, shape.panels, direct.right), alloc},
+                     {grad_regions, shape.width, true}, dim_panels * kPanel, shape.panels, alloc);
   }
 }
 

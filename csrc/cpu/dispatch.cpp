@@ -68,14 +68,15 @@ const std::vector<Candidate>& candidates() {
 
 const Engine& choose(DType dtype, const std::string& isa) {
   const auto& all = candidates();
-  const auto asked = std::find_if(all.begin(), all.end(), [&](const Candidate& c) { return isa == c.engine.isa && c.available; });
+  const auto asked =
+      std::find_if(all.begin(), all.end(), [&](const Candidate& c) { return isa == c.engine.isa && c.available; });
   if (asked == all.end()) throw std::invalid_argument("isa '" + isa + "' is not available on this processor");
   if (dtype == DType::kBFloat16 || !asked->bfloat16) return asked->engine;
   return std::find_if(all.begin(), all.end(), [](const Candidate& c) { return c.available && !c.bfloat16; })->engine;
 }
 
-// Rows of words to a tile: many, for each panel of regions is read once a tile, but so few that a chunk of the operands and the tile
-// stay in a second-level cache of 1 MiB.
+// Rows of words to a tile: many, for each panel of regions is read once a tile, but so few that a chunk of the operands
+// and the tile stay in a second-level cache of 1 MiB.
 int64_t bin_capacity(const Problem& problem) {
   int64_t regions = 1;
   for (int64_t i = 0; i < problem.images.count; ++i) regions = std::max(regions, problem.images.lengths[i]);

@@ -11,8 +11,9 @@ namespace gloria {
 // Instruction sets this processor has, fastest first.
 std::vector<std::string> available_isas();
 
-// Runs on the engine of `isa`, or of a slower instruction set where `isa` has none for the dtype. Throws std::invalid_argument
-// for an instruction set that this processor does not have, and OutOfMemory. False if it was interrupted.
+// Runs on the engine of `isa`, or of a slower instruction set where `isa` has none for the dtype. Throws
+// std::invalid_argument for an instruction set that this processor does not have, and OutOfMemory. False if it was
+// interrupted.
 bool forward(const Problem& problem, float* scores, const std::string& isa);
 bool backward(const Problem& problem, const Gradients& gradients, const std::string& isa);
 

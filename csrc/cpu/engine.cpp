@@ -1,4 +1,5 @@
-// The kernels of one instruction set: this file is compiled once for each, with GLORIA_ISA naming it and GLORIA_OPERAND its products.
+// The kernels of one instruction set: this file is compiled once for each, with GLORIA_ISA naming it and GLORIA_OPERAND
+// its products.
 #include "engine.h"
 
 #include "backward.h"

@@ -8,7 +8,8 @@ namespace gloria::GLORIA_ISA {
 template <class Operand>
 void exponential(const float* x, float* out, int64_t count) {
   int64_t i = 0;
-  // Whole vectors by copies of a fixed size, which are plain loads and stores: others would take longer than the exponential.
+  // Whole vectors by copies of a fixed size, which are plain loads and stores: others would take longer than the
+  // exponential.
   for (; i + kLanes <= count; i += kLanes) {
     Vec v;
     std::memcpy(&v, x + i, sizeof v);

@@ -4,8 +4,8 @@
 //   A form  (rows x K)   [K units / 16][rows][16 units]    left operand: 16 units of K contiguous in each row
 //   B form  (K x cols)   [cols / 16][K units][16 columns]  right operand: a panel of 16 columns, K downwards
 //   C form  (rows x cols) [cols / 16][rows][16 columns]    float32 results
-// In float32 the C form of a result is its B form (K = its rows) and its A form (K = its columns): nothing is ever converted.
-// In bfloat16 a result is rounded into the form that the next product wants.
+// In float32 the C form of a result is its B form (K = its rows) and its A form (K = its columns): nothing is ever
+// converted. In bfloat16 a result is rounded into the form that the next product wants.
 #pragma once
 
 #include <cstring>
@@ -24,8 +24,8 @@ struct Float16 {
   uint16_t bits;
 };
 
-// What a kernel multiplies: `kValuesPerUnit` values to a unit, rows padded to `kPad` so that K always fills whole blocks of 16 units, and
-// the exponential that is exact enough for it.
+// What a kernel multiplies: `kValuesPerUnit` values to a unit, rows padded to `kPad` so that K always fills whole
+// blocks of 16 units, and the exponential that is exact enough for it.
 struct Float32Operand {
   static constexpr int kValuesPerUnit = 1;
   static constexpr int kPad = 16;
@@ -55,7 +55,8 @@ inline float widen(float x) { return x; }
 inline float widen(BFloat16 x) { return bits_as<float>(static_cast<uint32_t>(x.bits) << 16); }
 inline float widen(Float16 x) {
   const uint32_t magnitude = x.bits & 0x7fffu, sign = static_cast<uint32_t>(x.bits & 0x8000u) << 16;
-  // The exponent moves from bias 15 to 127 by a product, which makes subnormals normal; infinity and NaN keep theirs full.
+  // The exponent moves from bias 15 to 127 by a product, which makes subnormals normal; infinity and NaN keep theirs
+  // full.
   const float scaled = bits_as<float>(magnitude << 13) * 0x1p112f;
   const uint32_t full = magnitude >= 0x7c00u ? 0x7f800000u : 0u;
   return bits_as<float>(bits_as<uint32_t>(scaled) | full | sign);
@@ -139,8 +140,8 @@ inline void clear_row(int64_t dim, int64_t alloc, int64_t r, Unit* a_form) {
   for (int64_t k = 0; k < dim; k += step) std::memset(a_form + ((k / step) * alloc + r) * 16, 0, 64);
 }
 
-// A form of X (rows x K) -> B form of its transpose (K x rows), or back: both are grids of 16 x 16 units, each block transposed.
-// `from` holds `blocks` columns of `rows` rows of 16 units; `to` holds rows/16 panels of blocks*16 rows.
+// A form of X (rows x K) -> B form of its transpose (K x rows), or back: both are grids of 16 x 16 units, each block
+// transposed. `from` holds `blocks` columns of `rows` rows of 16 units; `to` holds rows/16 panels of blocks*16 rows.
 inline void transpose_blocks(const Unit* from, int64_t blocks, int64_t rows, Unit* to) {
   for (int64_t p = 0; p < rows / 16; ++p)
     for (int64_t b = 0; b < blocks; ++b) {

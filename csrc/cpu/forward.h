@@ -9,24 +9,28 @@
 
 namespace gloria::GLORIA_ISA {
 
-// A window of packed words, by its first bin. A type of this engine, so that its vector's functions are this engine's too: the linker
-// keeps one std::vector<int64_t> for all engines, and the processor may lack the instructions of the engine that it came from.
+// A window of packed words, by its first bin. A type of this engine, so that its vector's functions are this engine's
+// too: the linker keeps one std::vector<int64_t> for all engines, and the processor may lack the instructions of the
+// engine that it came from.
 struct Window {
   int64_t first;
 };
 
 template <class Operand>
-inline void score_bin(const Problem& problem, int64_t index, const Bin& bin, const WordOperands& words, const Image<Operand>& image,
-                      const Scratch<Operand>& scratch, const double* norms, float* scores, StageClock& clock) {
+inline void score_bin(const Problem& problem, int64_t index, const Bin& bin, const WordOperands& words,
+                      const Image<Operand>& image, const Scratch<Operand>& scratch, const double* norms, float* scores,
+                      StageClock& clock) {
   const ImageShape<Operand> shape(problem.images.lengths[index], problem.dim);
   attention_of(problem, bin, words, shape, image, scratch, clock);
   clock.enter(Stage::kContext);
   sum_words(problem, index, bin, shape, image, scratch, false);
   clock.enter(Stage::kPool);
-  for (int64_t r = 0; r < bin.used; ++r) scratch.similarity[r] = word_similarity(problem, scratch.sums[r], norms[bin.offset + r]);
+  for (int64_t r = 0; r < bin.used; ++r)
+    scratch.similarity[r] = word_similarity(problem, scratch.sums[r], norms[bin.offset + r]);
   for (int64_t t = 0; t < bin.text_count; ++t) {
     const BinText& text = bin.texts[t];
-    scores[index * problem.texts.count + text.text] = pool_score(problem, scratch.similarity + text.begin, text.end - text.begin);
+    scores[index * problem.texts.count + text.text] =
+        pool_score(problem, scratch.similarity + text.begin, text.end - text.begin);
   }
 }
 
@@ -36,8 +40,8 @@ bool forward(const Problem& problem, const Bins& bins, float* scores) {
   const ImageShape<Operand> largest(longest(problem.images), problem.dim);
   const bool direct = any_direct(problem);
   const int64_t threads = problem.threads, images = problem.images.count;
-  // A thread takes whole images, without waiting for others. The last images are shared, so that none is idle at the end, nor where
-  // there are fewer images than threads.
+  // A thread takes whole images, without waiting for others. The last images are shared, so that none is idle at the
+  // end, nor where there are fewer images than threads.
   const int64_t whole = images < 2 * threads ? 0 : (images / threads - 1) * threads;
 
   std::vector<Window> windows;
@@ -55,8 +59,8 @@ bool forward(const Problem& problem, const Bins& bins, float* scores) {
   Scratch<Operand>(scratch_size, problem, bins, largest, direct, false);
   WordPack<Operand>(words_size, problem.dim, window_rows, false, nullptr);
   const Buffers image_buffers("the images of each thread", threads, image_size.used()),
-      scratches("the tiles of each thread", threads, scratch_size.used()), words_buffer("packed words", 1, words_size.used()),
-      norms_buffer("the lengths of words", 1, bins.rows * 8);
+      scratches("the tiles of each thread", threads, scratch_size.used()),
+      words_buffer("packed words", 1, words_size.used()), norms_buffer("the lengths of words", 1, bins.rows * 8);
   double* norms = reinterpret_cast<double*>(norms_buffer[0]);
   Arena words_memory(words_buffer[0]);
   const WordPack<Operand> pack(words_memory, problem.dim, window_rows, false, nullptr);

@@ -1,4 +1,5 @@
-// Products of bfloat16 tiles on AMX: 32 x 32 results in four tile registers, every operand tile a contiguous KiB of its form.
+// Products of bfloat16 tiles on AMX: 32 x 32 results in four tile registers, every operand tile a contiguous KiB of its
+// form.
 #pragma once
 
 #if defined(GLORIA_AMX_EMULATED)
@@ -15,8 +16,9 @@
 
 namespace gloria::GLORIA_ISA {
 
-constexpr int64_t kTile = 256;       // units of a tile register: 16 rows of 16
-constexpr int64_t kChunkBlocks = 8;  // blocks of 16 units of K between visits to the results: the operands of a chunk stay in cache
+constexpr int64_t kTile = 256;  // units of a tile register: 16 rows of 16
+constexpr int64_t kChunkBlocks =
+    8;  // blocks of 16 units of K between visits to the results: the operands of a chunk stay in cache
 
 #if !defined(GLORIA_AMX_EMULATED)
 inline void configure_tiles() {
@@ -30,9 +32,10 @@ inline void configure_tiles() {
 inline void release_tiles() { _tile_release(); }
 #endif
 
-// Up to 32 x 32 results: `a` and `b` point at the first tile, the second row of tiles stands `a_next` (rows) or `b_next` (columns) further.
-inline void tile_kernel(const Unit* a, int64_t a_next, int64_t a_block, const Unit* b, int64_t b_next, int64_t blocks, float* c,
-                        int64_t c_next, bool two_rows, bool two_columns, bool accumulate) {
+// Up to 32 x 32 results: `a` and `b` point at the first tile, the second row of tiles stands `a_next` (rows) or
+// `b_next` (columns) further.
+inline void tile_kernel(const Unit* a, int64_t a_next, int64_t a_block, const Unit* b, int64_t b_next, int64_t blocks,
+                        float* c, int64_t c_next, bool two_rows, bool two_columns, bool accumulate) {
   GLORIA_TILE_ZERO(0);
   GLORIA_TILE_ZERO(1);
   GLORIA_TILE_ZERO(2);
@@ -76,8 +79,10 @@ inline void tile_kernel(const Unit* a, int64_t a_next, int64_t a_block, const Un
 }
 
 // See `product`. K is rounded up to whole blocks of 16 units: both forms hold zeros there.
-inline void product_by_tiles(Left left, Right right, Result result, int64_t rows, int64_t panels, int64_t units, Extent extent) {
-  alignas(64) Unit turned[kChunkBlocks * 2 * kTile];  // a transposed left operand, 32 rows of a chunk turned into A form
+inline void product_by_tiles(Left left, Right right, Result result, int64_t rows, int64_t panels, int64_t units,
+                             Extent extent) {
+  alignas(64)
+      Unit turned[kChunkBlocks * 2 * kTile];  // a transposed left operand, 32 rows of a chunk turned into A form
   configure_tiles();
   const int64_t all_blocks = (units + 15) / 16;
   for (int64_t chunk = 0; chunk < all_blocks; chunk += kChunkBlocks)
@@ -89,7 +94,8 @@ inline void product_by_tiles(Left left, Right right, Result result, int64_t rows
       if (left.transposed) {
         for (int64_t k = 0; k < chunk_blocks; ++k)
           for (int64_t half = 0; half < (two_rows ? 2 : 1); ++half)
-            transpose_blocks(left.units + ((i / 16 + half) * left.alloc + (chunk + k) * 16) * 16, 1, 16, turned + (2 * k + half) * kTile);
+            transpose_blocks(left.units + ((i / 16 + half) * left.alloc + (chunk + k) * 16) * 16, 1, 16,
+                             turned + (2 * k + half) * kTile);
         a = turned;
         a_block = 2 * kTile;
       }

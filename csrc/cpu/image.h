@@ -7,10 +7,12 @@
 
 namespace gloria::GLORIA_ISA {
 
-// The Gram way costs 2 W M (D + M/2) a pair forward, the direct way 4 W M D: measured, the two meet near M = 1.8 D. In a batch nothing
-// else counts, so that a score never depends on its neighbors. In a search few words may share the cost of making a Gram matrix.
+// The Gram way costs 2 W M (D + M/2) a pair forward, the direct way 4 W M D: measured, the two meet near M = 1.8 D. In
+// a batch nothing else counts, so that a score never depends on its neighbors. In a search few words may share the cost
+// of making a Gram matrix.
 inline bool use_gram(const Problem& problem, int64_t regions) {
-  const int64_t shared = problem.search_words, making = shared > 0 ? regions * problem.dim : 0, words = shared > 0 ? shared : 1;
+  const int64_t shared = problem.search_words, making = shared > 0 ? regions * problem.dim : 0,
+                words = shared > 0 ? shared : 1;
   return problem.cosine && 5 * (words * regions + making) <= 9 * words * problem.dim;
 }
 
@@ -41,22 +43,25 @@ inline int64_t longest(const Ragged& side) {
 }
 inline bool any_direct(const Problem& problem) {
   bool any = false;
-  for (int64_t i = 0; i < problem.images.count; ++i) any = any || (problem.cosine && !use_gram(problem, problem.images.lengths[i]));
+  for (int64_t i = 0; i < problem.images.count; ++i)
+    any = any || (problem.cosine && !use_gram(problem, problem.images.lengths[i]));
   return any;
 }
 
-// Backward in float32 multiplies by regions less their mean m, the center: what the attention receives is the small difference of
-// alpha <t, v_j> and beta <c, v_j> that is left between regions, and their common part, however large, has no share in it. In bfloat16
-// a centered region would be rounded again; there only G is of centered regions, since it is rounded anyhow (`center_gram`).
+// Backward in float32 multiplies by regions less their mean m, the center: what the attention receives is the small
+// difference of alpha <t, v_j> and beta <c, v_j> that is left between regions, and their common part, however large,
+// has no share in it. In bfloat16 a centered region would be rounded again; there only G is of centered regions, since
+// it is rounded anyhow (`center_gram`).
 template <class Operand>
 constexpr bool kCenters = Operand::kValuesPerUnit == 1;
 
 template <class Operand>
 struct Image {
-  Unit* across;           // B form of V^T: K is the width, columns are regions (affinities). Backward in float32: less the center
-  Unit* down;             // B form of V: K is the regions, columns are the width (contexts, word gradients)
-  Unit* gram;             // B form of G = V V^T
-  Unit* rows;             // A form of V, the same as `down` in float32; null where `across` serves for it
+  Unit*
+      across;  // B form of V^T: K is the width, columns are regions (affinities). Backward in float32: less the center
+  Unit* down;  // B form of V: K is the regions, columns are the width (contexts, word gradients)
+  Unit* gram;  // B form of G = V V^T
+  Unit* rows;  // A form of V, the same as `down` in float32; null where `across` serves for it
   float* product;         // C form of G while packing; in float32 the same as `gram`
   float* center;          // [width] m, zeros where `across` is not centered
   double* center_square;  // |m|^2, 0 where G is not centered
@@ -71,7 +76,9 @@ struct Image {
     rows = rounds || needs_down ? arena.take<Unit>(largest.regions_size()) : nullptr;
     product = problem.cosine ? arena.take<float>(largest.gram_size()) : nullptr;
     down = !rounds ? rows : needs_down ? arena.take<Unit>(largest.regions_size()) : nullptr;
-    gram = !rounds ? reinterpret_cast<Unit*>(product) : problem.cosine ? arena.take<Unit>(largest.gram_size() / 2) : nullptr;
+    gram = !rounds          ? reinterpret_cast<Unit*>(product)
+           : problem.cosine ? arena.take<Unit>(largest.gram_size() / 2)
+                            : nullptr;
     center = arena.take<float>(largest.width);
     center_square = arena.take<double>(1);
     squares = arena.take<float>(largest.rows);
@@ -81,7 +88,8 @@ struct Image {
 
 // The mean of the regions, or zeros. Any vector near it serves as well: its rounding does not matter.
 template <class Operand>
-inline void find_center(const Problem& problem, int64_t image, const ImageShape<Operand>& shape, bool centers, const Image<Operand>& out) {
+inline void find_center(const Problem& problem, int64_t image, const ImageShape<Operand>& shape, bool centers,
+                        const Image<Operand>& out) {
   std::memset(out.center, 0, shape.width * 4);
   *out.center_square = 0.0;
   if (!centers) return;
@@ -107,11 +115,11 @@ inline void find_pull(const ImageShape<Operand>& shape, const Image<Operand>& ou
   }
 }
 
-// Regions of one image into `across`, less the center, and into `rows` as they are where that is kept: 16 x 16 units are packed, and
-// transposed while they are in cache. Without `across` the rows alone.
+// Regions of one image into `across`, less the center, and into `rows` as they are where that is kept: 16 x 16 units
+// are packed, and transposed while they are in cache. Without `across` the rows alone.
 template <class Operand>
-inline void pack_regions(const Problem& problem, int64_t image, const ImageShape<Operand>& shape, Unit* across, Unit* out_rows,
-                         const float* center) {
+inline void pack_regions(const Problem& problem, int64_t image, const ImageShape<Operand>& shape, Unit* across,
+                         Unit* out_rows, const float* center) {
   constexpr int64_t step = 16 * Operand::kValuesPerUnit;
   alignas(64) Unit spare[256], centered[256];
   with_typed<Operand>(problem.dtype, problem.images.rows, [&](const auto* rows) {
@@ -139,14 +147,15 @@ inline void pack_regions(const Problem& problem, int64_t image, const ImageShape
   });
 }
 
-// Takes q_j + q_k + r out of G in bfloat16, so that its rounding is that of <v_j - m, v_k - m>: with the mean p_j of each row, r is the
-// mean of p (|m|^2) and q = p - r. Whatever the sums lose changes q, and what is taken out with it.
+// Takes q_j + q_k + r out of G in bfloat16, so that its rounding is that of <v_j - m, v_k - m>: with the mean p_j of
+// each row, r is the mean of p (|m|^2) and q = p - r. Whatever the sums lose changes q, and what is taken out with it.
 template <class Operand>
 inline void center_gram(const ImageShape<Operand>& shape, const Image<Operand>& out) {
   const auto for_upper = [&](auto use) {  // `use(values, first column, row, whether their mirror image is missing)`
     for (int64_t p = 0; p < shape.panels; ++p) {
       const int64_t group = p / kGroup * kGroup * kPanel, end = group + kGroup * kPanel;
-      for (int64_t r = 0; r < end && r < shape.regions; ++r) use(out.product + (p * shape.rows + r) * kPanel, p * kPanel, r, r < group);
+      for (int64_t r = 0; r < end && r < shape.regions; ++r)
+        use(out.product + (p * shape.rows + r) * kPanel, p * kPanel, r, r < group);
     }
   };
   std::memset(out.pull, 0, shape.rows * 4);
@@ -157,8 +166,10 @@ inline void center_gram(const ImageShape<Operand>& shape, const Image<Operand>& 
   });
   double mean = 0.0;
   for (int64_t j = 0; j < shape.regions; ++j) mean += out.pull[j];
-  const float regions = static_cast<float>(shape.regions), rest = static_cast<float>(mean / shape.regions / shape.regions);
-  for (int64_t j = 0; j < shape.panels * kPanel; ++j) out.pull[j] = j < shape.regions ? out.pull[j] / regions - rest : 0.0f;
+  const float regions = static_cast<float>(shape.regions),
+              rest = static_cast<float>(mean / shape.regions / shape.regions);
+  for (int64_t j = 0; j < shape.panels * kPanel; ++j)
+    out.pull[j] = j < shape.regions ? out.pull[j] / regions - rest : 0.0f;
   *out.center_square = rest;
   for_upper([&](float* values, int64_t column, int64_t row, bool) {
     for (int i = 0; i < kPanel; ++i) values[i] -= out.pull[column + i] + (out.pull[row] + rest);
@@ -175,7 +186,8 @@ inline void mirror(float* c_form, int64_t rows, int64_t panels) {
     }
 }
 
-// G' with off-diagonal blocks doubled and nothing below the diagonal blocks: e' G e = e' G' e for 54 % of the work (at M = 361).
+// G' with off-diagonal blocks doubled and nothing below the diagonal blocks: e' G e = e' G' e for 54 % of the work (at
+// M = 361).
 inline void double_upper(float* c_form, int64_t rows, int64_t panels) {
   for (int64_t p = 0; p < panels; ++p) {
     const int64_t diagonal = p / kGroup * kGroup * kPanel;
@@ -185,9 +197,11 @@ inline void double_upper(float* c_form, int64_t rows, int64_t panels) {
 
 // Fills what the direction needs. Backward wants V both ways and all of G; forward only the triangle of G.
 //
-// With v_j = m + v'_j, G is <v'_k, v'_j> where it is centered. Backward adds <m, v'_j>, so that (e G)_j is <sum e v, v'_j>.
+// With v_j = m + v'_j, G is <v'_k, v'_j> where it is centered. Backward adds <m, v'_j>, so that (e G)_j is <sum e v,
+// v'_j>.
 template <class Operand>
-inline void prepare_image(const Problem& problem, int64_t image, bool backward, const Image<Operand>& out, StageClock& clock) {
+inline void prepare_image(const Problem& problem, int64_t image, bool backward, const Image<Operand>& out,
+                          StageClock& clock) {
   clock.enter(Stage::kPack);
   const ImageShape<Operand> shape(problem.images.lengths[image], problem.dim);
   const bool centers = kCenters<Operand> && backward && problem.cosine, gram = use_gram(problem, shape.regions);
@@ -197,17 +211,20 @@ inline void prepare_image(const Problem& problem, int64_t image, bool backward, 
   if (!gram) return;
 
   clock.enter(Stage::kGram);
-  const Left left = out.rows && !centers ? Left{out.rows, shape.rows, false} : Left{out.across, shape.blocks * 16, true};
+  const Left left =
+      out.rows && !centers ? Left{out.rows, shape.rows, false} : Left{out.across, shape.blocks * 16, true};
   const Right right{out.across, shape.blocks * 16};
-  product<Operand>(left, right, Result{out.product, shape.rows, false}, shape.panels * kPanel, shape.panels, units_of<Operand>(problem.dim),
-                   Extent::kUpperRows);
+  product<Operand>(left, right, Result{out.product, shape.rows, false}, shape.panels * kPanel, shape.panels,
+                   units_of<Operand>(problem.dim), Extent::kUpperRows);
   for (int64_t p = 0; p < shape.panels; ++p)  // rows beyond the last panel are K of the next product
-    std::memset(out.product + (p * shape.rows + shape.panels * kPanel) * kPanel, 0, (shape.rows - shape.panels * kPanel) * kPanel * 4);
+    std::memset(out.product + (p * shape.rows + shape.panels * kPanel) * kPanel, 0,
+                (shape.rows - shape.panels * kPanel) * kPanel * 4);
   if constexpr (!kCenters<Operand>)
     center_gram(shape, out);
   else if (centers)
     find_pull(shape, out);
-  for (int64_t j = 0; j < shape.panels * kPanel; ++j) out.squares[j] = out.product[(j / kPanel * shape.rows + j) * kPanel + j % kPanel];
+  for (int64_t j = 0; j < shape.panels * kPanel; ++j)
+    out.squares[j] = out.product[(j / kPanel * shape.rows + j) * kPanel + j % kPanel];
   if (!backward) {
     double_upper(out.product, shape.rows, shape.panels);
   } else {

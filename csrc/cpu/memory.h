@@ -76,8 +76,8 @@ class Buffers {
   char* operator[](int64_t i) const { return base_ + i * bytes_; }
 
  private:
-  // Large buffers come from the system and go back to it: in the heap, what outlives them would keep their memory, and a
-  // search that makes them again for each chunk of a corpus was seen to keep four.
+  // Large buffers come from the system and go back to it: in the heap, what outlives them would keep their memory, and
+  // a search that makes them again for each chunk of a corpus was seen to keep four.
   bool mapped() const { return GLORIA_MAPS && all_ >= (size_t{4} << 20); }
 
   int64_t bytes_;

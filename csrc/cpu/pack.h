@@ -8,8 +8,8 @@
 
 namespace gloria::GLORIA_ISA {
 
-// Packed words that are kept for all images. More of them are packed window by window (forward, whose images are then made ready once
-// for each window) or again for each image (backward, whose sums belong to an image).
+// Packed words that are kept for all images. More of them are packed window by window (forward, whose images are then
+// made ready once for each window) or again for each image (backward, whose sums belong to an image).
 constexpr int64_t kPackedBytes = int64_t{16} << 20;
 
 // The word in row `r` of its bin, typed; `use(row, r)` for every word of the bin.
@@ -17,7 +17,8 @@ template <class Operand, class Use>
 inline void for_words(const Problem& problem, const Bin& bin, Use use) {
   with_typed<Operand>(problem.dtype, problem.texts.rows, [&](const auto* rows) {
     for (const BinText* text = bin.texts; text != bin.texts + bin.text_count; ++text)
-      for (int64_t r = text->begin; r < text->end; ++r) use(rows + (problem.texts.starts[text->text] + r - text->begin) * problem.dim, r);
+      for (int64_t r = text->begin; r < text->end; ++r)
+        use(rows + (problem.texts.starts[text->text] + r - text->begin) * problem.dim, r);
   });
 }
 
@@ -38,8 +39,8 @@ struct WordOperands {
   Left down;  // backward only; less the center of the words, where there is one
 };
 
-// The mean of all words of the problem, to [width] floats. Like the center of the regions it is taken out of the products of a cosine's
-// backward in float32, and for the same reason; any vector near it serves as well.
+// The mean of all words of the problem, to [width] floats. Like the center of the regions it is taken out of the
+// products of a cosine's backward in float32, and for the same reason; any vector near it serves as well.
 template <class Operand>
 inline void find_word_center(const Problem& problem, const Bins& bins, float* center) {
   std::memset(center, 0, padded<Operand>(problem.dim) * 4);
@@ -67,7 +68,8 @@ class WordPack {
   // Packs the words of `bin` at row `at` of this memory; `spare` holds the forms of one bin.
   WordOperands pack(const Problem& problem, const Bin& bin, int64_t at, Unit* spare) const {
     Unit* across = across_ + at * size_;
-    for_words<Operand>(problem, bin, [&](const auto* row, int64_t r) { pack_row<Operand>(row, problem.dim, bin.rows, r, across); });
+    for_words<Operand>(problem, bin,
+                       [&](const auto* row, int64_t r) { pack_row<Operand>(row, problem.dim, bin.rows, r, across); });
     for (int64_t r = bin.used; r < bin.rows; ++r) clear_row<Operand>(problem.dim, bin.rows, r, across);
     WordOperands packed{{across, bin.rows, false}, {}};
     if (center_)
@@ -97,10 +99,12 @@ class WordPack {
 // How many bins from `first` on are packed together; one at least.
 template <class Operand>
 inline int64_t bins_together(const Problem& problem, const Bins& bins, int64_t first, bool backward) {
-  const int64_t row_bytes =
-      padded<Operand>(problem.dim) / Operand::kValuesPerUnit * 4 * (backward && (WordPack<Operand>::kRounds || problem.cosine) ? 2 : 1);
+  const int64_t row_bytes = padded<Operand>(problem.dim) / Operand::kValuesPerUnit * 4 *
+                            (backward && (WordPack<Operand>::kRounds || problem.cosine) ? 2 : 1);
   int64_t last = first + 1;
-  while (last < bins.count && (bins.bins[last].offset + bins.bins[last].rows - bins.bins[first].offset) * row_bytes <= kPackedBytes) ++last;
+  while (last < bins.count &&
+         (bins.bins[last].offset + bins.bins[last].rows - bins.bins[first].offset) * row_bytes <= kPackedBytes)
+    ++last;
   return last - first;
 }
 

@@ -1,7 +1,7 @@
 // A team of threads and the work it shares: all that the kernels ask of OpenMP.
 //
-// ThreadSanitizer does not see how gcc's OpenMP runtime orders its threads and would report races that are none. A build under it
-// starts plain threads instead; the sharing of work, where a race would be ours, is the same.
+// ThreadSanitizer does not see how gcc's OpenMP runtime orders its threads and would report races that are none. A
+// build under it starts plain threads instead; the sharing of work, where a race would be ours, is the same.
 #pragma once
 
 #include <sched.h>
@@ -70,8 +70,8 @@ struct Member {
       }
   }
 
-  // Calls `use(i)` once for each i < count, on whichever thread is free, and returns when all are done. They are begun in rising
-  // order, so whoever waits for a smaller i waits for a thread that runs.
+  // Calls `use(i)` once for each i < count, on whichever thread is free, and returns when all are done. They are begun
+  // in rising order, so whoever waits for a smaller i waits for a thread that runs.
   template <class Use>
   void share(int64_t count, Use use) {
     const auto take = [&] { return __atomic_fetch_add(&team.taken, 1, __ATOMIC_RELAXED) - before; };
@@ -84,8 +84,8 @@ struct Member {
   }
 };
 
-// Runs `work(member)` on up to `threads` threads, the caller's among them; false if it gave up. `work` must not throw: nobody could
-// catch it.
+// Runs `work(member)` on up to `threads` threads, the caller's among them; false if it gave up. `work` must not throw:
+// nobody could catch it.
 template <class Work>
 bool parallel(int64_t threads, bool (*interrupted)(), Work work) {
   Team team(threads, interrupted);

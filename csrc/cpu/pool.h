@@ -13,8 +13,11 @@ inline double maximum_of(const double* u, int64_t n) {
   return top;
 }
 
-// e^(word_scale (u - top)). In double: of similarities near zero the mean in the log leaves only digits that float32 has not.
-inline double pool_term(const Problem& problem, double u, double top) { return std::exp(problem.word_scale * (u - top)); }
+// e^(word_scale (u - top)). In double: of similarities near zero the mean in the log leaves only digits that float32
+// has not.
+inline double pool_term(const Problem& problem, double u, double top) {
+  return std::exp(problem.word_scale * (u - top));
+}
 
 inline float pool_score(const Problem& problem, const double* u, int64_t n) {
   double sum = 0.0;

@@ -33,13 +33,14 @@ inline Vec maximum(Vec a, Vec b) { return a > b ? a : b; }
 // 1.5 * 2^23: adding it leaves the nearest integer in the low bits.
 constexpr float kRound = 12582912.0f;
 
-// p * 2^n for the n in the low bits of `shifted`. Unsigned: lanes without a region may hold anything, and are masked by the caller.
+// p * 2^n for the n in the low bits of `shifted`. Unsigned: lanes without a region may hold anything, and are masked by
+// the caller.
 inline Vec scale_by_power(Vec p, Vec shifted) {
   return reinterpret_cast<Vec>(reinterpret_cast<UVec>(p) + (reinterpret_cast<UVec>(shifted) << 23));
 }
 
-// e^(x * scale - less) for an exponent within -87 and 88. Relative error: degree 6 below 1e-7; degree 3, for results that are rounded to
-// bfloat16, below 8e-5.
+// e^(x * scale - less) for an exponent within -87 and 88. Relative error: degree 6 below 1e-7; degree 3, for results
+// that are rounded to bfloat16, below 8e-5.
 template <int degree>
 inline Vec exp_bounded(Vec x, Vec scale, float less) {
   static_assert(degree == 3 || degree == 6, "the polynomials at hand");
@@ -77,7 +78,8 @@ inline Vec exp(Vec x) {
   return exp_bounded<degree>(maximum(broadcast(-87.0f), x), broadcast(1.0f), 0.0f);
 }
 
-// A sum down many rows of which little is left in the end: few rows in float32, which costs an addition each, and the rest in double.
+// A sum down many rows of which little is left in the end: few rows in float32, which costs an addition each, and the
+// rest in double.
 class LongSum {
  public:
   void add(int64_t row, Vec x) {
@@ -99,7 +101,8 @@ class LongSum {
   WideVec total_ = {};
 };
 
-// In double, like all that is computed once a word: the gradient of a cosine near 1 is a small difference of large terms.
+// In double, like all that is computed once a word: the gradient of a cosine near 1 is a small difference of large
+// terms.
 template <class Value>
 inline double lane_sum(const Value* p) {
   typedef Value Four __attribute__((vector_size(4 * sizeof(Value)), may_alias));

@@ -27,7 +27,8 @@ struct Scratch {
   float* weights;
   Direct<Operand> direct;
 
-  Scratch(Arena& arena, const Problem& problem, const Bins& bins, const ImageShape<Operand>& largest, bool any_direct, bool backward)
+  Scratch(Arena& arena, const Problem& problem, const Bins& bins, const ImageShape<Operand>& largest, bool any_direct,
+          bool backward)
       : direct(arena, problem, largest, bins.max_rows, backward) {
     const int64_t rows = bins.max_rows, tile = rows * largest.rows;
     const int64_t wide = any_direct && largest.width > largest.rows ? rows * largest.width : tile;
@@ -60,11 +61,11 @@ inline void row_products(const float* a, const float* b, int64_t rows, int64_t p
   }
 }
 
-// Beside e h, whose sum is the square of the context less what the center adds: e^2 |v|^2 and, with `pulls`, e <center, v>, by the same
-// lanes.
+// Beside e h, whose sum is the square of the context less what the center adds: e^2 |v|^2 and, with `pulls`, e <center,
+// v>, by the same lanes.
 template <bool pulls>
-inline void gram_products(const float* e, const float* h, const float* squares, const float* pull, int64_t rows, int64_t panels,
-                          float* square_sums, float* bound_sums, float* pull_sums) {
+inline void gram_products(const float* e, const float* h, const float* squares, const float* pull, int64_t rows,
+                          int64_t panels, float* square_sums, float* bound_sums, float* pull_sums) {
   constexpr int kTogether = kLanes == 16 ? 8 : 4;  // registers a sum; rows of a bin are a multiple of 16
   for (int64_t i = 0; i < rows * kPanel; i += kTogether * kLanes) {
     Vec sum[kTogether] = {}, bound[kTogether] = {}, pulled[kTogether] = {};
@@ -86,7 +87,8 @@ inline void gram_products(const float* e, const float* h, const float* squares, 
 
 // Rows that hold no word are inner dimension of the gradients' products: they must be zeros there.
 inline void clear_padding(float* c_form, const Bin& bin, int64_t panels) {
-  for (int64_t p = 0; p < panels; ++p) std::memset(c_form + (p * bin.rows + bin.used) * kPanel, 0, (bin.rows - bin.used) * kPanel * 4);
+  for (int64_t p = 0; p < panels; ++p)
+    std::memset(c_form + (p * bin.rows + bin.used) * kPanel, 0, (bin.rows - bin.used) * kPanel * 4);
 }
 
 template <class Operand>
@@ -97,8 +99,8 @@ inline Tile tile_of(const Scratch<Operand>& scratch, const Bin& bin, int64_t reg
 
 // <t, center> of every word of the bin.
 template <class Operand>
-inline void shifts_of(const Bin& bin, const WordOperands& words, const ImageShape<Operand>& shape, const Image<Operand>& image,
-                      const Scratch<Operand>& scratch) {
+inline void shifts_of(const Bin& bin, const WordOperands& words, const ImageShape<Operand>& shape,
+                      const Image<Operand>& image, const Scratch<Operand>& scratch) {
   if (!kCenters<Operand> || *image.center_square == 0.0) {
     std::memset(scratch.shift, 0, bin.rows * 4);
     return;
@@ -108,7 +110,8 @@ inline void shifts_of(const Bin& bin, const WordOperands& words, const ImageShap
     Vec sum[kParts] = {};
     for (int64_t k = 0; k < shape.blocks; ++k)
       for (int part = 0; part < kParts; ++part)
-        sum[part] += load(rows + (k * bin.rows + r) * kPanel + part * kLanes) * load(image.center + k * kPanel + part * kLanes);
+        sum[part] +=
+            load(rows + (k * bin.rows + r) * kPanel + part * kLanes) * load(image.center + k * kPanel + part * kLanes);
     alignas(64) float lanes[kPanel];
     for (int part = 0; part < kParts; ++part) store(lanes + part * kLanes, sum[part]);
     scratch.shift[r] = static_cast<float>(lane_sum(lanes));
@@ -117,11 +120,12 @@ inline void shifts_of(const Bin& bin, const WordOperands& words, const ImageShap
 
 // Affinities of the words with the image, then their attention.
 template <class Operand>
-inline void attention_of(const Problem& problem, const Bin& bin, const WordOperands& words, const ImageShape<Operand>& shape,
-                         const Image<Operand>& image, const Scratch<Operand>& scratch, StageClock& clock) {
+inline void attention_of(const Problem& problem, const Bin& bin, const WordOperands& words,
+                         const ImageShape<Operand>& shape, const Image<Operand>& image, const Scratch<Operand>& scratch,
+                         StageClock& clock) {
   clock.enter(Stage::kAffinity);
-  product<Operand>(words.across, {image.across, shape.blocks * 16}, {scratch.affinity, bin.rows, false}, bin.rows, shape.panels,
-                   units_of<Operand>(problem.dim));
+  product<Operand>(words.across, {image.across, shape.blocks * 16}, {scratch.affinity, bin.rows, false}, bin.rows,
+                   shape.panels, units_of<Operand>(problem.dim));
   clock.enter(Stage::kAttention);
   shifts_of(bin, words, shape, image, scratch);
   clear_padding(scratch.attention, bin, shape.panels);
@@ -138,26 +142,26 @@ inline void attention_of(const Problem& problem, const Bin& bin, const WordOpera
 
 // The sums of every word over the regions, and what backward needs beside them: e G in `spread`.
 template <class Operand>
-inline void sum_words(const Problem& problem, int64_t index, const Bin& bin, const ImageShape<Operand>& shape, const Image<Operand>& image,
-                      const Scratch<Operand>& scratch, bool backward) {
+inline void sum_words(const Problem& problem, int64_t index, const Bin& bin, const ImageShape<Operand>& shape,
+                      const Image<Operand>& image, const Scratch<Operand>& scratch, bool backward) {
   const bool gram = use_gram(problem, shape.regions);
   if (problem.cosine) {
     const Unit* attention = to_left(Operand{}, scratch.attention, bin.rows, shape.panels, scratch.left);
     const int64_t region_words = units_of<Operand>(shape.regions), dim_panels = panels_of(problem.dim);
     const Left left{attention, bin.rows, false};
     if (gram) {
-      product<Operand>(left, {image.gram, shape.rows / Operand::kValuesPerUnit}, {scratch.spread, bin.rows, false}, bin.rows, shape.panels,
-                       region_words, backward ? Extent::kFull : Extent::kUpperInner);
+      product<Operand>(left, {image.gram, shape.rows / Operand::kValuesPerUnit}, {scratch.spread, bin.rows, false},
+                       bin.rows, shape.panels, region_words, backward ? Extent::kFull : Extent::kUpperInner);
       const auto sums = *image.center_square != 0.0 ? gram_products<true> : gram_products<false>;
-      sums(scratch.attention, scratch.spread, image.squares, image.pull, bin.rows, shape.panels, scratch.square, scratch.bound,
-           scratch.pull);
+      sums(scratch.attention, scratch.spread, image.squares, image.pull, bin.rows, shape.panels, scratch.square,
+           scratch.bound, scratch.pull);
     } else {
-      product<Operand>(left, {image.down, shape.rows / Operand::kValuesPerUnit}, {scratch.context, bin.rows, false}, bin.rows, dim_panels,
-                       region_words);
+      product<Operand>(left, {image.down, shape.rows / Operand::kValuesPerUnit}, {scratch.context, bin.rows, false},
+                       bin.rows, dim_panels, region_words);
       if (backward) {
         const Unit* context = to_left(Operand{}, scratch.context, bin.rows, dim_panels, scratch.left);
-        product<Operand>({context, bin.rows, false}, {image.across, shape.blocks * 16}, {scratch.spread, bin.rows, false}, bin.rows,
-                         shape.panels, units_of<Operand>(problem.dim));
+        product<Operand>({context, bin.rows, false}, {image.across, shape.blocks * 16},
+                         {scratch.spread, bin.rows, false}, bin.rows, shape.panels, units_of<Operand>(problem.dim));
         row_products(scratch.attention, scratch.spread, bin.rows, shape.panels, scratch.square);
       }
     }
@@ -182,7 +186,8 @@ inline void sum_words(const Problem& problem, int64_t index, const Bin& bin, con
     }
   }
   if (scratch.direct.any())
-    direct_words(problem, index, bin, shape, image, scratch.attention, scratch.spread, scratch.sums, backward, scratch.direct);
+    direct_words(problem, index, bin, shape, image, scratch.attention, scratch.spread, scratch.sums, backward,
+                 scratch.direct);
 }
 
 // u of one word. The cosine does not change when the attention is scaled, so its denominator only meets epsilon.

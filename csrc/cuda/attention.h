@@ -1,5 +1,6 @@
-// From affinities to attention, in the registers of a warp that holds 16 regions x 128 words: the layout of accumulators is the same for
-// mma.sync and for wgmma. Element 2 r + e of slot n is region lane / 4 + 8 r and word 8 n + 2 (lane % 4) + e.
+// From affinities to attention, in the registers of a warp that holds 16 regions x 128 words: the layout of
+// accumulators is the same for mma.sync and for wgmma. Element 2 r + e of slot n is region lane / 4 + 8 r and word 8 n
+// + 2 (lane % 4) + e.
 #pragma once
 
 #include "problem.h"
@@ -44,9 +45,10 @@ DEVICE void over_texts(float (&v)[kSlots], const Texts& texts, Join&& join) {
     if (texts.goes_on(n + 1)) v[n] = v[n + 1];
 }
 
-// e = exp(s - its maximum over the words of the text), and the sum of e over the text: the maximum is that of the text alone, so that
-// no text is stabilized by another.
-DEVICE void word_exponentials(const Block& s, int r, const Texts& texts, Columns& e, float (&top)[kSlots], float (&sum)[kSlots]) {
+// e = exp(s - its maximum over the words of the text), and the sum of e over the text: the maximum is that of the text
+// alone, so that no text is stabilized by another.
+DEVICE void word_exponentials(const Block& s, int r, const Texts& texts, Columns& e, float (&top)[kSlots],
+                              float (&sum)[kSlots]) {
 #pragma unroll
   for (int n = 0; n < kSlots; ++n) {
 #pragma unroll
@@ -66,7 +68,8 @@ DEVICE void word_exponentials(const Block& s, int r, const Texts& texts, Columns
 // The logits of region r of a lane, times `scale`, are x * weight.
 // `level`: maximum and sum of a text that fills several tiles, which then is the only one here; else null.
 template <WordNorm kNorm>
-DEVICE void logits(const Block& s, int r, const Texts& texts, float scale, const float* level, Columns& x, float (&weight)[kSlots]) {
+DEVICE void logits(const Block& s, int r, const Texts& texts, float scale, const float* level, Columns& x,
+                   float (&weight)[kSlots]) {
   if constexpr (kNorm == WordNorm::kNone) {
 #pragma unroll
     for (int n = 0; n < kSlots; ++n) x[2 * n] = s[n][2 * r], x[2 * n + 1] = s[n][2 * r + 1], weight[n] = scale;
@@ -75,7 +78,8 @@ DEVICE void logits(const Block& s, int r, const Texts& texts, float scale, const
 #pragma unroll
     for (int n = 0; n < kSlots; ++n) {
 #pragma unroll
-      for (int i = 0; i < 2; ++i) x[2 * n + i] = texts.is_real(2 * n + i) ? exp2_fast(s[n][2 * r + i] * kLog2e - shift) : 0.f;
+      for (int i = 0; i < 2; ++i)
+        x[2 * n + i] = texts.is_real(2 * n + i) ? exp2_fast(s[n][2 * r + i] * kLog2e - shift) : 0.f;
       weight[n] = share;
     }
   } else {
@@ -169,7 +173,8 @@ struct Item {
 };
 DEVICE Item item_of(int64_t item, int runs, int images) {
   const int64_t group = item / (static_cast<int64_t>(runs) * kImagesAtOnce);
-  const int first = static_cast<int>(group) * kImagesAtOnce, count = images - first < kImagesAtOnce ? images - first : kImagesAtOnce;
+  const int first = static_cast<int>(group) * kImagesAtOnce,
+            count = images - first < kImagesAtOnce ? images - first : kImagesAtOnce;
   const int64_t rest = item - group * runs * kImagesAtOnce;
   return {first + static_cast<int>(rest % count), static_cast<int>(rest / count)};
 }
@@ -177,8 +182,10 @@ DEVICE uint8_t& cancelled(const ForwardProblem& p, const Item& item) {
   return p.cancelled[static_cast<int64_t>(item.image) * p.plan.tiles + item.run];
 }
 
-// The similarity of a word from d = sum a s, l = sum a, and for the cosine from c2 = |sum a v|^2 and q = sum a^2 |v|^2, both scaled.
-DEVICE void finish(const ForwardProblem& p, const Item& item, int tile, int column, float d, float l, float c2, float q) {
+// The similarity of a word from d = sum a s, l = sum a, and for the cosine from c2 = |sum a v|^2 and q = sum a^2 |v|^2,
+// both scaled.
+DEVICE void finish(const ForwardProblem& p, const Item& item, int tile, int column, float d, float l, float c2,
+                   float q) {
   if (p.plan.rows[tile * kWords + column] < 0) return;
   float& similarity = p.similarities[(static_cast<int64_t>(item.image) * p.plan.tiles + tile) * kWords + column];
   if (p.norm == Norm::kDirectWhereCancelled && similarity != kCancelled) return;

@@ -1,4 +1,5 @@
-// The Python face of the CUDA kernels: addresses and shapes in, nothing returned. Callers have checked everything before.
+// The Python face of the CUDA kernels: addresses and shapes in, nothing returned. Callers have checked everything
+// before.
 #include <pybind11/pybind11.h>
 
 #include "launch.h"
@@ -22,13 +23,17 @@ PYBIND11_MODULE(GLORIA_MODULE, m) {
   m.doc() = "CUDA kernels of gloria_ops; raw addresses of device memory.";
   // Local: the emulated module has types of the same names in the same process.
 
-  py::enum_<WordNorm>(m, "WordNorm", py::module_local()).value("none", WordNorm::kNone).value("softmax", WordNorm::kSoftmax);
+  py::enum_<WordNorm>(m, "WordNorm", py::module_local())
+      .value("none", WordNorm::kNone)
+      .value("softmax", WordNorm::kSoftmax);
   py::enum_<Pool>(m, "Pool", py::module_local())
       .value("logsumexp", Pool::kLogSumExp)
       .value("max", Pool::kMax)
       .value("mean", Pool::kMean)
       .value("sum", Pool::kSum);
-  py::enum_<DType>(m, "DType", py::module_local()).value("bfloat16", DType::kBFloat16).value("float16", DType::kFloat16);
+  py::enum_<DType>(m, "DType", py::module_local())
+      .value("bfloat16", DType::kBFloat16)
+      .value("float16", DType::kFloat16);
   py::enum_<Norm>(m, "Norm", py::module_local())
       .value("none", Norm::kNone)
       .value("gram", Norm::kGram)
@@ -41,11 +46,14 @@ PYBIND11_MODULE(GLORIA_MODULE, m) {
   m.attr("MOST_PASSES") = kMostPasses;
 
   py::class_<Device>(m, "Device", py::module_local())
-      .def(py::init([](int processors, bool hopper, uintptr_t stream) { return Device{processors, hopper, address<void>(stream)}; }),
+      .def(py::init([](int processors, bool hopper, uintptr_t stream) {
+             return Device{processors, hopper, address<void>(stream)};
+           }),
            py::kw_only(), py::arg("processors"), py::arg("hopper"), py::arg("stream"));
   py::class_<Plan>(m, "Plan", py::module_local())
-      .def(py::init([](uintptr_t rows, uintptr_t slots, uintptr_t continues, uintptr_t real, uintptr_t runs, uintptr_t spans,
-                       uintptr_t columns, uintptr_t order, uintptr_t places, uintptr_t counts, int32_t tiles) {
+      .def(py::init([](uintptr_t rows, uintptr_t slots, uintptr_t continues, uintptr_t real, uintptr_t runs,
+                       uintptr_t spans, uintptr_t columns, uintptr_t order, uintptr_t places, uintptr_t counts,
+                       int32_t tiles) {
              return Plan{address<int32_t>(rows),
                          address<int32_t>(slots),
                          address<uint32_t>(continues),
@@ -58,8 +66,9 @@ PYBIND11_MODULE(GLORIA_MODULE, m) {
                          address<int32_t>(counts),
                          tiles};
            }),
-           py::kw_only(), py::arg("rows"), py::arg("slots"), py::arg("continues"), py::arg("real"), py::arg("runs"), py::arg("spans"),
-           py::arg("columns"), py::arg("order"), py::arg("places"), py::arg("counts"), py::arg("tiles"));
+           py::kw_only(), py::arg("rows"), py::arg("slots"), py::arg("continues"), py::arg("real"), py::arg("runs"),
+           py::arg("spans"), py::arg("columns"), py::arg("order"), py::arg("places"), py::arg("counts"),
+           py::arg("tiles"));
 
   m.def(
       "plan",
@@ -69,22 +78,23 @@ PYBIND11_MODULE(GLORIA_MODULE, m) {
       py::arg("device"), py::arg("plan"), py::kw_only(), py::arg("starts"), py::arg("lengths"), py::arg("texts"));
   m.def(
       "pack",
-      [](const Device& device, uintptr_t source, uintptr_t to, uintptr_t norms, uintptr_t rows, uintptr_t used, uintptr_t starts,
-         uintptr_t lengths, int64_t count, int32_t side, int32_t dim, int32_t padded_dim, DType dtype) {
-        pack({address<const uint16_t>(source), address<uint16_t>(to), address<float>(norms), address<const int32_t>(rows),
-              address<const int32_t>(used), address<const int64_t>(starts), address<const int64_t>(lengths), count, side, dim, padded_dim,
-              dtype},
+      [](const Device& device, uintptr_t source, uintptr_t to, uintptr_t norms, uintptr_t rows, uintptr_t used,
+         uintptr_t starts, uintptr_t lengths, int64_t count, int32_t side, int32_t dim, int32_t padded_dim,
+         DType dtype) {
+        pack({address<const uint16_t>(source), address<uint16_t>(to), address<float>(norms),
+              address<const int32_t>(rows), address<const int32_t>(used), address<const int64_t>(starts),
+              address<const int64_t>(lengths), count, side, dim, padded_dim, dtype},
              device);
       },
-      py::arg("device"), py::kw_only(), py::arg("source"), py::arg("to"), py::arg("norms"), py::arg("rows") = 0, py::arg("used") = 0,
-      py::arg("starts") = 0, py::arg("lengths") = 0, py::arg("count"), py::arg("side") = 0, py::arg("dim"), py::arg("padded_dim"),
-      py::arg("dtype"));
+      py::arg("device"), py::kw_only(), py::arg("source"), py::arg("to"), py::arg("norms"), py::arg("rows") = 0,
+      py::arg("used") = 0, py::arg("starts") = 0, py::arg("lengths") = 0, py::arg("count"), py::arg("side") = 0,
+      py::arg("dim"), py::arg("padded_dim"), py::arg("dtype"));
   m.def(
       "forward",
       [](const Device& device, const Plan& tiles, DType dtype, uintptr_t words, uintptr_t word_norms, uintptr_t regions,
-         uintptr_t region_norms, uintptr_t region_lengths, uintptr_t left, uintptr_t unscale, uintptr_t scratch, uintptr_t levels,
-         uintptr_t similarities, uintptr_t cancelled, int32_t images, int32_t side, int32_t dim, int32_t left_dim, float scale,
-         WordNorm word_norm, Norm norm, bool hard) {
+         uintptr_t region_norms, uintptr_t region_lengths, uintptr_t left, uintptr_t unscale, uintptr_t scratch,
+         uintptr_t levels, uintptr_t similarities, uintptr_t cancelled, int32_t images, int32_t side, int32_t dim,
+         int32_t left_dim, float scale, WordNorm word_norm, Norm norm, bool hard) {
         forward({address<const uint16_t>(words),
                  address<const float>(word_norms),
                  address<const uint16_t>(regions),
@@ -108,20 +118,22 @@ PYBIND11_MODULE(GLORIA_MODULE, m) {
                  hard},
                 dtype, device);
       },
-      py::arg("device"), py::arg("plan"), py::arg("dtype"), py::kw_only(), py::arg("words"), py::arg("word_norms"), py::arg("regions"),
-      py::arg("region_norms"), py::arg("region_lengths"), py::arg("left"), py::arg("unscale"), py::arg("scratch"), py::arg("levels"),
-      py::arg("similarities"), py::arg("cancelled"), py::arg("images"), py::arg("side"), py::arg("dim"), py::arg("left_dim"),
-      py::arg("scale"), py::arg("word_norm"), py::arg("norm"), py::arg("hard"), py::call_guard<py::gil_scoped_release>());
+      py::arg("device"), py::arg("plan"), py::arg("dtype"), py::kw_only(), py::arg("words"), py::arg("word_norms"),
+      py::arg("regions"), py::arg("region_norms"), py::arg("region_lengths"), py::arg("left"), py::arg("unscale"),
+      py::arg("scratch"), py::arg("levels"), py::arg("similarities"), py::arg("cancelled"), py::arg("images"),
+      py::arg("side"), py::arg("dim"), py::arg("left_dim"), py::arg("scale"), py::arg("word_norm"), py::arg("norm"),
+      py::arg("hard"), py::call_guard<py::gil_scoped_release>());
   m.def(
       "pool",
-      [](const Device& device, uintptr_t similarities, uintptr_t lengths, uintptr_t columns, uintptr_t scores, int64_t width,
-         int32_t images, int32_t texts, float scale, Pool kind, bool mean, bool divide) {
-        pool({address<const float>(similarities), address<const int64_t>(lengths), address<const int32_t>(columns), address<float>(scores),
-              width, images, texts, scale, kind, mean, divide},
+      [](const Device& device, uintptr_t similarities, uintptr_t lengths, uintptr_t columns, uintptr_t scores,
+         int64_t width, int32_t images, int32_t texts, float scale, Pool kind, bool mean, bool divide) {
+        pool({address<const float>(similarities), address<const int64_t>(lengths), address<const int32_t>(columns),
+              address<float>(scores), width, images, texts, scale, kind, mean, divide},
              device);
       },
-      py::arg("device"), py::kw_only(), py::arg("similarities"), py::arg("lengths"), py::arg("columns"), py::arg("scores"),
-      py::arg("width"), py::arg("images"), py::arg("texts"), py::arg("scale"), py::arg("kind"), py::arg("mean"), py::arg("divide"));
+      py::arg("device"), py::kw_only(), py::arg("similarities"), py::arg("lengths"), py::arg("columns"),
+      py::arg("scores"), py::arg("width"), py::arg("images"), py::arg("texts"), py::arg("scale"), py::arg("kind"),
+      py::arg("mean"), py::arg("divide"));
 
 #ifdef GLORIA_EMULATED
   m.def("set_schedule", [](uint64_t seed) { schedule = seed; });

@@ -16,11 +16,14 @@ int rows_at_once(int64_t rows, int threads, const Device& device) {
 
 }  // namespace
 
-void plan(const PlanProblem& problem, const Device& device) { execute<plan_tiles>({1, kPlanThreads, kPlanShared, device.stream}, problem); }
+void plan(const PlanProblem& problem, const Device& device) {
+  execute<plan_tiles>({1, kPlanThreads, kPlanShared, device.stream}, problem);
+}
 
 void pack(const PackProblem& problem, const Device& device) {
   const Grid grid{rows_at_once(problem.count, kPackThreads, device), kPackThreads, 0, device.stream};
-  problem.dtype == DType::kBFloat16 ? execute<pack_rows<BFloat16>>(grid, problem) : execute<pack_rows<Float16>>(grid, problem);
+  problem.dtype == DType::kBFloat16 ? execute<pack_rows<BFloat16>>(grid, problem)
+                                    : execute<pack_rows<Float16>>(grid, problem);
 }
 
 void pool(const PoolProblem& problem, const Device& device) {

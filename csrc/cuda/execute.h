@@ -32,7 +32,8 @@ void execute(const Grid& grid, const Problem& problem) {
         "shared memory of a kernel");
   cudaLaunchAttribute cluster{cudaLaunchAttributeClusterDimension};
   cluster.val.clusterDim = {static_cast<unsigned>(grid.cluster), 1, 1};
-  cudaLaunchConfig_t config{dim3(grid.blocks), dim3(grid.threads),        grid.shared, static_cast<cudaStream_t>(grid.stream),
+  cudaLaunchConfig_t config{dim3(grid.blocks), dim3(grid.threads),
+                            grid.shared,       static_cast<cudaStream_t>(grid.stream),
                             &cluster,          grid.cluster > 1 ? 1u : 0u};
   check(cudaLaunchKernelEx(&config, kKernel, problem), "the start of a kernel");
 }
@@ -43,7 +44,8 @@ inline uint64_t schedule = 0;  // which order of events the emulator draws
 
 template <auto kKernel, class Problem>
 void execute(const Grid& grid, const Problem& problem) {
-  const std::string error = emulated::launch(grid.blocks, grid.threads, grid.cluster, grid.shared, schedule, [&] { kKernel(problem); });
+  const std::string error =
+      emulated::launch(grid.blocks, grid.threads, grid.cluster, grid.shared, schedule, [&] { kKernel(problem); });
   if (!error.empty()) throw std::runtime_error(error);
 }
 

@@ -1,6 +1,7 @@
-// Similarities of every word with every image on sm_80 and later: regions are rows, words columns, 128 x 128 at a time by mma.sync, fed
-// by cp.async. A warp has 16 regions and all words of the tile, so that a text never leaves it. For the cosine the attention of the whole
-// image stays in shared memory, or in a scratch of the block, as right operand of the product that gives |c|^2.
+// Similarities of every word with every image on sm_80 and later: regions are rows, words columns, 128 x 128 at a time
+// by mma.sync, fed by cp.async. A warp has 16 regions and all words of the tile, so that a text never leaves it. For
+// the cosine the attention of the whole image stays in shared memory, or in a scratch of the block, as right operand of
+// the product that gives |c|^2.
 #pragma once
 
 #include "attention.h"
@@ -9,7 +10,8 @@ namespace gloria_cuda {
 namespace sm80 {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32, kDepth = 32, kStages = 3, kStepsOfPass = kRows / kDepth;
-constexpr uint32_t kNarrow = kDepth * 2, kWide = kWords * 2;  // bytes of a row of an operand: along K, or along its other axis
+constexpr uint32_t kNarrow = kDepth * 2,
+                   kWide = kWords * 2;  // bytes of a row of an operand: along K, or along its other axis
 constexpr uint32_t kOperand = kRows * kNarrow, kStage = 2 * kOperand;
 constexpr uint32_t kAttention = kStages * kStage, kAttentionBytes = kOnChip * kRows * kWide;
 constexpr uint32_t kPartials = kAttention + kAttentionBytes;  // two of 128 columns from each warp
@@ -21,13 +23,16 @@ static_assert(kMostPasses * kWords * 4 <= kAttentionBytes && kShared <= 163 << 1
 static_assert(kWords == kRows && kDepth * kWide == kOperand);
 
 // Places of chunks of 16 bytes such that eight rows of a matrix never meet in a bank.
-DEVICE uint32_t narrow(uint32_t base, int row, int chunk) { return base + row * kNarrow + ((chunk ^ (row >> 1 & 3)) << 4); }
+DEVICE uint32_t narrow(uint32_t base, int row, int chunk) {
+  return base + row * kNarrow + ((chunk ^ (row >> 1 & 3)) << 4);
+}
 DEVICE uint32_t wide(uint32_t base, int row, int chunk) { return base + row * kWide + ((chunk ^ (row & 7)) << 4); }
 
 // What is multiplied next: affinities for the levels of a long text, affinities, or the product with the attention.
 enum class Part { kLevels, kAffinity, kContext };
 
-// A position in the work of a block. The loader is kStages - 1 steps ahead of the products, each with a position of its own.
+// A position in the work of a block. The loader is kStages - 1 steps ahead of the products, each with a position of its
+// own.
 template <bool kCosine>
 struct Position {
   const ForwardProblem& p;
@@ -83,8 +88,8 @@ struct Position {
   }
 };
 
-// Copies the operands of one step after the other to shared memory. Addresses are made once a pass and only move from there: made for
-// each copy they would take more issue slots than the products.
+// Copies the operands of one step after the other to shared memory. Addresses are made once a pass and only move from
+// there: made for each copy they would take more issue slots than the products.
 template <bool kCosine>
 struct Loader {
   Position<kCosine> at;
@@ -105,7 +110,8 @@ struct Loader {
       copy(to, rows, half, wide_rows);
       rows += wide_rows ? 2 * half : kDepth;
       if (!kCosine || !context) copy(to + kOperand, columns, half, false), columns += kDepth;
-      if (kCosine && context && at.off_chip()) copy(to + kOperand, columns, kDepth / 2 * kWords, true), columns += kDepth * kWords;
+      if (kCosine && context && at.off_chip())
+        copy(to + kOperand, columns, kDepth / 2 * kWords, true), columns += kDepth * kWords;
       if (!--left && !at.next_pass()) at.next_part();
     }
     commit_copies();
@@ -222,13 +228,15 @@ struct Forward {
     }
   }
 
-  // The product of the left operand with the attention, pass after pass of the regions; each was stored relative to its own shift.
+  // The product of the left operand with the attention, pass after pass of the regions; each was stored relative to its
+  // own shift.
   DEVICE void multiply_attention(Block& y) {
     const bool direct = at.direct(), off_chip = at.off_chip();
     const int row = at.pass * kRows + warp * 16;
 #pragma unroll 1
     for (int k = 0; k < at.steps(); ++k) {
-      if (!kBounded && k && k % kStepsOfPass == 0) rescale_block(y, shifts(k / kStepsOfPass - 1), shifts(k / kStepsOfPass));
+      if (!kBounded && k && k % kStepsOfPass == 0)
+        rescale_block(y, shifts(k / kStepsOfPass - 1), shifts(k / kStepsOfPass));
       auto multiply = [&] {
         const uint32_t left = shared + slot * kStage;
         const uint32_t right = off_chip ? left + kOperand : attention() + k * kOperand;
@@ -328,8 +336,8 @@ struct Forward {
   }
   DEVICE uint32_t attention_of(int region, int n) const {
     if (!at.off_chip()) return load_shared<uint32_t>(wide(attention(), region, n) + lane % 4 * 4);
-    return *reinterpret_cast<const uint32_t*>(p.scratch + (static_cast<int64_t>(block()) * p.side + region) * kWords + n * kSlot +
-                                              lane % 4 * 2);
+    return *reinterpret_cast<const uint32_t*>(p.scratch + (static_cast<int64_t>(block()) * p.side + region) * kWords +
+                                              n * kSlot + lane % 4 * 2);
   }
 
   // Adds a^T y, with y the rows of this pass of G a, and the diagonal terms of a^T G a.
@@ -338,7 +346,8 @@ struct Forward {
     Columns form, diagonal;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const float norm = p.region_norms[static_cast<int64_t>(at.item.image) * p.side + region(r)] / p.unscale[at.item.image];
+      const float norm =
+          p.region_norms[static_cast<int64_t>(at.item.image) * p.side + region(r)] / p.unscale[at.item.image];
 #pragma unroll
       for (int n = 0; n < kSlots; ++n) {
         const uint32_t pair = attention_of(region(r), n);
@@ -368,12 +377,14 @@ struct Forward {
     store_folded(second, partials(1) + warp * kWords * 4);
     sync_block();
     if (thread() >= kWords) return;
-    const float sums[2] = {joined_rows<kWarps>(partials(0), thread(), plus), joined_rows<kWarps>(partials(1), thread(), plus)};
+    const float sums[2] = {joined_rows<kWarps>(partials(0), thread(), plus),
+                           joined_rows<kWarps>(partials(1), thread(), plus)};
     const uint32_t kept = shared + kSums + thread() * 8;
     if (kCosine && at.part == Part::kAffinity) return store_shared(kept, float2{sums[0], sums[1]});
     float2 affinity{sums[0], sums[1]};
     if (kCosine) affinity = load_shared<float2>(kept);
-    if (!kCosine && p.hard && affinity.x == affinity.x) affinity = {load_shared<float>(shifts(at.passes - 1) + thread() * 4), 1.f};
+    if (!kCosine && p.hard && affinity.x == affinity.x)
+      affinity = {load_shared<float>(shifts(at.passes - 1) + thread() * 4), 1.f};
     finish(p, at.item, at.tile, thread(), affinity.x, affinity.y, sums[0], sums[1]);
   }
 };

@@ -1,7 +1,8 @@
-// Similarities of the words of texts of one tile with images of up to 384 regions, on sm_90a: regions are rows, words columns. One warp
-// fetches, by the copy engine; three warpgroups take 64 regions each and multiply by wgmma, in passes. The CTAs of a cluster take different
-// tiles with the same image, and each fetches its share of the regions for all. The attention stays in shared memory as right operand of
-// the product with the Gram matrix. What needs another way (see launch.h) is done by forward_sm80.h, on sm_90 as well.
+// Similarities of the words of texts of one tile with images of up to 384 regions, on sm_90a: regions are rows, words
+// columns. One warp fetches, by the copy engine; three warpgroups take 64 regions each and multiply by wgmma, in
+// passes. The CTAs of a cluster take different tiles with the same image, and each fetches its share of the regions for
+// all. The attention stays in shared memory as right operand of the product with the Gram matrix. What needs another
+// way (see launch.h) is done by forward_sm80.h, on sm_90 as well.
 #pragma once
 
 #include "attention.h"
@@ -10,7 +11,8 @@
 namespace gloria_cuda {
 namespace sm90 {
 
-constexpr int kConsumers = 3, kBlock = 64, kPassRows = kConsumers * kBlock, kBlocks = kOnChip * kRows / kBlock, kDepth = 64, kStages = 3;
+constexpr int kConsumers = 3, kBlock = 64, kPassRows = kConsumers * kBlock, kBlocks = kOnChip * kRows / kBlock,
+              kDepth = 64, kStages = 3;
 constexpr int kCtas = 2, kShare = kPassRows / kCtas, kThreads = 128 * (1 + kConsumers), kWarps = 4 * kConsumers;
 constexpr uint32_t kRow = 2 * kDepth, kLeft = kPassRows * kRow, kTile = kWords * kRow, kStage = kLeft + kTile;
 constexpr uint32_t kAttention = kStages * kStage;             // tiles of 64 regions, a row for each word
@@ -56,7 +58,9 @@ struct Work {
     found.run = longs() + (single < singles() ? single : singles() - 1);
     return found;
   }
-  DEVICE int passes(const Item& item) const { return static_cast<int>((p.region_lengths[item.image] + kPassRows - 1) / kPassRows); }
+  DEVICE int passes(const Item& item) const {
+    return static_cast<int>((p.region_lengths[item.image] + kPassRows - 1) / kPassRows);
+  }
 };
 
 DEVICE void fetch(const Problem& problem, uint32_t shared, bool cosine) {
@@ -90,7 +94,8 @@ DEVICE void fetch(const Problem& problem, uint32_t shared, bool cosine) {
 #pragma unroll 1
         for (int box = first; box < kConsumers; ++box)
           if (box % kCtas == rank)
-            copy_tile(to + box * kBlock * kRow, problem.gram, k * kBlock, (pass * kConsumers + box) * kBlock, item.image, full, all);
+            copy_tile(to + box * kBlock * kRow, problem.gram, k * kBlock, (pass * kConsumers + box) * kBlock,
+                      item.image, full, all);
         stage.next();
       }
   }
@@ -116,7 +121,8 @@ struct Consumer {
       item = work.item();
       const int passes = work.passes(item), tile = p.plan.runs[item.run];
       clear();
-      // Both products by one piece of code: the assembler gives every set of accumulators registers of its own for the whole kernel.
+      // Both products by one piece of code: the assembler gives every set of accumulators registers of its own for the
+      // whole kernel.
 #pragma unroll 1
       for (int phase = 0; phase < (kCosine ? 2 : 1) * passes; ++phase) {
         const bool form = phase >= passes;
@@ -155,7 +161,8 @@ struct Consumer {
   DEVICE static void multiply_stage(float (&d)[4 * kSlots], uint64_t left, uint64_t right, bool accumulate) {
     wgmma_fence();
 #pragma unroll
-    for (int k16 = 0; k16 < kDepth / 16; ++k16) wgmma<Operand, kWords>(d, left + k16 * 2, right + k16 * 2, accumulate || k16 > 0);
+    for (int k16 = 0; k16 < kDepth / 16; ++k16)
+      wgmma<Operand, kWords>(d, left + k16 * 2, right + k16 * 2, accumulate || k16 > 0);
     wgmma_commit();
   }
   DEVICE void multiply(Block& s, bool form) {
@@ -186,7 +193,8 @@ struct Consumer {
     wgmma_wait<0>(d);
     release(before);
     // Blocks right of this group's diagonal were fetched for the groups below.
-    for (int k = last + 1; k < steps; ++k) barrier_wait(filled(shared, stage.slot), stage.parity), release(stage.slot), stage.next();
+    for (int k = last + 1; k < steps; ++k)
+      barrier_wait(filled(shared, stage.slot), stage.parity), release(stage.slot), stage.next();
   }
 
   DEVICE void raise_shifts(const Block& s, const Texts& texts, int length) {
@@ -266,8 +274,9 @@ struct Consumer {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       // The last pass may reach behind the padded rows; there is no attention then, and its norm is not read.
-      const float norm =
-          region(r) < p.side ? p.region_norms[static_cast<int64_t>(item.image) * p.side + region(r)] / p.unscale[item.image] : 0.f;
+      const float norm = region(r) < p.side ? p.region_norms[static_cast<int64_t>(item.image) * p.side + region(r)] /
+                                                  p.unscale[item.image]
+                                            : 0.f;
       Columns form, diagonal;
 #pragma unroll
       for (int n = 0; n < kSlots; n += 4) {
@@ -308,7 +317,8 @@ template <class T, WordNorm kNorm, bool kBounded, bool kCosine>
 KERNEL LAUNCH_BOUNDS(kThreads, 1) void forward(const GRID_CONSTANT Problem problem) {
   const uint32_t shared = shared_base();
   if (thread() == 0) {
-    for (int slot = 0; slot < kStages; ++slot) barrier_init(filled(shared, slot), 1), barrier_init(emptied(shared, slot), kWarps * kCtas);
+    for (int slot = 0; slot < kStages; ++slot)
+      barrier_init(filled(shared, slot), 1), barrier_init(emptied(shared, slot), kWarps * kCtas);
     fence_barrier_init();
   }
   sync_cluster();

@@ -1,5 +1,5 @@
-// Rows brought to where the products want them, zeros behind them, and their lengths |x|: nothing of the padding is read, whatever it
-// holds.
+// Rows brought to where the products want them, zeros behind them, and their lengths |x|: nothing of the padding is
+// read, whatever it holds.
 #pragma once
 
 #include "problem.h"
@@ -42,8 +42,10 @@ KERNEL LAUNCH_BOUNDS(kPackThreads, 4) void pack_rows(const GRID_CONSTANT PackPro
         } else {
           uint16_t values[8];
           for (int i = 0; i < 8; ++i) values[i] = k + i < p.dim ? from[k + i] : 0;
-          chunk.x = values[0] | static_cast<uint32_t>(values[1]) << 16, chunk.y = values[2] | static_cast<uint32_t>(values[3]) << 16;
-          chunk.z = values[4] | static_cast<uint32_t>(values[5]) << 16, chunk.w = values[6] | static_cast<uint32_t>(values[7]) << 16;
+          chunk.x = values[0] | static_cast<uint32_t>(values[1]) << 16,
+          chunk.y = values[2] | static_cast<uint32_t>(values[3]) << 16;
+          chunk.z = values[4] | static_cast<uint32_t>(values[5]) << 16,
+          chunk.w = values[6] | static_cast<uint32_t>(values[7]) << 16;
         }
       }
       *reinterpret_cast<uint4*>(to + k) = chunk;

@@ -1,5 +1,6 @@
-// Bringing texts together into tiles of words, on the device: long texts first, then tile after tile the largest text that still fits.
-// Every tile but the last is more than half full. One block; the result does not depend on its threads.
+// Bringing texts together into tiles of words, on the device: long texts first, then tile after tile the largest text
+// that still fits. Every tile but the last is more than half full. One block; the result does not depend on its
+// threads.
 #pragma once
 
 #include "problem.h"
@@ -12,7 +13,9 @@ using namespace gpu;
 constexpr int kPlanThreads = 256, kKinds = kSlots + 1;  // kind 0: longer than a tile; kind k: kSlots + 1 - k slots
 constexpr uint32_t kPlanShared = (kPlanThreads + 1) * kKinds * 4;
 
-DEVICE int kind_of(int64_t length) { return length > kWords ? 0 : kSlots + 1 - static_cast<int>((length + kSlot - 1) / kSlot); }
+DEVICE int kind_of(int64_t length) {
+  return length > kWords ? 0 : kSlots + 1 - static_cast<int>((length + kSlot - 1) / kSlot);
+}
 
 // One thread: where each text goes, in the order of the kinds. `left`: shared memory, texts of each kind.
 DEVICE void fill_tiles(const PlanProblem& p, uint32_t left) {
@@ -31,7 +34,8 @@ DEVICE void fill_tiles(const PlanProblem& p, uint32_t left) {
     for (int kind = 1; kind < kKinds && room; ++kind) {
       const int need = kSlots + 1 - kind, all = load_shared<int>(left + kind * 4);
       int done = load_shared<int>(left + (kKinds + kind) * 4);
-      for (; done < all && need <= room; ++done, room -= need, --waiting) plan.places[position + done] = tile * kSlots + kSlots - room;
+      for (; done < all && need <= room; ++done, room -= need, --waiting)
+        plan.places[position + done] = tile * kSlots + kSlots - room;
       store_shared(left + (kKinds + kind) * 4, done);
       position += all;
     }
@@ -41,7 +45,8 @@ DEVICE void fill_tiles(const PlanProblem& p, uint32_t left) {
   // Without room there is no column, and the score will be NaN.
   int position = next;
   for (int kind = 1; kind < kKinds; ++kind) {
-    for (int i = load_shared<int>(left + (kKinds + kind) * 4); i < load_shared<int>(left + kind * 4); ++i) plan.places[position + i] = -1;
+    for (int i = load_shared<int>(left + (kKinds + kind) * 4); i < load_shared<int>(left + kind * 4); ++i)
+      plan.places[position + i] = -1;
     position += load_shared<int>(left + kind * 4);
   }
 }
@@ -49,7 +54,8 @@ DEVICE void fill_tiles(const PlanProblem& p, uint32_t left) {
 KERNEL LAUNCH_BOUNDS(kPlanThreads, 1) void plan_tiles(const GRID_CONSTANT PlanProblem p) {
   const Plan& plan = p.plan;
   // Counts of each thread and kind; behind them, of each kind in all, and how many are placed.
-  const uint32_t counts = shared_base(), own = counts + thread() * kKinds * 4, totals = counts + kPlanThreads * kKinds * 4;
+  const uint32_t counts = shared_base(), own = counts + thread() * kKinds * 4,
+                 totals = counts + kPlanThreads * kKinds * 4;
   for (int64_t i = thread(); i < static_cast<int64_t>(plan.tiles) * kWords; i += kPlanThreads) plan.rows[i] = -1;
   for (int64_t i = thread(); i < static_cast<int64_t>(plan.tiles) * kSlots; i += kPlanThreads) plan.slots[i] = -1;
   const int first = static_cast<int>(static_cast<int64_t>(p.texts) * thread() / kPlanThreads);

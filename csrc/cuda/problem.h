@@ -1,5 +1,5 @@
-// What the kernels are given. All addresses are of the device's memory; all sizes that a product runs over are padded with zeros, so that
-// no kernel looks at a boundary while it multiplies.
+// What the kernels are given. All addresses are of the device's memory; all sizes that a product runs over are padded
+// with zeros, so that no kernel looks at a boundary while it multiplies.
 #pragma once
 
 #include <cstdint>
@@ -9,10 +9,11 @@ namespace gloria_cuda {
 constexpr int kWords = 128;  // columns of a tile of words
 constexpr int kSlot = 8;     // a text owns whole slots of a tile
 constexpr int kSlots = kWords / kSlot;
-constexpr int kRows = 128;         // regions of a pass
-constexpr int kOnChip = 3;         // passes whose attention stays in shared memory
-constexpr int kMostPasses = 128;   // of one image
-constexpr int kImagesAtOnce = 16;  // neighbors in time share images and tiles, which then stay in the second-level cache
+constexpr int kRows = 128;        // regions of a pass
+constexpr int kOnChip = 3;        // passes whose attention stays in shared memory
+constexpr int kMostPasses = 128;  // of one image
+constexpr int kImagesAtOnce =
+    16;  // neighbors in time share images and tiles, which then stay in the second-level cache
 
 enum class WordNorm : int32_t { kNone, kSoftmax };
 enum class Pool : int32_t { kLogSumExp, kMax, kMean, kSum };
@@ -20,7 +21,8 @@ enum class DType : int32_t { kBFloat16, kFloat16 };
 // How |c|^2 is found: not at all (dot), as a^T G a, from c itself, or from c for those words whose a^T G a cancels.
 enum class Norm : int32_t { kNone, kGram, kDirect, kDirectWhereCancelled };
 
-// Which words stand in which column. A text of up to 128 words has whole slots of one tile; a longer one has a run of tiles to itself.
+// Which words stand in which column. A text of up to 128 words has whole slots of one tile; a longer one has a run of
+// tiles to itself.
 struct Plan {
   int32_t* rows;        // (tiles, kWords) row of the words, or -1
   int32_t* slots;       // (tiles, kSlots) text of each slot, or -1
@@ -62,8 +64,8 @@ struct ForwardProblem {
   const uint16_t* regions;        // (images, side, dim)
   const float* region_norms;      // (images, side)
   const int64_t* region_lengths;  // (images)
-  // float16, and scaled by a power of two r of the image so that no |r v| is above 1. kGram: (images, side, side), r^2 G below the diagonal
-  // of blocks of 16 twice, above it zero. Direct: (images, side, left_dim), r V.
+  // float16, and scaled by a power of two r of the image so that no |r v| is above 1. kGram: (images, side, side), r^2
+  // G below the diagonal of blocks of 16 twice, above it zero. Direct: (images, side, left_dim), r V.
   const uint16_t* left;
   const float* unscale;  // (images) 1 / r
   Plan plan;
@@ -93,8 +95,8 @@ struct PoolProblem {
 
 // A word that waits for the direct way is marked by this similarity, which no cosine is.
 constexpr float kCancelled = 4.f;
-// a^T G a, whose terms are rounded to 2^-12, is trusted while it keeps a quarter of its diagonal terms: where the others cancel more than
-// that, it is less exact than the norm of c.
+// a^T G a, whose terms are rounded to 2^-12, is trusted while it keeps a quarter of its diagonal terms: where the
+// others cancel more than that, it is less exact than the norm of c.
 constexpr float kTrusted = 0.25f;
 
 }  // namespace gloria_cuda

@@ -22,9 +22,9 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 const std::vector<std::string> kIsas = gloria::available_isas();
 
-// How far results may be from the oracle's, as a share of their root mean square: about twice the most that was measured. With float32
-// products that is rounding of sums, and the rounding of a float16 gradient to its dtype; bfloat16 products round the attention and
-// its gradient as well. A wrong index or a wrong tail errs by a share near 1.
+// How far results may be from the oracle's, as a share of their root mean square: about twice the most that was
+// measured. With float32 products that is rounding of sums, and the rounding of a float16 gradient to its dtype;
+// bfloat16 products round the attention and its gradient as well. A wrong index or a wrong tail errs by a share near 1.
 const struct {
   Type type;
   double scores, gradients;
@@ -61,8 +61,8 @@ struct Results {
   std::vector<float> scores;
   Rows regions, words;  // gradients; rows that belong to no item stay NaN
   bool operator==(const Results& other) const {
-    return std::memcmp(scores.data(), other.scores.data(), scores.size() * sizeof(float)) == 0 && regions.bytes == other.regions.bytes &&
-           words.bytes == other.words.bytes;
+    return std::memcmp(scores.data(), other.scores.data(), scores.size() * sizeof(float)) == 0 &&
+           regions.bytes == other.regions.bytes && words.bytes == other.words.bytes;
   }
 };
 
@@ -76,13 +76,15 @@ struct Case {
 
   Case(const Type& type_, const Knobs& knobs, const Shape& shape)
       : type(type_), images(type, shape.regions, shape.dim, random), texts(type, shape.words, shape.dim, random) {
-    problem = {type.dtype, shape.dim,   images.ragged(), texts.ragged(),    knobs.norm,         knobs.attention_scale, knobs.cosine,
-               knobs.pool, /*scale*/ 3, knobs.pool_mean, knobs.pool_divide, /*search_words*/ 0, /*threads*/ 1,         nullptr, nullptr};
+    problem = {type.dtype,    shape.dim,  images.ragged(), texts.ragged(),  knobs.norm,        knobs.attention_scale,
+               knobs.cosine,  knobs.pool, /*scale*/ 3,     knobs.pool_mean, knobs.pool_divide, /*search_words*/ 0,
+               /*threads*/ 1, nullptr,    nullptr};
     char text[200];
-    std::snprintf(text, sizeof text, "%s, norm %d, scale %g, cosine %d, pool %d, mean %d, divide %d, %ld regions, %ld words, dim %ld",
-                  type.name, static_cast<int>(knobs.norm), knobs.attention_scale, knobs.cosine, static_cast<int>(knobs.pool),
-                  knobs.pool_mean, knobs.pool_divide, static_cast<long>(shape.regions[0]), static_cast<long>(shape.words[0]),
-                  static_cast<long>(shape.dim));
+    std::snprintf(text, sizeof text,
+                  "%s, norm %d, scale %g, cosine %d, pool %d, mean %d, divide %d, %ld regions, %ld words, dim %ld",
+                  type.name, static_cast<int>(knobs.norm), knobs.attention_scale, knobs.cosine,
+                  static_cast<int>(knobs.pool), knobs.pool_mean, knobs.pool_divide, static_cast<long>(shape.regions[0]),
+                  static_cast<long>(shape.words[0]), static_cast<long>(shape.dim));
     name = text;
     std::normal_distribution<float> normal;
     for (size_t i = 0; i < shape.regions.size() * shape.words.size(); ++i) upstream.push_back(normal(random));
@@ -93,8 +95,9 @@ struct Case {
   Results run(const std::string& isa, int threads = 1) const {
     Problem mine = problem;
     mine.threads = threads;
-    Results results{
-        std::vector<float>(upstream.size(), std::nanf("")), {type, images.rows.count, problem.dim}, {type, texts.rows.count, problem.dim}};
+    Results results{std::vector<float>(upstream.size(), std::nanf("")),
+                    {type, images.rows.count, problem.dim},
+                    {type, texts.rows.count, problem.dim}};
     gloria::forward(mine, results.scores.data(), isa);
     gloria::backward(mine, {upstream.data(), results.regions.at(0), results.words.at(0)}, isa);
     return results;
@@ -106,8 +109,8 @@ struct Truth {
   std::vector<oracle::Matrix> regions, words;
 };
 
-// The oracle's results. A pair whose best word leads by less than the rounding of bfloat16 has no one right gradient under the
-// maximum: its upstream becomes 0.
+// The oracle's results. A pair whose best word leads by less than the rounding of bfloat16 has no one right gradient
+// under the maximum: its upstream becomes 0.
 Truth truth_of(Case& given) {
   Truth truth;
   for (const auto& item : given.images.items) truth.regions.push_back({item.rows, item.columns});
@@ -115,8 +118,8 @@ Truth truth_of(Case& given) {
   for (size_t pair = 0; pair < given.upstream.size(); ++pair) {
     const size_t image = pair / truth.words.size(), text = pair % truth.words.size();
     const auto score = [&](double upstream) {
-      return oracle::score(given.problem, given.images.items[image], given.texts.items[text], upstream, truth.regions[image],
-                           truth.words[text]);
+      return oracle::score(given.problem, given.images.items[image], given.texts.items[text], upstream,
+                           truth.regions[image], truth.words[text]);
     };
     const oracle::Score plain = score(0);
     truth.scores.push_back(plain.z);
@@ -202,7 +205,8 @@ void odd_sizes() {
                           {{47}, {12}, 203}};
   for (const auto& [type, scores, gradients] : kTypes) {
     for (const Shape& shape : shapes)
-      for (const Knobs* knobs : {&kReleased, &kPaper, &kScan, &kMaxSim}) check_on_every_isa(type, scores, gradients, *knobs, shape);
+      for (const Knobs* knobs : {&kReleased, &kPaper, &kScan, &kMaxSim})
+        check_on_every_isa(type, scores, gradients, *knobs, shape);
     for (const Knobs* knobs : {&kPaper, &kMaxSim})  // in one dimension a cosine is a sign, without gradient
       check_on_every_isa(type, scores, gradients, *knobs, {{5, 2}, {3, 4}, 1});
   }
@@ -251,7 +255,8 @@ class Reserved {
   void* base_;
 };
 
-// The second item of each side begins 2^32 values after the first: 32 bits, signed or not, would bring it back to the start.
+// The second item of each side begins 2^32 values after the first: 32 bits, signed or not, would bring it back to the
+// start.
 void offsets_beyond_32_bits() {
   const Shape shape{{20, 9}, {7, 12}, 32};
   const int64_t far = (int64_t{1} << 32) / shape.dim;
@@ -266,18 +271,26 @@ void offsets_beyond_32_bits() {
     };
     for (const auto& isa : kIsas) {
       const Reserved regions(bytes), words(bytes), grad_regions(bytes), grad_words(bytes);
-      each_item(given.images, [&](int64_t at, int64_t to, int64_t n) { std::memcpy(regions.bytes() + to, given.images.rows.at(at), n); });
-      each_item(given.texts, [&](int64_t at, int64_t to, int64_t n) { std::memcpy(words.bytes() + to, given.texts.rows.at(at), n); });
+      each_item(given.images, [&](int64_t at, int64_t to, int64_t n) {
+        std::memcpy(regions.bytes() + to, given.images.rows.at(at), n);
+      });
+      each_item(given.texts, [&](int64_t at, int64_t to, int64_t n) {
+        std::memcpy(words.bytes() + to, given.texts.rows.at(at), n);
+      });
       Problem problem = given.problem;
       problem.images.rows = regions.bytes();
       problem.texts.rows = words.bytes();
       problem.images.starts = problem.texts.starts = starts.data();
-      Results results{std::vector<float>(4), {type, given.images.rows.count, shape.dim}, {type, given.texts.rows.count, shape.dim}};
+      Results results{
+          std::vector<float>(4), {type, given.images.rows.count, shape.dim}, {type, given.texts.rows.count, shape.dim}};
       gloria::forward(problem, results.scores.data(), isa);
       gloria::backward(problem, {given.upstream.data(), grad_regions.bytes(), grad_words.bytes()}, isa);
-      each_item(given.images,
-                [&](int64_t at, int64_t to, int64_t n) { std::memcpy(results.regions.at(at), grad_regions.bytes() + to, n); });
-      each_item(given.texts, [&](int64_t at, int64_t to, int64_t n) { std::memcpy(results.words.at(at), grad_words.bytes() + to, n); });
+      each_item(given.images, [&](int64_t at, int64_t to, int64_t n) {
+        std::memcpy(results.regions.at(at), grad_regions.bytes() + to, n);
+      });
+      each_item(given.texts, [&](int64_t at, int64_t to, int64_t n) {
+        std::memcpy(results.words.at(at), grad_words.bytes() + to, n);
+      });
       check(results == given.run(isa), isa + " with rows 2^32 values apart: " + given.name);
     }
   }

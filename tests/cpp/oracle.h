@@ -1,4 +1,5 @@
-// The score of one image with one text and its gradients in double, straight from the formulas: contexts are formed, nothing is fused.
+// The score of one image with one text and its gradients in double, straight from the formulas: contexts are formed,
+// nothing is fused.
 #pragma once
 
 #include <algorithm>
@@ -46,7 +47,8 @@ inline std::vector<double> word_norm(gloria::WordNorm norm, const std::vector<do
 }
 
 // dL/ds of one column from dL/dx.
-inline std::vector<double> word_norm_gradient(gloria::WordNorm norm, const std::vector<double>& s, const std::vector<double>& dx) {
+inline std::vector<double> word_norm_gradient(gloria::WordNorm norm, const std::vector<double>& s,
+                                              const std::vector<double>& dx) {
   const int64_t n = static_cast<int64_t>(s.size());
   const std::vector<double> x = word_norm(norm, s);
   const double along = dot(x.data(), dx.data(), n);
@@ -71,7 +73,8 @@ inline std::vector<double> attention(double scale, const std::vector<double>& x)
   const double top = *std::max_element(x.begin(), x.end());
   std::vector<double> a(x.size());
   double total = 0;
-  for (size_t j = 0; j < x.size(); ++j) total += a[j] = std::isinf(scale) ? x[j] == top : std::exp(scale * (x[j] - top));
+  for (size_t j = 0; j < x.size(); ++j)
+    total += a[j] = std::isinf(scale) ? x[j] == top : std::exp(scale * (x[j] - top));
   for (double& value : a) value /= total;
   return a;
 }
@@ -111,10 +114,12 @@ struct Score {
 };
 
 // Z of regions V and words T; adds upstream * dZ/dV and upstream * dZ/dT to the gradients.
-inline Score score(const gloria::Problem& knobs, const Matrix& V, const Matrix& T, double upstream, Matrix& dV, Matrix& dT) {
+inline Score score(const gloria::Problem& knobs, const Matrix& V, const Matrix& T, double upstream, Matrix& dV,
+                   Matrix& dT) {
   const int64_t M = V.rows, W = T.rows, D = V.columns;
   // Affinities and what becomes of them: by column (region) for the norm, by row (word) for the attention.
-  std::vector<std::vector<double>> s(M, std::vector<double>(W)), x(W, std::vector<double>(M)), a(W), dx(M, std::vector<double>(W));
+  std::vector<std::vector<double>> s(M, std::vector<double>(W)), x(W, std::vector<double>(M)), a(W),
+      dx(M, std::vector<double>(W));
   for (int64_t j = 0; j < M; ++j) {
     for (int64_t i = 0; i < W; ++i) s[j][i] = dot(T[i], V[j], D);
     const std::vector<double> column = word_norm(knobs.word_norm, s[j]);
@@ -149,7 +154,8 @@ inline Score score(const gloria::Problem& knobs, const Matrix& V, const Matrix& 
       add(a[i][j], dc.data(), D, dV[j]);
     }
     const double mean = dot(a[i].data(), da.data(), M);
-    for (int64_t j = 0; j < M; ++j) dx[j][i] = std::isinf(knobs.attention_scale) ? 0 : knobs.attention_scale * a[i][j] * (da[j] - mean);
+    for (int64_t j = 0; j < M; ++j)
+      dx[j][i] = std::isinf(knobs.attention_scale) ? 0 : knobs.attention_scale * a[i][j] * (da[j] - mean);
   }
   for (int64_t j = 0; j < M; ++j) {
     const std::vector<double> ds = word_norm_gradient(knobs.word_norm, s[j], dx[j]);

@@ -30,7 +30,8 @@ inline void put(const Type& type, double x, char* at) {
   } else {
     const int exponent = std::max(x == 0 ? 1 - bias : std::ilogb(x), 1 - bias);
     // A carry out of the mantissa raises the exponent, as it should.
-    bits = (int64_t{exponent - 1 + bias} << type.mantissa) + std::llrint(std::ldexp(std::fabs(x), type.mantissa - exponent));
+    bits = (int64_t{exponent - 1 + bias} << type.mantissa) +
+           std::llrint(std::ldexp(std::fabs(x), type.mantissa - exponent));
     if (x < 0) bits |= int64_t{1} << (type.exponent + type.mantissa);
   }
   std::memcpy(at, &bits, type.bytes);  // little-endian
@@ -42,17 +43,20 @@ inline double get(const Type& type, const char* at) {
   const int exponent = static_cast<int>(bits >> type.mantissa) & full;
   const double mantissa = bits & ((1u << type.mantissa) - 1);
   if (exponent == full) return std::nan("");
-  const double magnitude = std::ldexp(mantissa + (exponent ? 1 << type.mantissa : 0), std::max(exponent, 1) - bias - type.mantissa);
+  const double magnitude =
+      std::ldexp(mantissa + (exponent ? 1 << type.mantissa : 0), std::max(exponent, 1) - bias - type.mantissa);
   return bits >> (type.exponent + type.mantissa) ? -magnitude : magnitude;
 }
 
-// `count` rows of NaN that end with their buffer and begin one value after its start: aligned as a tensor's view may be, no better.
+// `count` rows of NaN that end with their buffer and begin one value after its start: aligned as a tensor's view may
+// be, no better.
 struct Rows {
   const Type* type;
   int64_t count, dim;
   std::vector<char> bytes;
 
-  Rows(const Type& type_, int64_t count_, int64_t dim_) : type(&type_), count(count_), dim(dim_), bytes((count * dim + 1) * type->bytes) {
+  Rows(const Type& type_, int64_t count_, int64_t dim_)
+      : type(&type_), count(count_), dim(dim_), bytes((count * dim + 1) * type->bytes) {
     for (int64_t i = -1; i < count * dim; ++i) put(*type, std::nan(""), at(i));
   }
   char* at(int64_t value) { return bytes.data() + (value + 1) * type->bytes; }
@@ -67,7 +71,8 @@ struct Side {
 
   Side(const Type& type, const std::vector<int64_t>& lengths_, int64_t dim, std::mt19937& random)
       : lengths(lengths_), starts(lengths.size()), rows(type, place(), dim) {
-    std::normal_distribution<double> normal(0, std::pow(static_cast<double>(dim), -0.25));  // affinities have the variance 1
+    std::normal_distribution<double> normal(
+        0, std::pow(static_cast<double>(dim), -0.25));  // affinities have the variance 1
     for (size_t n = 0; n < lengths.size(); ++n) {
       items.push_back({lengths[n], dim});
       for (size_t i = 0; i < items[n].values.size(); ++i) {
@@ -77,7 +82,9 @@ struct Side {
       }
     }
   }
-  gloria::Ragged ragged() const { return {rows.at(0), starts.data(), lengths.data(), static_cast<int64_t>(lengths.size())}; }
+  gloria::Ragged ragged() const {
+    return {rows.at(0), starts.data(), lengths.data(), static_cast<int64_t>(lengths.size())};
+  }
 
  private:
   int64_t place() {

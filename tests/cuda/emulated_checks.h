@@ -18,8 +18,8 @@ void expect(const char* name, const char* expected, int threads, uint32_t shared
     const std::string error = emulated::launch(2, threads, cluster, shared, seed, kernel);
     const bool right = expected ? error.find(expected) != std::string::npos : error.empty();
     if (right) continue;
-    std::printf("%s, schedule %d: expected %s, got \"%s\"\n", name, static_cast<int>(seed), expected ? expected : "no error",
-                error.c_str());
+    std::printf("%s, schedule %d: expected %s, got \"%s\"\n", name, static_cast<int>(seed),
+                expected ? expected : "no error", error.c_str());
     ++failures;
     return;
   }

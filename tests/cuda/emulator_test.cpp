@@ -41,11 +41,13 @@ void meetings() {
   expect("a shuffle that one lane skips", "deadlock", 32, 1024, [] {
     if (thread()) keep(shuffle_xor(1.f, 1));
   });
-  expect("lanes at different instructions", "diverged", 32, 1024, [] { thread() % 2 ? keep(shuffle_xor(1.f, 1)) : keep(any(true)); });
+  expect("lanes at different instructions", "diverged", 32, 1024,
+         [] { thread() % 2 ? keep(shuffle_xor(1.f, 1)) : keep(any(true)); });
   expect("a named barrier of half the block", nullptr, 128, 1024, [] { sync_threads(1 + thread() / 64, 64); });
   expect("values that change lanes", nullptr, 32, 1024, [] {
     const float lane = static_cast<float>(thread());
-    if (shuffle_xor(lane, 5) != static_cast<float>(thread() ^ 5) || shuffle(lane, 7) != 7.f) machine->fail("a wrong value came");
+    if (shuffle_xor(lane, 5) != static_cast<float>(thread() ^ 5) || shuffle(lane, 7) != 7.f)
+      machine->fail("a wrong value came");
     if (any(false) || !any(thread() == 9)) machine->fail("a wrong vote");
   });
 }
@@ -97,7 +99,8 @@ void product(const char* name) {
     };
     fill(a_rows, 16, left);
     fill(b_columns, 8, [&](int column, int k) { return right(k, column); });
-    for (int i = thread(); i < 16 * 4; i += 32) store_shared(b_rows + i * 4, pack<T>(right(i / 4, i % 4 * 2), right(i / 4, i % 4 * 2 + 1)));
+    for (int i = thread(); i < 16 * 4; i += 32)
+      store_shared(b_rows + i * 4, pack<T>(right(i / 4, i % 4 * 2), right(i / 4, i % 4 * 2 + 1)));
     sync_warp();
     const int lane = thread();
     uint32_t a[4], b[4], c[4];
@@ -131,10 +134,12 @@ void banks() {
 }
 
 void numbers() {
-  const float bf16[][2] = {{1.00390625f, 1.f}, {1.01171875f, 1.015625f}, {3.4e38f, as_float(0x7f800000u)}};  // ties to even; overflow
+  const float bf16[][2] = {
+      {1.00390625f, 1.f}, {1.01171875f, 1.015625f}, {3.4e38f, as_float(0x7f800000u)}};  // ties to even; overflow
   for (const auto& [x, rounded] : bf16)
     if (low<BFloat16>(pack<BFloat16>(x, 0)) != rounded) std::printf("bf16 of %g is wrong\n", x), ++failures;
-  if (high<Float16>(pack<Float16>(0, 65520.f)) != as_float(0x7f800000u) || low<Float16>(pack<Float16>(5.9604645e-8f, 0)) != 5.9604645e-8f)
+  if (high<Float16>(pack<Float16>(0, 65520.f)) != as_float(0x7f800000u) ||
+      low<Float16>(pack<Float16>(5.9604645e-8f, 0)) != 5.9604645e-8f)
     std::printf("fp16 is wrong\n"), ++failures;
 }
 

@@ -1,4 +1,5 @@
-// The emulator's own tests of what sm_90a adds: mbarriers, copies of tiles, clusters and wgmma, right and with one fault each.
+// The emulator's own tests of what sm_90a adds: mbarriers, copies of tiles, clusters and wgmma, right and with one
+// fault each.
 #include "emulated_checks.h"
 
 namespace {
@@ -34,7 +35,8 @@ void copies() {
     barrier_wait(barrier(), 0);
     const int row = thread() % 64, chunk = thread() / 64;  // the swizzle moves chunks of 16 bytes by the row
     const uint32_t pair = load_shared<uint32_t>(tile() + row * 128 + (chunk ^ row % 8) * 16);
-    if (low<BFloat16>(pair) != value(row, chunk * 8) || high<BFloat16>(pair) != value(row, chunk * 8 + 1)) machine->fail("a wrong value");
+    if (low<BFloat16>(pair) != value(row, chunk * 8) || high<BFloat16>(pair) != value(row, chunk * 8 + 1))
+      machine->fail("a wrong value");
   });
   expect("zeros where the tensor ends", nullptr, 128, kShared, [] {
     make_barrier(1);
@@ -141,7 +143,8 @@ void multiply(Fault fault) {
   }
   float d[64];
   if (fault != Fault::kNoFence) wgmma_fence();
-  for (int k16 = 0; k16 < 4; ++k16) wgmma<BFloat16, 128>(d, descriptor(tile()) + k16 * 2, descriptor(tile() + 8192) + k16 * 2, k16 > 0);
+  for (int k16 = 0; k16 < 4; ++k16)
+    wgmma<BFloat16, 128>(d, descriptor(tile()) + k16 * 2, descriptor(tile() + 8192) + k16 * 2, k16 > 0);
   wgmma_commit();
   if (fault == Fault::kOverwrite) store_shared(tile() + thread() * 4, 0.f);
   if (fault == Fault::kUnnamed)
@@ -149,7 +152,8 @@ void multiply(Fault fault) {
   else if (fault != Fault::kNoWait)
     wgmma_wait<0>(d);
   for (int i = 0; i < 64; ++i) {
-    const int lane = thread() % 32, row = thread() / 32 * 16 + lane / 4 + i / 2 % 2 * 8, column = i / 4 * 8 + lane % 4 * 2 + i % 2;
+    const int lane = thread() % 32, row = thread() / 32 * 16 + lane / 4 + i / 2 % 2 * 8,
+              column = i / 4 * 8 + lane % 4 * 2 + i % 2;
     float expected = 0;
     for (int k = 0; k < 64; ++k) expected += value(row, k) * value(column % 64, k);
     if (!(d[i] == expected)) machine->fail("the product is wrong");
@@ -161,7 +165,8 @@ void products() {
   expect("a wait that names no accumulators", "the product is wrong", 128, kShared, [] { multiply(Fault::kUnnamed); });
   expect("no wait", "the product is wrong", 128, kShared, [] { multiply(Fault::kNoWait); });
   expect("an operand overwritten under way", "races with a", 128, kShared, [] { multiply(Fault::kOverwrite); });
-  expect("operands that threads wrote, without a proxy fence", "wgmma races with a write", 128, kShared, [] { multiply(Fault::kNoProxy); });
+  expect("operands that threads wrote, without a proxy fence", "wgmma races with a write", 128, kShared,
+         [] { multiply(Fault::kNoProxy); });
 }
 
 void transposed_store() {

@@ -1,4 +1,5 @@
-// Fibers: many stacks on one CPU thread, so that every CUDA thread of a block can stop in the middle of a kernel. x86-64 only.
+// Fibers: many stacks on one CPU thread, so that every CUDA thread of a block can stop in the middle of a kernel.
+// x86-64 only.
 #pragma once
 
 #include <sys/mman.h>

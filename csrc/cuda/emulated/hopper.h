@@ -1,8 +1,9 @@
-// What sm_90a adds, for the emulator: clusters, mbarriers, copies of tiles by the copy engine (TMA), products that run on their own
-// (wgmma).
+// What sm_90a adds, for the emulator: clusters, mbarriers, copies of tiles by the copy engine (TMA), products that run
+// on their own (wgmma).
 //
-// Layouts: PTX ISA, "Asynchronous Warpgroup Level Matrix" (register fragments, 128-byte swizzle, matrix descriptor), and CuTe's
-// MMA_Traits<SM90_64x128x16_F32BF16BF16_SS> with Swizzle<3,4,3> (two sources that agree). stmatrix: PTX ISA alone.
+// Layouts: PTX ISA, "Asynchronous Warpgroup Level Matrix" (register fragments, 128-byte swizzle, matrix descriptor),
+// and CuTe's MMA_Traits<SM90_64x128x16_F32BF16BF16_SS> with Swizzle<3,4,3> (two sources that agree). stmatrix: PTX ISA
+// alone.
 #pragma once
 
 #include "instructions.h"
@@ -184,7 +185,8 @@ inline void land_tile(const TensorMap& map, uint32_t full, const uint64_t (&from
   for (uint32_t row = 0; row < map.box[1]; ++row)
     for (uint32_t k = 0; k < map.box[0]; ++k) {
       const bool inside = from[0] + k < map.extent[0] && from[1] + row < map.extent[1] && from[2] < map.extent[2];
-      uint8_t* to = machine->memory.at((full & 0xff000000) | swizzled((full & 0xffffff) + row * 128 + k / 8 * 16), 16) + k % 8 * 2;
+      uint8_t* to = machine->memory.at((full & 0xff000000) | swizzled((full & 0xffffff) + row * 128 + k / 8 * 16), 16) +
+                    k % 8 * 2;
       if (inside)
         std::memcpy(to, map.base + (from[0] + k) * 2 + (from[1] + row) * map.stride[1] + from[2] * map.stride[2], 2);
       else
@@ -201,8 +203,8 @@ inline void copy_tile(uint32_t to, const TensorMap& map, int x, int y, int z, ui
     auto& done = barrier_at(of_cta(barrier, cta));
     if (!done.published) machine->fail("a copy signals an mbarrier that no fence has published");
     const int agent = machine->barrier_agent(done.index);
-    machine->memory.check_write(full, bytes,
-                                {agent, self->agent / 32, self->now, *self->known, *self->published, "a copy of a tile", true});
+    machine->memory.check_write(
+        full, bytes, {agent, self->agent / 32, self->now, *self->known, *self->published, "a copy of a tile", true});
     machine->stop_on_error();
     const int number = hopper().next_copy++;
     hopper().copies[number] = [=, &map, &done] {
@@ -229,7 +231,8 @@ inline void stmatrix_transposed(uint32_t address, const uint32_t (&r)[4]) {
       machine->memory.check_write(full, 16, emulated::Machine::ordinary(thread, "stmatrix.trans"));
       for (int i = 0; i < 8; ++i) {
         const auto* from = static_cast<MatrixLanes*>(members[i * 4 + lane % 8 / 2]->argument);
-        std::memcpy(machine->memory.at(full, 16) + 2 * i, reinterpret_cast<const uint8_t*>(&from->registers[lane / 8]) + lane % 2 * 2, 2);
+        std::memcpy(machine->memory.at(full, 16) + 2 * i,
+                    reinterpret_cast<const uint8_t*>(&from->registers[lane / 8]) + lane % 2 * 2, 2);
       }
       machine->memory.written(full, 16, thread.agent, thread.now, false);
     }
@@ -237,7 +240,9 @@ inline void stmatrix_transposed(uint32_t address, const uint32_t (&r)[4]) {
 }
 
 // wgmma, both operands in shared memory along K: each of the four warps of a group does 16 of the 64 rows.
-inline uint64_t descriptor(uint32_t address) { return (address & 0x3ffff) >> 4 | 1ull << 16 | 64ull << 32 | 1ull << 62; }
+inline uint64_t descriptor(uint32_t address) {
+  return (address & 0x3ffff) >> 4 | 1ull << 16 | 64ull << 32 | 1ull << 62;
+}
 inline emulated::TensorWarp& tensor_warp() { return hopper().warps[self->agent / 32]; }
 inline void wgmma_fence() {
   int none = 0;
@@ -249,12 +254,15 @@ inline void wgmma_commit() {
 }
 // One row of 16 values along K as the tensor core of `warp` reads it.
 template <class T>
-void operand_row(uint32_t cta, uint64_t descriptor, int row, const emulated::Clock& visible, int warp, int group, float (&out)[16]) {
-  if (descriptor >> 62 != 1 || (descriptor >> 49 & 7)) machine->memory.fail("a descriptor of another form than 128-byte swizzle");
+void operand_row(uint32_t cta, uint64_t descriptor, int row, const emulated::Clock& visible, int warp, int group,
+                 float (&out)[16]) {
+  if (descriptor >> 62 != 1 || (descriptor >> 49 & 7))
+    machine->memory.fail("a descriptor of another form than 128-byte swizzle");
   const uint32_t start = (descriptor & 0x3fff) << 4, stride = (descriptor >> 32 & 0x3fff) << 4;
   for (int half = 0; half < 2; ++half) {
     const uint32_t full = cta << 24 | swizzled(start + row / 8 * stride + row % 8 * 128 + half * 16);
-    machine->memory.read(full, 16, {machine->tensor_agent(warp), warp, emulated::kPending, visible, visible, "wgmma", true});
+    machine->memory.read(full, 16,
+                         {machine->tensor_agent(warp), warp, emulated::kPending, visible, visible, "wgmma", true});
     hopper().warps[warp].readings.push_back({group, full, 16});
     for (int i = 0; i < 8; ++i) {
       uint16_t bits;
@@ -277,7 +285,8 @@ void wgmma(float (&d)[kN / 2], uint64_t a, uint64_t b, bool accumulate) {
     std::vector<float*> lanes;
     for (auto* each : members) {
       const auto* theirs = static_cast<Mine*>(each->argument);
-      if (theirs->a != a || theirs->b != b || theirs->accumulate != accumulate) machine->memory.fail("the lanes of a wgmma differ");
+      if (theirs->a != a || theirs->b != b || theirs->accumulate != accumulate)
+        machine->memory.fail("the lanes of a wgmma differ");
       auto& held = warp.accumulators[theirs->d];
       if (held.values.empty()) {
         held.values.assign(theirs->d, theirs->d + kN / 2);
@@ -291,12 +300,15 @@ void wgmma(float (&d)[kN / 2], uint64_t a, uint64_t b, bool accumulate) {
     const uint32_t cta = first.cta;
     warp.queue.push_back({group, [=, &warp, visible = first.published] {
                             float left[16][16], right[kN][16];
-                            for (int row = 0; row < 16; ++row) operand_row<T>(cta, a, rows + row, *visible, number, group, left[row]);
-                            for (int row = 0; row < kN; ++row) operand_row<T>(cta, b, row, *visible, number, group, right[row]);
+                            for (int row = 0; row < 16; ++row)
+                              operand_row<T>(cta, a, rows + row, *visible, number, group, left[row]);
+                            for (int row = 0; row < kN; ++row)
+                              operand_row<T>(cta, b, row, *visible, number, group, right[row]);
                             for (int lane = 0; lane < 32; ++lane) {
                               auto& values = warp.accumulators[lanes[lane]].values;
                               for (int i = 0; i < kN / 2; ++i) {
-                                const float *x = left[lane / 4 + i / 2 % 2 * 8], *y = right[i / 4 * 8 + lane % 4 * 2 + i % 2];
+                                const float *x = left[lane / 4 + i / 2 % 2 * 8],
+                                            *y = right[i / 4 * 8 + lane % 4 * 2 + i % 2];
                                 float sum = 0;
                                 for (int k = 0; k < 16; ++k) sum += x[k] * y[k];
                                 values[i] = (accumulate ? values[i] : 0) + sum;
@@ -319,14 +331,17 @@ void wgmma_wait(float (&... d)[kCounts]) {
     for (const auto& reading : warp.readings)
       if (reading.group < done) machine->memory.settle_read(reading.full, reading.bytes, number, agent, warp.clock);
     for (const auto& reading : warp.readings)
-      if (reading.group >= done) machine->memory.settle_read(reading.full, reading.bytes, number, agent, emulated::kPending);
-    warp.readings.erase(std::remove_if(warp.readings.begin(), warp.readings.end(), [&](const auto& each) { return each.group < done; }),
-                        warp.readings.end());
+      if (reading.group >= done)
+        machine->memory.settle_read(reading.full, reading.bytes, number, agent, emulated::kPending);
+    warp.readings.erase(
+        std::remove_if(warp.readings.begin(), warp.readings.end(), [&](const auto& each) { return each.group < done; }),
+        warp.readings.end());
     for (auto* each : members)
       for (float* registers : *static_cast<std::vector<float*>*>(each->argument)) {
         const auto held = warp.accumulators.find(registers);
         if (held == warp.accumulators.end()) continue;
-        if (held->second.group >= done) machine->memory.fail("an accumulator is named that a wgmma under way still writes");
+        if (held->second.group >= done)
+          machine->memory.fail("an accumulator is named that a wgmma under way still writes");
         std::copy(held->second.values.begin(), held->second.values.end(), registers);
         warp.accumulators.erase(held);
       }

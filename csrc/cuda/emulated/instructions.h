@@ -1,7 +1,8 @@
 // The instructions of ../ptx_device.h as the PTX ISA describes them, for the emulator: same names, same arguments.
 //
-// Layouts of mma and ldmatrix: PTX ISA, sections "Matrix Fragments for mma.m16n8k16 with floating point type" and "ldmatrix", and CuTe's
-// MMA_Traits<SM80_16x8x16_F32BF16BF16F32_TN> and Copy_Traits<SM75_U32x4_LDSM_{N,T}> (two sources that agree).
+// Layouts of mma and ldmatrix: PTX ISA, sections "Matrix Fragments for mma.m16n8k16 with floating point type" and
+// "ldmatrix", and CuTe's MMA_Traits<SM80_16x8x16_F32BF16BF16F32_TN> and Copy_Traits<SM75_U32x4_LDSM_{N,T}> (two sources
+// that agree).
 #pragma once
 
 #include <cmath>
@@ -177,7 +178,8 @@ inline void ldmatrix(uint32_t (&r)[4], uint32_t address) {
     for (int lane = 0; lane < 32; ++lane) {
       const uint8_t* row = matrix_row(*members[lane], "ldmatrix");
       for (int c = 0; c < 4; ++c)
-        std::memcpy(&static_cast<MatrixLanes*>(members[lane % 8 * 4 + c]->argument)->registers[lane / 8], row + 4 * c, 4);
+        std::memcpy(&static_cast<MatrixLanes*>(members[lane % 8 * 4 + c]->argument)->registers[lane / 8], row + 4 * c,
+                    4);
     }
   });
 }
@@ -213,18 +215,20 @@ void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
         left[g + i % 2 * 8][k + i / 2 * 8] = low<T>(from->a[i]);
         left[g + i % 2 * 8][k + i / 2 * 8 + 1] = high<T>(from->a[i]);
       }
-      for (int i = 0; i < 2; ++i) right[k + i * 8][g] = low<T>(from->b[i]), right[k + i * 8 + 1][g] = high<T>(from->b[i]);
+      for (int i = 0; i < 2; ++i)
+        right[k + i * 8][g] = low<T>(from->b[i]), right[k + i * 8 + 1][g] = high<T>(from->b[i]);
     }
     for (int row = 0; row < 16; ++row)
       for (int k = 0; k < 16; ++k)
         for (int column = 0; column < 8; ++column) sum[row][column] += left[row][k] * right[k][column];
     for (int lane = 0; lane < 32; ++lane)
-      for (int i = 0; i < 4; ++i) static_cast<Mine*>(members[lane]->argument)->c[i] += sum[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2];
+      for (int i = 0; i < 4; ++i)
+        static_cast<Mine*>(members[lane]->argument)->c[i] += sum[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2];
   });
 }
 
-// cp.async of 16 bytes: over for its own thread after wait_copies, for others after a barrier behind that. The source is read at once or
-// at the end, as the schedule draws.
+// cp.async of 16 bytes: over for its own thread after wait_copies, for others after a barrier behind that. The source
+// is read at once or at the end, as the schedule draws.
 inline void copy_async(uint32_t to, const void* from) {
   if (to % 16 || reinterpret_cast<uintptr_t>(from) % 16) machine->fail("misaligned cp.async");
   counters.bytes_copied += 16;

@@ -1,5 +1,5 @@
-// One cluster of CTAs on one CPU thread: every CUDA thread is a fiber, collectives are meetings, and what is asynchronous is done at a
-// moment that a seeded schedule draws.
+// One cluster of CTAs on one CPU thread: every CUDA thread is a fiber, collectives are meetings, and what is
+// asynchronous is done at a moment that a seeded schedule draws.
 #pragma once
 
 #include <cstdio>
@@ -19,8 +19,9 @@ struct Thread {
   Fiber fiber;
   bool done = false, ready = true;
   const char* waits_for = "";
-  Known known, published;                // what ordinary accesses rely on; what of it a proxy fence has shown to the asynchronous proxy
-  uint32_t now = 1;                      // its own clock
+  Known known,
+      published;     // what ordinary accesses rely on; what of it a proxy fence has shown to the asynchronous proxy
+  uint32_t now = 1;  // its own clock
   void* argument = nullptr;              // what it brings to a meeting
   std::vector<std::vector<int>> copies;  // cp.async: the flights of each group, the open one last
 };
@@ -50,12 +51,14 @@ class Machine {
   std::vector<Thread> all;
   std::map<std::pair<int, int>, Meeting> named;  // CTA and number of a barrier
   std::vector<Meeting> warps;
-  // Where instructions of one architecture keep their state; done by `progress`, which says whether there was anything to do.
+  // Where instructions of one architecture keep their state; done by `progress`, which says whether there was anything
+  // to do.
   std::shared_ptr<void> extension;
   std::function<bool()> progress = [] { return false; };
   std::function<std::string()> unfinished = [] { return std::string(); };
 
-  Machine(int ctas, int threads, size_t shared_bytes, int first_block, int blocks, uint64_t seed, const std::function<void()>& kernel)
+  Machine(int ctas, int threads, size_t shared_bytes, int first_block, int blocks, uint64_t seed,
+          const std::function<void()>& kernel)
       : ctas(ctas),
         threads(threads),
         first_block(first_block),
@@ -79,12 +82,13 @@ class Machine {
     return true;
   }
 
-  // Runs to the end or to the first error, and returns that. The seed decides who runs next, evenly or by priorities that starve some for
-  // long, and how eagerly asynchronous work is done.
+  // Runs to the end or to the first error, and returns that. The seed decides who runs next, evenly or by priorities
+  // that starve some for long, and how eagerly asynchronous work is done.
   std::string run() {
     machine = this;
     const bool by_priority = random() % 2;
-    const int eagerness = static_cast<int>(random() % 3);  // 0: only when nothing else can run, 1: now and then, 2: at once
+    const int eagerness =
+        static_cast<int>(random() % 3);  // 0: only when nothing else can run, 1: now and then, 2: at once
     std::vector<uint32_t> priority(warps.size());
     std::vector<Thread*> ready;
     size_t live = all.size();
@@ -126,7 +130,8 @@ class Machine {
   // Everyone brings an argument; the last to come works for all of them, in the order of their numbers, and all go on.
   template <class Argument, class Work>
   void meet(Meeting& meeting, const char* what, Argument& argument, Work&& work) {
-    if (!meeting.members.empty() && std::strcmp(meeting.what, what)) fail(std::string("diverged: ") + what + " meets " + meeting.what);
+    if (!meeting.members.empty() && std::strcmp(meeting.what, what))
+      fail(std::string("diverged: ") + what + " meets " + meeting.what);
     meeting.what = what;
     self->argument = &argument;
     meeting.members.push_back(self);
@@ -204,7 +209,8 @@ class Machine {
   [[noreturn]] void stop() {
     if (self) {
       if (memory.error.find(" [") == std::string::npos)
-        memory.error += " [block " + std::to_string(first_block + self->cta) + ", thread " + std::to_string(self->index) + "]";
+        memory.error +=
+            " [block " + std::to_string(first_block + self->cta) + ", thread " + std::to_string(self->index) + "]";
       self->fiber.leave();
     }
     std::abort();
@@ -234,7 +240,8 @@ class Machine {
 };
 
 // Runs the clusters of a grid one after the other; returns the first error, or an empty string.
-inline std::string launch(int blocks, int threads, int cluster, size_t shared_bytes, uint64_t seed, const std::function<void()>& kernel) {
+inline std::string launch(int blocks, int threads, int cluster, size_t shared_bytes, uint64_t seed,
+                          const std::function<void()>& kernel) {
   for (int first = 0; first < blocks; first += cluster) {
     const std::string error = Machine(cluster, threads, shared_bytes, first, blocks, seed, kernel).run();
     if (!error.empty()) return error;

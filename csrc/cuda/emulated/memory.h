@@ -1,7 +1,8 @@
-// Shared memory of a cluster, with what happened to each four bytes of it: who wrote, who read, and which copy is on its way.
+// Shared memory of a cluster, with what happened to each four bytes of it: who wrote, who read, and which copy is on
+// its way.
 //
-// Order is kept by vector clocks. An agent is a thread, an mbarrier (on behalf of the copies that it counts) or the tensor core of a warp.
-// An access is an error unless what it conflicts with is known to have happened before.
+// Order is kept by vector clocks. An agent is a thread, an mbarrier (on behalf of the copies that it counts) or the
+// tensor core of a warp. An access is an error unless what it conflicts with is known to have happened before.
 #pragma once
 
 #include <algorithm>
@@ -26,8 +27,8 @@ inline Known joined(const Known& one, const Known& other) {
   return clock;
 }
 
-// Who accesses shared memory, and what it knows. `reads` and `writes`: the earlier accesses that it may rely on; they differ for the
-// asynchronous proxy, which sees earlier writes only through a proxy fence.
+// Who accesses shared memory, and what it knows. `reads` and `writes`: the earlier accesses that it may rely on; they
+// differ for the asynchronous proxy, which sees earlier writes only through a proxy fence.
 struct Access {
   int agent, warp;
   uint32_t now;
@@ -41,7 +42,8 @@ class SharedMemory {
  public:
   static constexpr uint32_t kReserved = 1024;  // sm_90a keeps the first KiB for itself; sm_80 may as well
 
-  SharedMemory(int ctas, int warps, size_t bytes, std::mt19937_64& random) : warps_(warps), bytes_(kReserved + (bytes + 3) / 4 * 4) {
+  SharedMemory(int ctas, int warps, size_t bytes, std::mt19937_64& random)
+      : warps_(warps), bytes_(kReserved + (bytes + 3) / 4 * 4) {
     contents_.assign(ctas, std::vector<uint8_t>(bytes_));
     for (auto& cta : contents_)
       for (size_t i = 0; i < cta.size(); i += 4) {
@@ -61,7 +63,8 @@ class SharedMemory {
   // A full address is the rank of a CTA in its top byte, and an offset.
   uint8_t* at(uint32_t full, uint32_t bytes) {
     const uint32_t offset = full & 0xffffff;
-    if (full >> 24 < contents_.size() && offset >= kReserved && offset + bytes <= bytes_) return &contents_[full >> 24][offset];
+    if (full >> 24 < contents_.size() && offset >= kReserved && offset + bytes <= bytes_)
+      return &contents_[full >> 24][offset];
     fail("an access outside of shared memory" + place(full));
     return nowhere_;
   }
@@ -138,7 +141,9 @@ class SharedMemory {
     for (uint32_t offset = full & 0xfffffc; offset < (full & 0xffffff) + bytes; offset += 4)
       act(offset, cells_[cta][offset / 4], &readers_[cta][static_cast<size_t>(offset) / 4 * warps_]);
   }
-  void refuse(const Access& by, const std::string& why, uint32_t address) { fail(std::string(by.what) + " " + why + place(address)); }
+  void refuse(const Access& by, const std::string& why, uint32_t address) {
+    fail(std::string(by.what) + " " + why + place(address));
+  }
   static std::string who(int agent, bool asynchronous) {
     return "agent " + std::to_string(agent) + (asynchronous ? " (asynchronous)" : "");
   }
