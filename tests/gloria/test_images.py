@@ -42,7 +42,7 @@ def same_picture(image, tolerance=0):
         GRAY / 255,
         torch.from_numpy(GRAY)[None],
     ],
-    ids=lambda image: f"{getattr(image, 'mode', '')}{getattr(image, 'dtype', '')}{getattr(image, 'shape', '')}",
+    ids=lambda image: f"{getattr(image, 'dtype', None) or image.mode}{getattr(image, 'shape', '')}",
 )
 def test_every_form_is_the_same_picture(image):
     same_picture(image)
