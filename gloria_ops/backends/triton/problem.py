@@ -17,8 +17,8 @@ from gloria_ops.tokens import Ragged
 # Bytes of everything that is kept for one chunk of texts with one chunk of images; a single image may take LARGEST.
 WORKSPACE_BYTES = 384 << 20
 LARGEST_BYTES = 512 << 20
-# Words of a chunk: with 128 rows a block and D = 768 the products of backward fill two waves of an H100's 132
-# multiprocessors.
+# Words of a chunk, short texts counted as longer: fewer leave multiprocessors without work in the words' gradients,
+# more leave memory for fewer images.
 CHUNK_WORDS = 11_008
 # Images of a chunk: one dimension of a grid, which ends at 65,535.
 MOST_IMAGES = 32_768
