@@ -9,6 +9,9 @@ OutOfMemory::OutOfMemory(const char* what, size_t bytes) {
                 what);
 }
 
+OutOfMemory::OutOfMemory(const OutOfMemory&) = default;
+OutOfMemory::~OutOfMemory() = default;
+
 const char* OutOfMemory::what() const noexcept { return text_; }
 
 }  // namespace gloria

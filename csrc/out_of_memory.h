@@ -10,6 +10,8 @@ namespace gloria {
 class OutOfMemory : public std::bad_alloc {
  public:
   OutOfMemory(const char* what, size_t bytes);
+  OutOfMemory(const OutOfMemory&);
+  ~OutOfMemory() override;
   const char* what() const noexcept override;
 
  private:

@@ -76,10 +76,18 @@ def in_orders(compute: Callable[[Problem], Results], given_problem: Problem, cou
 
 
 def assert_as_accurate_as_eager(rounded: Problem, score: LocalScore, orders: int = 1) -> None:
-    """The rule of `tolerances`; with several `orders`, of the errors of all of them."""
+    """The rule of `tolerances`; with several `orders`, of the errors of all of them.
+
+    Where one order breaks the rule, sixteen say whether that was luck, ours or eager PyTorch's.
+    """
     plain, truth = _plain_and_truth(_ByContent(rounded), score, orders)
     ours = in_orders(partial(fused, score=score), rounded, orders)
-    assert_as_accurate(ours, plain, truth, slack=1)
+    try:
+        assert_as_accurate(ours, plain, truth, slack=1)
+    except AssertionError:
+        if orders > 1:
+            raise
+        assert_as_accurate_as_eager(rounded, score, orders=16)
 
 
 class _ByContent:

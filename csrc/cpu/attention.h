@@ -9,8 +9,9 @@
 
 namespace gloria::GLORIA_ISA {
 
-// Attention scales up to here need no running maximum once the affinities are normalized: x is at most 1, and e^(x*16 -
-// 16) at least e^-32.
+// Attention scales up to here need no running maximum once the affinities are normalized. x is at most 1: as many
+// powers of two as e^scale has are taken out, which costs no digits, so that e is about 1 at most and its squares fit
+// whatever the regions' length.
 constexpr float kBoundedScale = 16.0f;
 constexpr float kNormEpsilon = 1e-8f;    // of the clipped L2 norm (SCAN)
 constexpr double kCosineEpsilon = 1e-8;  // of the cosine: max(|c||t|, eps)
@@ -114,13 +115,14 @@ inline Vec normalize(const float* s, const float* shift, float* x, int64_t begin
 template <class Operand, WordNorm norm>
 inline void attend_bounded(const Tile& t, float scale) {
   const bool keep = t.normed != t.attention;
+  const float halvings = __builtin_rintf(scale * 1.44269504f);
   for_lanes(t, [&](const BinText& text, int64_t at, int part, auto valid) {
     const float* s = t.affinity + at;
     float *x = t.normed + at, *e = t.attention + at;
     const Vec factor = 1.0f / normalize<Operand, norm>(s, t.shift, x, text.begin, text.end), scaled = factor * scale;
     for (int64_t r = text.begin; r < text.end; ++r) {
       const Vec y = load(x + r * kPanel);
-      const Vec ev = as_operand(Operand{}, valid(exp_bounded<Operand::kExpDegree>(y, scaled, scale)));
+      const Vec ev = as_operand(Operand{}, valid(exp_bounded<Operand::kExpDegree>(y, scaled, halvings)));
       if (keep) store(x + r * kPanel, y * factor);
       store(e + r * kPanel, ev);
       accumulate(t, r, part, ev, load(s + r * kPanel));

@@ -39,13 +39,13 @@ inline Vec scale_by_power(Vec p, Vec shifted) {
   return reinterpret_cast<Vec>(reinterpret_cast<UVec>(p) + (reinterpret_cast<UVec>(shifted) << 23));
 }
 
-// e^(x * scale - less) for an exponent within -87 and 88. Relative error: degree 6 below 1e-7; degree 3, for results
-// that are rounded to bfloat16, below 8e-5.
+// e^(x * scale) / 2^halvings for an exponent within -87 and 88. Relative error: degree 6 below 1e-7; degree 3, for
+// results that are rounded to bfloat16, below 8e-5.
 template <int degree>
-inline Vec exp_bounded(Vec x, Vec scale, float less) {
+inline Vec exp_bounded(Vec x, Vec scale, float halvings) {
   static_assert(degree == 3 || degree == 6, "the polynomials at hand");
   if constexpr (degree == 6) {
-    x = x * scale - less;
+    x = x * scale;
     const Vec shifted = x * 1.44269504088896341f + kRound;
     const Vec n = shifted - kRound;
     Vec r = x - n * 0.693145751953125f;  // ln 2 in two parts, the first exact in 15 bits
@@ -58,9 +58,9 @@ inline Vec exp_bounded(Vec x, Vec scale, float less) {
     p = p * r + 4.9999993432e-01f;
     p = p * r + 1.0f;
     p = p * r + 1.0f;
-    return scale_by_power(p, shifted);
+    return scale_by_power(p, shifted - halvings);
   } else {
-    x = x * (scale * 1.44269504088896341f) - less * 1.44269504088896341f;
+    x = x * (scale * 1.44269504088896341f);
     const Vec shifted = x + kRound;
     const Vec r = x - (shifted - kRound);
     // minimax of 2^r on |r| <= 1/2, that of e^r in powers of r ln 2
@@ -68,7 +68,7 @@ inline Vec exp_bounded(Vec x, Vec scale, float less) {
     p = p * r + 2.4261248e-01f;
     p = p * r + 6.9326120e-01f;
     p = p * r + 9.9992794e-01f;
-    return scale_by_power(p, shifted);
+    return scale_by_power(p, shifted - halvings);
   }
 }
 

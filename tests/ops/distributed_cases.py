@@ -379,7 +379,7 @@ REFUSED = {
     "backend": (
         lambda: local_contrastive_loss(torch.ones(2, 3, 5), torch.ones(2, 2, 5), backend="gpu"),
         ValueError,
-        "backend is 'gpu'; expected one of 'cpu', 'triton', 'reference', or None for the automatic choice",
+        "backend is 'gpu'; expected one of 'cpu', 'triton', 'reference', 'cuda', or None for the automatic choice",
     ),
     "vectors": (
         lambda: global_contrastive_loss(torch.ones(2, 5), torch.ones(2, 4)),
