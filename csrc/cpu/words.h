@@ -3,6 +3,7 @@
 
 #include "attention.h"
 #include "direct.h"
+#include "flat.h"
 #include "image.h"
 #include "pack.h"
 #include "pool.h"
@@ -26,10 +27,11 @@ struct Scratch {
   double* similarity;  // u of each word
   float* weights;
   Direct<Operand> direct;
+  MeanRegion mean;
 
   Scratch(Arena& arena, const Problem& problem, const Bins& bins, const ImageShape<Operand>& largest, bool any_direct,
           bool backward)
-      : direct(arena, problem, largest, bins.max_rows, backward) {
+      : direct(arena, problem, largest, bins.max_rows, backward), mean(arena, problem) {
     const int64_t rows = bins.max_rows, tile = rows * largest.rows;
     const int64_t wide = any_direct && largest.width > largest.rows ? rows * largest.width : tile;
     const bool rounds = Operand::kValuesPerUnit > 1;
@@ -167,10 +169,14 @@ inline void sum_words(const Problem& problem, int64_t index, const Bin& bin, con
     }
   }
   const double center = *image.center_square;
+  const Tile tile = tile_of(scratch, bin, shape.regions);
   scratch.direct.clear();
   for (int64_t r = 0; r < bin.used; ++r) {
     const auto lanes = [&](const float* values) { return lane_sum(values + r * kPanel); };
-    const double sum = lanes(scratch.sum), dot = lanes(scratch.dot);
+    const double sum = lanes(scratch.sum);
+    const double dot = !problem.cosine && may_be_flat(problem, sum, shape.regions)
+                           ? flat_dot<Operand>(problem, index, bin, tile, scratch.mean, r, sum)
+                           : lanes(scratch.dot);
     WordSums& w = scratch.sums[r] = {sum, dot + sum * scratch.shift[r], 0.0, dot / sum, 0.0, false};
     if (!problem.cosine) continue;
     if (backward) w.mean_h = lanes(scratch.square) / sum;
