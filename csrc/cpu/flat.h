@@ -6,7 +6,8 @@
 //     sum e s = f n <mean v, t> + sum (e - f) s,
 //
 // and with f = sum e / n the last sum is of small numbers wherever the attention is flat. Elsewhere it errs as the sum
-// on the left does. Whether a word goes this way depends on itself and its image alone.
+// on the left does. The attention's gradient keeps its own mean of s, of which one region's s is exactly nothing away.
+// Whether a word goes this way depends on itself and its image alone.
 #pragma once
 
 #include "attention.h"
@@ -48,26 +49,27 @@ inline bool may_be_flat(const Problem& problem, double sum, int64_t regions) {
   return is_bounded(problem) || sum > 0.9 * static_cast<double>(regions);
 }
 
-// sum e s of the word in row `r` of its bin.
+// sum e s of the word in row `r` of the worker's bin.
 template <class Operand>
-inline double flat_dot(const Problem& problem, int64_t index, const Bin& bin, const Tile& tile, const MeanRegion& mean,
-                       int64_t r, double sum) {
-  const float level = static_cast<float>(sum / static_cast<double>(tile.regions));
+inline double flat_dot(const Worker<Operand>& w, int64_t r) {
+  const Problem& problem = w.problem;
+  const double regions = static_cast<double>(w.shape.regions);
+  const float level = static_cast<float>(w.scratch.sums[r].sum / regions);
   Vec rest[kParts] = {};  // lanes beyond the last region have s = 0
-  for (int64_t p = 0; p < panels_of(tile.regions); ++p)
+  for (int64_t p = 0; p < w.shape.panels; ++p)
     for (int part = 0; part < kParts; ++part) {
-      const int64_t at = (p * tile.rows + r) * kPanel + part * kLanes;
-      rest[part] += (load(tile.attention + at) - level) * load(tile.affinity + at);
+      const int64_t at = (p * w.bin->rows + r) * kPanel + part * kLanes;
+      rest[part] += (load(w.scratch.attention + at) - level) * load(w.scratch.affinity + at);
     }
   alignas(64) float lanes[kPanel];
   for (int part = 0; part < kParts; ++part) store(lanes + part * kLanes, rest[part]);
-  const double* center = mean.of<Operand>(problem, index);
+  const double* mean = w.scratch.mean.template of<Operand>(problem, w.index);
   alignas(32) double dot[kPanel] = {};
-  with_word<Operand>(problem, bin, r, [&](const auto* word) {
+  with_word<Operand>(problem, *w.bin, r, [&](const auto* word) {
     for (int64_t d = 0; d < problem.dim; d += kPanel)
-      for (int64_t k = 0; k < kPanel && d + k < problem.dim; ++k) dot[k] += center[d + k] * widen(word[d + k]);
+      for (int64_t k = 0; k < kPanel && d + k < problem.dim; ++k) dot[k] += mean[d + k] * widen(word[d + k]);
   });
-  return level * static_cast<double>(tile.regions) * lane_sum(dot) + lane_sum(lanes);
+  return level * regions * lane_sum(dot) + lane_sum(lanes);
 }
 
 }  // namespace gloria::GLORIA_ISA
