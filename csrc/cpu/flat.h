@@ -10,6 +10,8 @@
 // Whether a word goes this way depends on itself and its image alone.
 #pragma once
 
+#include <cmath>
+
 #include "attention.h"
 #include "direct.h"
 
@@ -44,9 +46,9 @@ struct MeanRegion {
 };
 
 // Whether the attention, whose sum is `sum`, may be flat. Its greatest e is 1, unless it is bounded without a maximum:
-// then nobody knows.
-inline bool may_be_flat(const Problem& problem, double sum, int64_t regions) {
-  return is_bounded(problem) || sum > 0.9 * static_cast<double>(regions);
+// then nobody knows. An infinite or NaN `dot` stays as it is.
+inline bool may_be_flat(const Problem& problem, double sum, double dot, int64_t regions) {
+  return std::isfinite(dot) && (is_bounded(problem) || sum > 0.9 * static_cast<double>(regions));
 }
 
 // sum e s of the word in row `r` of the worker's bin.

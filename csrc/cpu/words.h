@@ -126,7 +126,7 @@ inline void sum_words(Worker<Operand>& w, bool backward) {
     const double sum = lanes(scratch.sum), dot = lanes(scratch.dot);
     WordSums& word = scratch.sums[r] = {sum, dot + sum * scratch.shift[r], 0.0, dot / sum, 0.0, false};
     if (!w.problem.cosine) {
-      if (may_be_flat(w.problem, sum, w.shape.regions)) word.dot = flat_dot(w, r);
+      if (may_be_flat(w.problem, sum, dot, w.shape.regions)) word.dot = flat_dot(w, r);
       continue;
     }
     if (backward) word.mean_h = lanes(scratch.square) / sum;
