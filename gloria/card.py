@@ -48,7 +48,7 @@ def write_card(
         )
     config = GloriaConfig.from_pretrained(folder, local_files_only=True)
     images = GloriaImageProcessor.from_pretrained(folder, local_files_only=True)
-    metrics = _metrics(folder)
+    metrics = _read_metrics(folder)
     name = name or folder.resolve().name
     card_data = ModelCardData(
         license=license,
@@ -57,7 +57,7 @@ def write_card(
         pipeline_tag="zero-shot-image-classification",
         tags=TAGS,
         model_name=name,
-        eval_results=_results(metrics, data or "unnamed"),
+        eval_results=_hub_results(metrics, data or "unnamed"),
     )
     card = ModelCard.from_template(
         card_data,
@@ -87,12 +87,12 @@ def score_name(score: LocalScore) -> str:
     return next((name for name, preset in known.items() if preset == score), str(score))
 
 
-def _metrics(folder: Path) -> dict[str, Any] | None:
+def _read_metrics(folder: Path) -> dict[str, Any] | None:
     path = folder / METRICS
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def _results(metrics: dict[str, Any] | None, data: str) -> list[EvalResult] | None:
+def _hub_results(metrics: dict[str, Any] | None, data: str) -> list[EvalResult] | None:
     if metrics is None:
         return None
     return [

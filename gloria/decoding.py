@@ -44,17 +44,19 @@ def decoded(source: str | os.PathLike[str] | io.IOBase | Image.Image) -> Image.I
         # A JPEG with pictures attached, as telephones write it (MPO), is the same picture without them.
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         if frames > 1:
-            raise _Refused(f"{_name(source)} has {frames} frames or pages; save the one to use as a file of its own")
+            raise _UnsupportedImageError(
+                f"{_name_of(source)} has {frames} frames or pages; save the one to use as a file of its own"
+            )
         deep = _deep_color(image)
         if deep is None:
             image.load()
     except Exception as error:  # decoders raise whatever they stumble over in a damaged file
         if image is not None and image is not source:
             image.close()
-        if isinstance(error, _Refused):
+        if isinstance(error, _UnsupportedImageError):
             raise
         raise ValueError(
-            f"{_name(source)} cannot be read as an image ({error}); check that it exists and is whole"
+            f"{_name_of(source)} cannot be read as an image ({error}); check that it exists and is whole"
         ) from error
     if deep is not None:
         if image is not source:
@@ -75,11 +77,11 @@ def decoded(source: str | os.PathLike[str] | io.IOBase | Image.Image) -> Image.I
     return Image.fromarray(shown)
 
 
-class _Refused(ValueError):
+class _UnsupportedImageError(ValueError):
     """What is wrong with a file that is whole; the message is complete."""
 
 
-def _name(source: Any) -> Any:
+def _name_of(source: Any) -> Any:
     if isinstance(source, (str, os.PathLike)):
         return source
     return getattr(source, "filename", None) or getattr(source, "name", None) or source
@@ -99,7 +101,9 @@ def _deep_color(image: Any) -> Image.Image | None:
         image.tag_v2[PLANES] = 1
         image._setup()
     elif _tag(image, PLANES) == 2 and 16 in (_tag(image, BITS) or ()):
-        raise _Refused(f"{_name(image)} holds 16-bit colors in separate planes; save it with one plane for all")
+        raise _UnsupportedImageError(
+            f"{_name_of(image)} holds 16-bit colors in separate planes; save it with one plane for all"
+        )
     args = image.tile[0].args
     kind = DEEP_COLORS.fullmatch(str(args if isinstance(args, str) else args[0]))
     if kind is None:
@@ -110,12 +114,12 @@ def _deep_color(image: Any) -> Image.Image | None:
     image.fp.seek(0)  # Pillow finds its place again when it decodes
     file = image.fp.read()
     if channels == "LA":
-        decoded = _decoded_as(file, image.format, "RGBA")
+        decoded = _decode_as(file, image.format, "RGBA")
         values = np.repeat(np.asarray(decoded).view(">u2" if order == "B" else "<u2"), (3, 1), axis=2)
     else:
         raw = channels.replace("a", "A")
-        decoded = _decoded_as(file, image.format, f"{raw};16{order}")
-        low = _decoded_as(file, image.format, f"{raw};16{'L' if order == 'B' else 'B'}")
+        decoded = _decode_as(file, image.format, f"{raw};16{order}")
+        low = _decode_as(file, image.format, f"{raw};16{'L' if order == 'B' else 'B'}")
         values = np.asarray(decoded).astype(np.uint16) * 256 + np.asarray(low)
     if channels == "RGBa":
         values = values[..., :3]  # multiplied by alpha already: as it looks on black
@@ -131,7 +135,7 @@ def _tag(image: Image.Image, number: int) -> Any:
     return getattr(image, "tag_v2", {}).get(number)
 
 
-def _decoded_as(file: bytes, format: str, raw: str) -> Image.Image:
+def _decode_as(file: bytes, format: str, raw: str) -> Image.Image:
     """Return the image, its pixels taken from the file by another raw mode of as many bytes."""
     image: Any = Image.open(io.BytesIO(file), formats=[format])
     image.tile = [

@@ -80,7 +80,7 @@ def demo(out: str | Path, data: Sequence[str], steps: int = STEPS, count: int = 
         if source == PHANTOMS:
             training, held_out = drawn(Path(out) / "phantoms-data", count, seed)
         else:
-            training, held_out = _split(Path(source), seed)
+            training, held_out = _split_table(Path(source), seed)
         print(f"== {name}: {len(training)} rows to train on, {len(held_out)} of other patients held out", flush=True)
         _train_and_show(training, held_out, Path(out) / name, steps, seed)
         print(f"\n{name}: {time.perf_counter() - started:.0f} s. Open")
@@ -194,7 +194,7 @@ def montage(found: Similarities, rows: Sequence[Row], queries: int = 4, k: int =
     return figure
 
 
-def _split(table: Path, seed: int) -> tuple[list[Row], list[Row]]:
+def _split_table(table: Path, seed: int) -> tuple[list[Row], list[Row]]:
     """Read a table without its bad rows, to train on and to hold out."""
     rows = read_table(table)
     bad = {problem.line for problem in find_problems(rows, progress=True) if problem.bad}
@@ -251,7 +251,7 @@ def show(
     print(f"\nPrecision@K in percent, {len(held_out)} held-out images and reports, relevant = same finding")
     print(format_precision(precision))
     labels = labels_of(held_out)
-    print(_judgment(precision, chance(labels, labels), len(held_out)))
+    print(_verdict(precision, chance(labels, labels), len(held_out)))
     if looks := where_words_look(model, processor, held_out):
         print(f"\n{looks}")
     seconds = local_loss_seconds(model, processor, training[:BATCH])
@@ -261,7 +261,7 @@ def show(
         print(f"{kind:<9}{1000 * seconds[kind]:8.1f} ms {100 * share:5.1f} % of the step{what}")
 
 
-def _judgment(precision: dict[str, dict[str, float]], by_chance: float, rows: int) -> str:
+def _verdict(precision: dict[str, dict[str, float]], by_chance: float, rows: int) -> str:
     """Say in a line what the figures are worth, since a table alone invites over-reading."""
     reached = statistics.mean(
         value for line in precision.values() for name, value in line.items() if name.startswith("both ")

@@ -31,13 +31,13 @@ def eight_bit(values: np.ndarray) -> np.ndarray:
     if values.ndim == 3 and values.shape[2] == 4:
         alpha = values[..., 3]
         opaque = _depth_top(float(alpha.max())) if integral else max(1.0, float(alpha.max()))
-        return np.dstack([eight_bit(values[..., :3]), _scaled(np.maximum(alpha, 0), 0, opaque)])
+        return np.dstack([eight_bit(values[..., :3]), _scale_to_bytes(np.maximum(alpha, 0), 0, opaque)])
     low, high = float(values.min()), float(values.max())
     if integral and low >= 0 and high < 2 ** BIT_DEPTHS[-1]:
         low, high = 0, _depth_top(high)
     elif not integral and low >= 0 and high <= 1:
         low, high = 0, 1
-    return _scaled(values, low, high)
+    return _scale_to_bytes(values, low, high)
 
 
 def _depth_top(brightest: float) -> float:
@@ -47,7 +47,7 @@ def _depth_top(brightest: float) -> float:
     return next((2**depth - 1 for depth in BIT_DEPTHS if brightest < 2**depth), brightest)
 
 
-def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
+def _scale_to_bytes(values: np.ndarray, low: float, high: float) -> np.ndarray:
     if high - low < 1e-300:  # nothing to stretch: black, like the padding
         return np.zeros(values.shape, np.uint8)
     scaled = np.multiply(values, 0.5, dtype=np.float64)  # halved, since high - low may be beyond doubles

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 PARTIAL = ".partial"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _PROBE_BYTES = 2**20
 
 
@@ -137,11 +137,11 @@ def _is_full(error: Exception, folder: Path) -> bool:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno is not None:
-            return cause.errno in _FULL
+            return cause.errno in _DISK_FULL
         cause = cause.__cause__ or cause.__context__
     # Writers in Rust and C++ report an error of their own, without errno: some quote the system's, of others the file
     # system itself must be asked.
-    if any(os.strerror(number) in str(error) for number in _FULL):
+    if any(os.strerror(number) in str(error) for number in _DISK_FULL):
         return True
     probe = folder / f"probe-{os.getpid()}{PARTIAL}"
     try:
@@ -150,7 +150,7 @@ def _is_full(error: Exception, folder: Path) -> bool:
             file.flush()
             os.fsync(file.fileno())
     except OSError as refused:
-        return refused.errno in _FULL
+        return refused.errno in _DISK_FULL
     finally:
         probe.unlink(missing_ok=True)
     return False

@@ -23,7 +23,7 @@ def model_fingerprint(model: GloriaModel) -> str:
 
     A release of transformers that gives an encoder a new setting changes it, since nothing tells whether that matters.
     """
-    digest = hashlib.sha256(_canonical(model.config.to_dict()))
+    digest = hashlib.sha256(_canonical_json(model.config.to_dict()))
     for name, weight in sorted(model.state_dict().items()):
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
         digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
@@ -40,12 +40,12 @@ def preprocessing_fingerprint(processor: GloriaProcessor) -> str:
         "tokenizer": tokenizer,
         "max_length": processor.max_length,
     }
-    return hashlib.sha256(_canonical(settings)).hexdigest()
+    return hashlib.sha256(_canonical_json(settings)).hexdigest()
 
 
 def config_fingerprint(config: PreTrainedConfig) -> str:
     """Return the SHA-256 of the configuration of a model."""
-    return hashlib.sha256(_canonical(config.to_dict())).hexdigest()
+    return hashlib.sha256(_canonical_json(config.to_dict())).hexdigest()
 
 
 def rows_fingerprint(rows: Sequence[Row] | ShardDataset) -> str:
@@ -81,11 +81,11 @@ def add_rows(digest: "hashlib._Hash", rows: Sequence[Row]) -> None:
         digest.update(repr((row.line, image, row.report, row.patient, row.label, row.fault)).encode())
 
 
-def _canonical(settings: Any) -> bytes:
-    return json.dumps(_kept(settings), sort_keys=True, default=str).encode()
+def _canonical_json(settings: Any) -> bytes:
+    return json.dumps(_without_volatile(settings), sort_keys=True, default=str).encode()
 
 
-def _kept(settings: Any) -> Any:
+def _without_volatile(settings: Any) -> Any:
     if isinstance(settings, dict):
-        return {str(name): _kept(value) for name, value in settings.items() if name not in _VOLATILE}
+        return {str(name): _without_volatile(value) for name, value in settings.items() if name not in _VOLATILE}
     return settings

@@ -87,7 +87,7 @@ class GloriaImageProcessor(BaseImageProcessor):
     def frame(self, image: Any) -> np.ndarray:
         """Return an image as `preprocess` takes it, resized, padded and cropped: (crop_size, crop_size, 3) uint8."""
         picture = to_rgb(image)
-        left, top, scaled_size = self._placed(*picture.size)
+        left, top, scaled_size = self._crop_placement(*picture.size)
         scaled = picture.resize(scaled_size, Image.Resampling.BILINEAR)
         # Beyond the image a crop is black: that is the padding.
         return np.asarray(scaled.crop((left, top, left + self.crop_size, top + self.crop_size)))
@@ -112,11 +112,11 @@ class GloriaImageProcessor(BaseImageProcessor):
             inner one. Padding lies below 0 or beyond the size. Where in it the
             regions lie is for `gloria.attention` to say.
         """
-        left, top, (scaled_width, scaled_height) = self._placed(width, height)
+        left, top, (scaled_width, scaled_height) = self._crop_placement(width, height)
         x, y = width / scaled_width, height / scaled_height
         return left * x, top * y, (left + self.crop_size) * x, (top + self.crop_size) * y
 
-    def _placed(self, width: int, height: int) -> tuple[int, int, tuple[int, int]]:
+    def _crop_placement(self, width: int, height: int) -> tuple[int, int, tuple[int, int]]:
         """Return left and top of the crop in the scaled image, below 0 where there is padding, and the size of the
         latter.
         """
@@ -146,14 +146,14 @@ def to_rgb(image: Any) -> Image.Image:
     if isinstance(image, (str, os.PathLike, io.IOBase)) and is_dicom(image):
         values = read_dicom(image)
     elif isinstance(image, (str, os.PathLike, io.IOBase, Image.Image)):
-        return _flattened(decoded(image))
+        return _flatten(decoded(image))
     elif hasattr(image, "__array__"):
         values = np.asarray(image)
     else:
         raise TypeError(
             f"{type(image).__name__} is not an image; expected a PIL image, the path of a file, an array or a tensor"
         )
-    return _flattened(Image.fromarray(eight_bit(_channels_last(values))))
+    return _flatten(Image.fromarray(eight_bit(_channels_last(values))))
 
 
 def read_mask(mask: Any) -> np.ndarray:
@@ -178,7 +178,7 @@ def is_single_image(images: Any) -> bool:
     return shape is not None and len(shape) < 4
 
 
-def _flattened(image: Image.Image) -> Image.Image:
+def _flatten(image: Image.Image) -> Image.Image:
     if image.mode == "La":
         image = image.convert("LA")  # of the gray with alpha that Pillow reads, the one it does not convert further
     if image.has_transparency_data:

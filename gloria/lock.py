@@ -15,18 +15,18 @@ LOCK = ".lock"
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
-class _Held(threading.local):
+class _HeldFolders(threading.local):
     """Folders that this thread holds."""
 
     def __init__(self) -> None:
         self.folders: set[Path] = set()
 
 
-_held = _Held()
+_held = _HeldFolders()
 _descriptors: set[int] = set()
 
 
-def _let_go_in_child() -> None:
+def _release_in_child() -> None:
     # A forked process, such as a worker of a data loader, would keep the lock when its parent is gone.
     for descriptor in _descriptors:
         with suppress(OSError):
@@ -35,7 +35,7 @@ def _let_go_in_child() -> None:
     _held.folders.clear()
 
 
-os.register_at_fork(after_in_child=_let_go_in_child)
+os.register_at_fork(after_in_child=_release_in_child)
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def only_writer(folder: str | Path) -> Iterator[None]:
         yield
         return
     created = not folder.exists()
-    descriptor = _locked(folder)
+    descriptor = _lock(folder)
     _held.folders.add(folder)
     _descriptors.add(descriptor)
     try:
@@ -69,7 +69,7 @@ def only_writer(folder: str | Path) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _locked(folder: Path) -> int:
+def _lock(folder: Path) -> int:
     path = folder / LOCK
     while True:
         folder.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ def shown(value: object) -> str:
 def plain(text: str, most: int = LINE) -> str:
     """Make one line of a text that may quote a file: steering characters as escapes, cut to `most` characters."""
     more = len(text) - most
-    return _STEERING.sub(_escaped, text[:most]) + (f" … ({more:,} more characters)" if more > 0 else "")
+    return _STEERING.sub(_escape, text[:most]) + (f" … ({more:,} more characters)" if more > 0 else "")
 
 
 def plain_lines(text: str) -> str:
@@ -34,5 +34,5 @@ def plain_lines(text: str) -> str:
     return "\n".join(lines) + (f" … ({more:,} more characters)" if more > 0 else "")
 
 
-def _escaped(found: re.Match[str]) -> str:
+def _escape(found: re.Match[str]) -> str:
     return repr(found[0])[1:-1]

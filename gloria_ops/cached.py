@@ -50,7 +50,7 @@ def in_micro_batches(
         ValueError: micro_batch_size below 1; inputs without rows, or of different numbers of rows; outputs of another
             number of rows than the inputs.
     """
-    call, tensors = _positional(encode, inputs)
+    call, tensors = _as_positional(encode, inputs)
     rows = _row_count(tensors)
     if micro_batch_size is not None and micro_batch_size < 1:
         raise ValueError(f"micro_batch_size is {micro_batch_size}; expected 1 at least, or None for the whole batch")
@@ -126,7 +126,7 @@ class CachedLocalGlobalLoss(nn.Module):
         return self.local_weight * (local[0] + local[1]) + self.global_weight * (whole[0] + whole[1])
 
 
-def _positional(encode: Callable[..., Any], inputs: Inputs) -> tuple[Callable[..., Any], list[Tensor | None]]:
+def _as_positional(encode: Callable[..., Any], inputs: Inputs) -> tuple[Callable[..., Any], list[Tensor | None]]:
     """`encode` and its inputs with positional arguments alone: by those a replay finds the devices of the RNG."""
     if isinstance(inputs, Tensor):
         return encode, [inputs]
@@ -158,10 +158,10 @@ def _module_of(encode: Callable[..., Any]) -> nn.Module:
 
 def _replay_contexts(module: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """Of the first pass, and of the replay."""
-    return nullcontext(), _BuffersCopied(module)
+    return nullcontext(), _CopiedBuffers(module)
 
 
-class _BuffersCopied(AbstractContextManager[None]):
+class _CopiedBuffers(AbstractContextManager[None]):
     """The buffers of `module` are copies within, so that what is run changes nothing; may be entered again.
 
     Copies, and not a BatchNorm without running statistics: the replay must save as many tensors as the first pass.

@@ -14,7 +14,7 @@ from gloria_ops.tokens import DTYPES
 def report() -> str:
     """What `main` prints."""
     title = "Automatic choice, LocalScore.released()"
-    return "\n".join([*_machine(), "", "Backends", *_available(), "", title, *_chosen()])
+    return "\n".join([*_machine(), "", "Backends", *_available(), "", title, *_choices()])
 
 
 def _machine() -> Iterator[str]:
@@ -32,7 +32,7 @@ def _available() -> Iterator[str]:
         yield f"  {name:<10} {state}"
 
 
-def _chosen() -> Iterator[str]:
+def _choices() -> Iterator[str]:
     devices = [torch.device("cpu"), *(torch.device("cuda", index) for index in range(torch.cuda.device_count()))]
     for device in devices:
         for dtype in DTYPES:

@@ -38,7 +38,7 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Names:
+class _SideNames:
     """What messages call one side that may come padded or packed, its sizes, and an item and a row of it."""
 
     rows: str
@@ -57,9 +57,9 @@ class _Names:
         return f"(sum of {self.longest}, D)"
 
 
-_WORDS = _Names("words", "word", "N_t", "W", "text", "word")
-_QUERIES = _Names("queries", "query", "Q", "L", "item", "row")
-_CORPUS = _Names("corpus", "corpus", "N", "L", "item", "row")
+_WORDS = _SideNames("words", "word", "N_t", "W", "text", "word")
+_QUERIES = _SideNames("queries", "query", "Q", "L", "item", "row")
+_CORPUS = _SideNames("corpus", "corpus", "N", "L", "item", "row")
 
 
 def canonical(
@@ -132,7 +132,7 @@ def queries_and_corpus(
     return asking, searched
 
 
-class _SaidToBeWritable:
+class _AsWritable:
     """The memory of an array, said to be writable: torch warns of any other, once a process, and has no read-only."""
 
     def __init__(self, array: np.ndarray) -> None:
@@ -148,7 +148,7 @@ def _tensor_over(array: np.ndarray) -> Tensor:
             f"corpus is an array of {array.dtype}; expected float16, float32 or float64 in this machine's byte order, "
             "or a tensor, which may be bfloat16: torch.from_file"
         )
-    return torch.from_numpy(np.asarray(_SaidToBeWritable(array)))
+    return torch.from_numpy(np.asarray(_AsWritable(array)))
 
 
 def _check_alike(name: str, rows: Tensor, other: str, others: Tensor) -> None:
@@ -203,7 +203,7 @@ def _texts(
     return _padded_or_packed(_WORDS, words, word_lengths, word_offsets)
 
 
-def _padded_or_packed(names: _Names, rows: Tensor, lengths: Lengths | None, offsets: Lengths | None) -> Ragged:
+def _padded_or_packed(names: _SideNames, rows: Tensor, lengths: Lengths | None, offsets: Lengths | None) -> Ragged:
     described, bounds = f"{names.prefix}_lengths", f"{names.prefix}_offsets"
     if rows.dim() == 2:
         _check_shape(names.rows, rows, names.packed)
@@ -276,7 +276,7 @@ def real_rows_first(name: str, rows: Tensor, mask: Tensor) -> tuple[Tensor, Tens
     return rows.gather(1, order[:, :, None].expand(rows.shape)), mask.sum(dim=1)
 
 
-def _packed(names: _Names, rows: Tensor, offsets: Lengths) -> Ragged:
+def _packed(names: _SideNames, rows: Tensor, offsets: Lengths) -> Ragged:
     name, total = f"{names.prefix}_offsets", rows.shape[0]
     offsets = _int64(name, offsets)
     if offsets.dim() != 1 or offsets.shape[0] < 2:
@@ -326,7 +326,7 @@ def _check_lengths(name: str, lengths: Tensor, longest: int) -> None:
         raise ValueError(f"{name}[{item}] is {length}; expected 1 to {longest}, the padded length: {fix}")
 
 
-def _check_offsets(names: _Names, offsets: Tensor, total: int) -> None:
+def _check_offsets(names: _SideNames, offsets: Tensor, total: int) -> None:
     name = f"{names.prefix}_offsets"
     first, last = int(offsets[0]), int(offsets[-1])
     if first != 0 or last != total:

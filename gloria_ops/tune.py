@@ -39,11 +39,12 @@ def neighbors(choice: Choice, name: str, kind: str) -> Iterator[Choice]:
         changed += [own._replace(**{size: getattr(own, size) * 2}) for size in sizes]
         if name in PRODUCTS:
             changed += [own._replace(stages=stages) for stages in (own.stages - 1, own.stages + 1)]
-        others = [_together(choice._replace(**{name: blocks}), name) for blocks in changed if _sensible(blocks)]
+        feasible = filter(_is_feasible, changed)
+        others = [_with_shared_columns(choice._replace(**{name: blocks}), name) for blocks in feasible]
     yield from (other for other in others if other.misfit(kind) is None)
 
 
-def _together(choice: Choice, name: str) -> Choice:
+def _with_shared_columns(choice: Choice, name: str) -> Choice:
     """With the columns that two kernels must share."""
     if name == "square":
         return choice._replace(gram=choice.gram._replace(columns=choice.square.columns))
@@ -52,7 +53,7 @@ def _together(choice: Choice, name: str) -> Choice:
     return choice
 
 
-def _sensible(blocks: Any) -> bool:
+def _is_feasible(blocks: Any) -> bool:
     return 1 <= blocks.warps <= 8 and 1 <= getattr(blocks, "stages", 1) <= 5
 
 

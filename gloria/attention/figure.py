@@ -48,14 +48,14 @@ def attention_figure(
         A figure, for `savefig`; close it with `matplotlib.pyplot.close`.
     """
     words, maps = word_attention(model, processor, image, report)
-    gray = _shown(processor, image)
-    outline = None if mask is None else _shown(processor, read_mask(mask))
+    gray = _gray_input(processor, image)
+    outline = None if mask is None else _gray_input(processor, read_mask(mask))
     relative = maps * maps[0].size
-    told = content_words(words)
-    chosen = told[:MOST_WORDS]
+    content = content_words(words)
+    chosen = content[:MOST_WORDS]
     rows = -(-(len(chosen) + 2) // PER_ROW)
     heading = textwrap.wrap(report, 110, max_lines=4, placeholder=" ...")
-    cut = [f"(the first {len(chosen)} of {len(told)} words)"] if len(chosen) < len(told) else []
+    cut = [f"(the first {len(chosen)} of {len(content)} words)"] if len(chosen) < len(content) else []
     heading = [*([title] if title else []), *heading, *cut]
     figure, axes = plt.subplots(
         rows, PER_ROW, figsize=(2.0 * PER_ROW, 2.1 * rows + 0.24 * len(heading)), layout="constrained"
@@ -74,7 +74,7 @@ def attention_figure(
     height, width = gray.shape
     (upper, bottom), (left, right) = (regions_extent(model.config, width, each) for each in maps.shape[1:])
     top = scale_top(relative[chosen])
-    drawings = [("whole report", relative[told].mean(0)), *((words[index], relative[index]) for index in chosen)]
+    drawings = [("whole report", relative[content].mean(0)), *((words[index], relative[index]) for index in chosen)]
     for axis, (name, drawn) in zip(panels[1:], drawings, strict=False):
         shown = axis.imshow(
             drawn,
@@ -149,7 +149,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     return Path(path)
 
 
-def _shown(processor: GloriaProcessor, image: Any) -> np.ndarray:
+def _gray_input(processor: GloriaProcessor, image: Any) -> np.ndarray:
     """Return an image as the model sees it, gray in [0, 1], (H, W)."""
     pixels = processor(images=image)["pixel_values"][0].numpy().transpose(1, 2, 0)
     seen = np.clip(pixels * processor.image_processor.image_std + processor.image_processor.image_mean, 0, 1)

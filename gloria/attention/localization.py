@@ -70,8 +70,8 @@ def measure_localization(
         raise ValueError(f"tolerance is {tolerance}; expected pixels, 0 or more")
     rows, columns = attention.shape
     left, top, right, bottom = view
-    xs, ys = left + (right - left) * _middles(columns), top + (bottom - top) * _middles(rows)
-    hits = np.array([[_near(mask, x, y, tolerance) for x in xs] for y in ys])
+    xs, ys = left + (right - left) * _centers(columns), top + (bottom - top) * _centers(rows)
+    hits = np.array([[_is_near(mask, x, y, tolerance) for x in xs] for y in ys])
     covered = coverage(mask, view, (rows, columns))
     drawn, in_sight = in_image(attention, view, mask.shape, seen)
     return Localization(
@@ -100,9 +100,9 @@ def in_image(
     """
     left, top, right, bottom = view
     first_column, first_row, last_column, last_row = seen or view
-    rows_seen, columns_seen = _between(shape[0], first_row, last_row), _between(shape[1], first_column, last_column)
-    down = _interpolation(shape[0], top, bottom, attention.shape[0]) * rows_seen[:, None]
-    across = _interpolation(shape[1], left, right, attention.shape[1]) * columns_seen[:, None]
+    rows_seen, columns_seen = _within(shape[0], first_row, last_row), _within(shape[1], first_column, last_column)
+    down = _interpolation_weights(shape[0], top, bottom, attention.shape[0]) * rows_seen[:, None]
+    across = _interpolation_weights(shape[1], left, right, attention.shape[1]) * columns_seen[:, None]
     return down @ attention @ across.T, np.outer(rows_seen, columns_seen)
 
 
@@ -118,8 +118,8 @@ def coverage(mask: np.ndarray, view: View, grid: tuple[int, int]) -> np.ndarray:
         (rows, columns) floating point, 0 to 1.
     """
     left, top, right, bottom = view
-    down = _overlap(mask.shape[0], np.linspace(top, bottom, grid[0] + 1))
-    across = _overlap(mask.shape[1], np.linspace(left, right, grid[1] + 1))
+    down = _overlap_lengths(mask.shape[0], np.linspace(top, bottom, grid[0] + 1))
+    across = _overlap_lengths(mask.shape[1], np.linspace(left, right, grid[1] + 1))
     area = (right - left) * (bottom - top) / (grid[0] * grid[1])
     return down @ mask @ across.T / area
 
@@ -220,11 +220,11 @@ def format_localization(found: Sequence[tuple[Row, Localization]]) -> str:
     return "\n".join(lines)
 
 
-def _middles(count: int) -> np.ndarray:
+def _centers(count: int) -> np.ndarray:
     return (np.arange(count) + 0.5) / count
 
 
-def _near(mask: np.ndarray, x: float, y: float, tolerance: float) -> bool:
+def _is_near(mask: np.ndarray, x: float, y: float, tolerance: float) -> bool:
     """Return whether a pixel of the mask, as a square, lies within the tolerance of a point."""
     # Pixel n reaches from n to n + 1, and one that only touches is near.
     first_row, first_column = (max(0, int(np.ceil(center - tolerance)) - 1) for center in (y, x))
@@ -242,13 +242,13 @@ def _iou(marked: np.ndarray, mask: np.ndarray) -> float:
     return float((marked & mask).sum() / (marked | mask).sum())
 
 
-def _between(pixels: int, first: float, last: float) -> np.ndarray:
+def _within(pixels: int, first: float, last: float) -> np.ndarray:
     """Return which pixels have their centers between two points, (pixels,) bool."""
     centers = np.arange(pixels) + 0.5
     return (first <= centers) & (centers < last)
 
 
-def _interpolation(pixels: int, first: float, last: float, regions: int) -> np.ndarray:
+def _interpolation_weights(pixels: int, first: float, last: float, regions: int) -> np.ndarray:
     """Return the weights (pixels, regions) of linear interpolation at pixels' centers, constant beyond the outer
     regions.
     """
@@ -256,7 +256,7 @@ def _interpolation(pixels: int, first: float, last: float, regions: int) -> np.n
     return np.maximum(0, 1 - np.abs(position[:, None] - np.arange(regions)))
 
 
-def _overlap(pixels: int, edges: np.ndarray) -> np.ndarray:
+def _overlap_lengths(pixels: int, edges: np.ndarray) -> np.ndarray:
     """Return the length (regions, pixels) of each pixel, one wide, that lies between neighboring edges."""
     start = np.arange(pixels)
     return np.clip(np.minimum(edges[1:, None], start + 1) - np.maximum(edges[:-1, None], start), 0, None)

@@ -50,10 +50,10 @@ def attention_page(
     picture = to_rgb(image)
     width, height = picture.size
     words, maps = word_attention(model, processor, picture, report)
-    told = content_words(words)
+    content = content_words(words)
     relative = maps * maps[0].size
-    top = scale_top(relative[told])
-    shown = np.concatenate([relative[told].mean(0, keepdims=True), relative[told]])
+    top = scale_top(relative[content])
+    shown = np.concatenate([relative[content].mean(0, keepdims=True), relative[content]])
     picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
@@ -64,7 +64,7 @@ def attention_page(
         height=height,
         picture=_base64(_jpeg(picture)),
         outline="" if mask is None else _outline(read_mask(mask), width, height),
-        text=_text(processor, report, told),
+        text=_report_pieces(processor, report, content),
         colors=np.round(SEE_THROUGH(np.arange(256)) * [255, 255, 255, 1], 3).tolist(),
         data={
             "grid": shown.shape[1:],
@@ -78,16 +78,16 @@ def attention_page(
     )
 
 
-def _text(processor: GloriaProcessor, report: str, told: list[int]) -> list[tuple[str, int | None]]:
+def _report_pieces(processor: GloriaProcessor, report: str, content: list[int]) -> list[tuple[str, int | None]]:
     """Return the report cut into (characters, index of the map), None for what has no map, -1 for what the model never
     read.
 
-    Map 0 is the mean, so that the first of the told words has map 1.
+    Map 0 is the mean, so that the first of the content words has map 1.
     """
     spans = word_spans(processor, report)
     pieces: list[tuple[str, int | None]] = []
     end = 0
-    for index, word in enumerate(told, 1):
+    for index, word in enumerate(content, 1):
         if word >= len(spans):
             break  # an empty report is the one word [CLS], which stands nowhere in it
         start, stop = spans[word]

@@ -34,7 +34,7 @@ def takes_fields_of(kind: type) -> Callable[[Callable[..., None]], Callable[...,
 
         own = [each.replace(kind=KEYWORD) for each in signature(command, eval_str=True).parameters.values()]
         made = [
-            Parameter(each.name, KEYWORD, default=each.default, annotation=_as_typer_reads(*hints[each.name]))
+            Parameter(each.name, KEYWORD, default=each.default, annotation=_typer_annotation(*hints[each.name]))
             for each in fields(kind)
             if each.name in hints
         ]
@@ -45,5 +45,5 @@ def takes_fields_of(kind: type) -> Callable[[Callable[..., None]], Callable[...,
     return decorate
 
 
-def _as_typer_reads(hint: Any, option: Any) -> Any:
+def _typer_annotation(hint: Any, option: Any) -> Any:
     return Annotated[list[get_args(hint)[0]] if get_origin(hint) is tuple else hint, option]  # type: ignore[misc]

@@ -86,12 +86,12 @@ def model_of(
     model = GloriaModel(config).eval()
     names = released_names(image_config, text_config.num_hidden_layers)
     ours = model.state_dict()
-    _check({released: ours[name] for released, name in names.items()}, weights)
+    _check_weights({released: ours[name] for released, name in names.items()}, weights)
     model.load_state_dict({name: weights[released] for released, name in names.items()})
     return model
 
 
-def _check(expected: dict[str, Tensor], given: dict[str, Tensor]) -> None:
+def _check_weights(expected: dict[str, Tensor], given: dict[str, Tensor]) -> None:
     missing = sorted(set(expected) - set(given))
     unknown = sorted(set(given) - set(expected) - set(UNUSED))
     shapes = [

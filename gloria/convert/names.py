@@ -41,11 +41,11 @@ def released_names(image_config: ResNetConfig, text_layers: int) -> dict[str, st
     names = {f"img_encoder.model.{theirs}": ours for theirs, ours in names.items()}
     names |= {f"img_encoder.global_embedder.{part}": f"image_projection.{part}" for part in LINEAR}
     names["img_encoder.local_embedder.weight"] = "region_projection.weight"
-    names |= {f"text_encoder.model.{each}": f"text_encoder.{each}" for each in _bert(text_layers)}
+    names |= {f"text_encoder.model.{each}": f"text_encoder.{each}" for each in _bert_names(text_layers)}
     return names
 
 
-def _bert(layers: int) -> list[str]:
+def _bert_names(layers: int) -> list[str]:
     """Names within BERT, which transformers has not changed since."""
     tables = [f"embeddings.{each}_embeddings.weight" for each in ("word", "position", "token_type")]
     modules = ["embeddings.LayerNorm"]

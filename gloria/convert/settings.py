@@ -69,34 +69,34 @@ class Settings:
         Raises:
             ValueError: training that `GloriaModel` does not have, all of it named.
         """
-        said = _flat(hyper_parameters)
+        given = _flatten(hyper_parameters)
         other = [
-            f"{name} is {shown(said[name])}, expected {' or '.join(map(repr, known))}"
+            f"{name} is {shown(given[name])}, expected {' or '.join(map(repr, known))}"
             for name, known in ONLY.items()
-            if name in said and said[name] not in known
+            if name in given and given[name] not in known
         ]
-        other += _impossible(said)
-        last_layers = said.get("model.text.last_n_layers", cls.last_layers)
+        other += _invalid_values(given)
+        last_layers = given.get("model.text.last_n_layers", cls.last_layers)
         if not isinstance(last_layers, int) or last_layers < 2:
             # With one layer the released code neither sums layers nor merges word pieces.
             other.append(f"model.text.last_n_layers is {shown(last_layers)}, expected 2 or more")
         if other:
             raise ValueError(f"the checkpoint was trained in a way that GloriaModel does not have: {'; '.join(other)}")
-        mean, std = NORMS[said.get("transforms.norm", "half")]
-        side = said.get("data.image.imsize", 256)
+        mean, std = NORMS[given.get("transforms.norm", "half")]
+        side = given.get("data.image.imsize", 256)
         # Where cropping is switched off, the whole square is enlarged.
-        uncropped = said.get("transforms.random_crop", "cropped") is None
-        crop = side if uncropped else said.get("transforms.random_crop.crop_size", 224)
+        uncropped = given.get("transforms.random_crop", "cropped") is None
+        crop = side if uncropped else given.get("transforms.random_crop.crop_size", 224)
         return cls(
-            image_encoder=said.get("model.vision.model_name", cls.image_encoder),
-            text_encoder=said.get("model.text.bert_type", cls.text_encoder),
+            image_encoder=given.get("model.vision.model_name", cls.image_encoder),
+            text_encoder=given.get("model.text.bert_type", cls.text_encoder),
             last_layers=last_layers,
-            attention_scale=said.get("model.gloria.temp1", cls.attention_scale),
-            word_scale=said.get("model.gloria.temp2", cls.word_scale),
-            logit_scale=said.get("model.gloria.temp3", cls.logit_scale),
-            local_weight=said.get("model.gloria.local_loss_weight", cls.local_weight),
-            global_weight=said.get("model.gloria.global_loss_weight", cls.global_weight),
-            max_length=said.get("data.text.word_num", cls.max_length),
+            attention_scale=given.get("model.gloria.temp1", cls.attention_scale),
+            word_scale=given.get("model.gloria.temp2", cls.word_scale),
+            logit_scale=given.get("model.gloria.temp3", cls.logit_scale),
+            local_weight=given.get("model.gloria.local_loss_weight", cls.local_weight),
+            global_weight=given.get("model.gloria.global_loss_weight", cls.global_weight),
+            max_length=given.get("data.text.word_num", cls.max_length),
             longer_side=round(SEEN * side / crop),
             image_mean=mean,
             image_std=std,
@@ -115,7 +115,7 @@ class Settings:
         )
 
 
-def _impossible(said: dict[str, Any]) -> list[str]:
+def _invalid_values(given: dict[str, Any]) -> list[str]:
     """Return the numbers that are none, or too small."""
     found = []
     for names, kinds, least, expected in (
@@ -124,18 +124,18 @@ def _impossible(said: dict[str, Any]) -> list[str]:
         (COUNTS, (int,), 1, "a whole number from 1"),
     ):
         for name in names:
-            value = said.get(name, 1)
+            value = given.get(name, 1)
             if not isinstance(value, kinds) or isinstance(value, bool) or not least <= value < sys.float_info.max:
                 found.append(f"{name} is {shown(value)}, expected {expected}")
     name = "model.text.bert_type"
-    if not isinstance(said.get(name, ""), str):
-        found.append(f"{name} is {shown(said[name])}, expected a name")
+    if not isinstance(given.get(name, ""), str):
+        found.append(f"{name} is {shown(given[name])}, expected a name")
     return found
 
 
-def _flat(node: dict[str, Any], path: str = "") -> dict[str, Any]:
+def _flatten(node: dict[str, Any], path: str = "") -> dict[str, Any]:
     """Return nested dicts as one, of dotted names."""
     flat: dict[str, Any] = {}
     for name, value in node.items():
-        flat |= _flat(value, f"{path}{name}.") if isinstance(value, dict) else {f"{path}{name}": value}
+        flat |= _flatten(value, f"{path}{name}.") if isinstance(value, dict) else {f"{path}{name}": value}
     return flat

@@ -35,7 +35,7 @@ class PixelCache:
         Raises:
             OSError, ValueError: the file cannot be read.
         """
-        kept = self._place(image)
+        kept = self._path_of(image)
         side = self.image_processor.crop_size
         try:
             framed = np.load(kept, allow_pickle=False)
@@ -46,7 +46,7 @@ class PixelCache:
         framed = self.image_processor.frame(image)
         gray = (framed == framed[:, :, :1]).all()
         try:
-            self._keep(framed[:, :, :1] if gray else framed, kept)
+            self._store(framed[:, :, :1] if gray else framed, kept)
         except OSError as error:  # a full disk, most often: the image itself is good
             warnings.warn(
                 f"the cache {self.folder} keeps no more images: {error}; they are decoded again", stacklevel=2
@@ -54,7 +54,7 @@ class PixelCache:
         return framed
 
     @staticmethod
-    def _keep(pixels: np.ndarray, place: Path) -> None:
+    def _store(pixels: np.ndarray, place: Path) -> None:
         place.parent.mkdir(exist_ok=True)
         # Renamed into place, so that no other process sees half a file.
         unfinished = place.with_suffix(f".{os.getpid()}.tmp")
@@ -65,7 +65,7 @@ class PixelCache:
         finally:
             unfinished.unlink(missing_ok=True)
 
-    def _place(self, image: Path) -> Path:
+    def _path_of(self, image: Path) -> Path:
         state = image.stat()
         processor = self.image_processor
         key = [VERSION, str(image.absolute()), state.st_mtime_ns, state.st_size, processor.size, processor.crop_size]

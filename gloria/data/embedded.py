@@ -58,7 +58,7 @@ def unpack(table: Path, column: str) -> list[str]:
         folder.mkdir(exist_ok=True)
         for batch in pyarrow.parquet.ParquetFile(table).iter_batches(ROWS_AT_ONCE, columns=[column]):
             for value in batch.column(column).to_pylist():
-                data, name = (value, None) if isinstance(value, (bytes, type(None))) else _fields(value)
+                data, name = (value, None) if isinstance(value, (bytes, type(None))) else _bytes_and_name(value)
                 if data:
                     file = folder / f"{column}-{len(files) + 1:09d}{_suffix(data, name)}"
                     _write(file, data)
@@ -76,7 +76,7 @@ def unpack(table: Path, column: str) -> list[str]:
     return files
 
 
-def _fields(value: dict[str, Any]) -> tuple[bytes | None, str | None]:
+def _bytes_and_name(value: dict[str, Any]) -> tuple[bytes | None, str | None]:
     return value["bytes"], value.get("path")
 
 

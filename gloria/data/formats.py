@@ -76,10 +76,10 @@ def read_records(
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; expected a table with the columns {' and '.join(required)}")
     if _ending(path) == ".parquet":
-        return _parquet(path, required, optional, files)
+        return _read_parquet(path, required, optional, files)
     if _ending(path) in _JSON_LINES:
-        return _json_lines(path, required, optional)
-    return _separated(path, required, optional)
+        return _read_json_lines(path, required, optional)
+    return _read_separated(path, required, optional)
 
 
 def write_records(path: str | Path, columns: Sequence[str], records: Sequence[Mapping[str, str]]) -> None:
@@ -101,7 +101,7 @@ def write_records(path: str | Path, columns: Sequence[str], records: Sequence[Ma
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         if _ending(path) == ".parquet":
-            arrow = _pyarrow(path)
+            arrow = _import_pyarrow(path)
             columnwise = {name: [record[name] for record in records] for name in columns}
             schema = arrow.schema([(name, arrow.string()) for name in columns])
             arrow.parquet.write_table(arrow.table(columnwise, schema=schema), unfinished)
@@ -123,11 +123,11 @@ def _write_lines(file: IO[str], ending: str, columns: Sequence[str], records: Se
         writer.writerows(records)
 
 
-def _separated(path: Path, required: Sequence[str], optional: Sequence[str]) -> Iterator[Record]:
+def _read_separated(path: Path, required: Sequence[str], optional: Sequence[str]) -> Iterator[Record]:
     # The module csv and not pandas: only it tells the line on which a row of several lines starts.
     csv.field_size_limit(max(csv.field_size_limit(), _CELL))
     delimiter = _DELIMITERS[_ending(path)]
-    reader = csv.reader(_lines(path, newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(_read_lines(path, newline=""), delimiter=delimiter, strict=True)
     header: list[str] = []
     wanted: list[str] = []
     line = 1
@@ -135,7 +135,7 @@ def _separated(path: Path, required: Sequence[str], optional: Sequence[str]) -> 
         for cells in reader:
             if not header and cells:
                 header = [cell.strip() for cell in cells]
-                wanted = _wanted(path, header, required, optional)
+                wanted = _columns_to_read(path, header, required, optional)
             elif len(cells) not in (0, len(header)):
                 fault = f"{len(cells)} fields where the header has {len(header)}; quote fields that hold "
                 fault += _PLURALS[delimiter]
@@ -148,20 +148,20 @@ def _separated(path: Path, required: Sequence[str], optional: Sequence[str]) -> 
         raise ValueError(f"{path}, line {line}: not valid CSV ({error}); check the quotes of that row") from error
 
 
-def _json_lines(path: Path, required: Sequence[str], optional: Sequence[str]) -> Iterator[Record]:
+def _read_json_lines(path: Path, required: Sequence[str], optional: Sequence[str]) -> Iterator[Record]:
     # Other characters that Unicode takes for line breaks may stand in JSON strings as they are.
-    for line, text in enumerate(_lines(path, newline="\n"), 1):
+    for line, text in enumerate(_read_lines(path, newline="\n"), 1):
         if not text.strip():
             continue
         try:
-            given = json.loads(text.rstrip(), object_pairs_hook=_Object)
+            given = json.loads(text.rstrip(), object_pairs_hook=_JsonObject)
         except json.JSONDecodeError as error:
             yield Record(line, {}, f"not valid JSON ({error.msg}, column {error.colno}); write one object a line")
             continue
         except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
             yield Record(line, {}, f"JSON that cannot be read ({error}); write one object of texts a line")
             continue
-        missing = [name for name in required if name not in given] if isinstance(given, _Object) else list(required)
+        missing = [name for name in required if name not in given] if isinstance(given, _JsonObject) else list(required)
         if missing:
             yield Record(line, {}, f"no JSON object with {' and '.join(map(repr, missing))}")
             continue
@@ -173,7 +173,7 @@ def _json_lines(path: Path, required: Sequence[str], optional: Sequence[str]) ->
             yield _record(line, {name: given[name] for name in wanted})
 
 
-class _Object(dict[str, Any]):
+class _JsonObject(dict[str, Any]):
     """A JSON object that knows which of its names were there twice."""
 
     def __init__(self, pairs: Sequence[tuple[str, Any]]) -> None:
@@ -181,17 +181,19 @@ class _Object(dict[str, Any]):
         self.twice = {name for name, count in Counter(name for name, _ in pairs).items() if count > 1}
 
 
-def _parquet(path: Path, required: Sequence[str], optional: Sequence[str], files: Sequence[str]) -> Iterator[Record]:
-    arrow = _pyarrow(path)
+def _read_parquet(
+    path: Path, required: Sequence[str], optional: Sequence[str], files: Sequence[str]
+) -> Iterator[Record]:
+    arrow = _import_pyarrow(path)
     try:
         file = arrow.parquet.ParquetFile(path)
         schema = file.schema_arrow
-        wanted = _wanted(path, schema.names, required, optional)
+        wanted = _columns_to_read(path, schema.names, required, optional)
         within = [name for name in wanted if name in files and holds_files(schema.field(name).type)]
         unpacked = {name: unpack(path, name) for name in within}
         line = 0
         for batch in file.iter_batches(columns=[name for name in wanted if name not in within]):
-            columns = {name: _values(batch.column(name)) for name in batch.schema.names}
+            columns = {name: _column_values(batch.column(name)) for name in batch.schema.names}
             for row in range(batch.num_rows):
                 cells: dict[str, Any] = {name: unpacked[name][line] for name in within}
                 cells |= {name: values[row] for name, values in columns.items()}
@@ -204,7 +206,7 @@ def _parquet(path: Path, required: Sequence[str], optional: Sequence[str], files
         raise ValueError(f"{path}: not valid Parquet ({error}); write it again") from error
 
 
-def _values(column: Any) -> list[Any]:
+def _column_values(column: Any) -> list[Any]:
     from pyarrow import types
 
     if types.is_temporal(column.type):
@@ -224,20 +226,21 @@ def _record(line: int, values: Mapping[str, Any]) -> Record:
     return Record(line, cells, missing=missing)
 
 
-def _lines(path: Path, newline: str) -> Iterator[str]:
+def _read_lines(path: Path, newline: str) -> Iterator[str]:
     try:
         try:
             with _opener(path)(path, "rt", newline=newline, encoding="utf-8-sig") as file:
                 yield from file
         except UnicodeDecodeError as error:
             raise ValueError(
-                f"{path}, line {_undecodable(path)}: not valid UTF-8 ({error.reason}); save the table as UTF-8"
+                f"{path}, line {_first_undecodable_line(path)}: not valid UTF-8 ({error.reason}); save the table "
+                "as UTF-8"
             ) from error
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} cannot be read ({error}); check that it is whole") from error
 
 
-def _undecodable(path: Path) -> int:
+def _first_undecodable_line(path: Path) -> int:
     """Return the first line that is not UTF-8: decoding in large blocks does not tell."""
     with _opener(path)(path, "rb") as file:
         lines = enumerate(file, 1)
@@ -252,7 +255,7 @@ def _ending(path: Path) -> str:
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
-def _wanted(path: Path, columns: Sequence[str], required: Sequence[str], optional: Sequence[str]) -> list[str]:
+def _columns_to_read(path: Path, columns: Sequence[str], required: Sequence[str], optional: Sequence[str]) -> list[str]:
     """Return the columns to read, each of which is there once."""
     for name in (*required, *optional):
         count = columns.count(name)
@@ -264,7 +267,7 @@ def _wanted(path: Path, columns: Sequence[str], required: Sequence[str], optiona
     return [name for name in (*required, *optional) if name in columns]
 
 
-def _pyarrow(path: Path) -> Any:
+def _import_pyarrow(path: Path) -> Any:
     try:
         import pyarrow.parquet
     except ImportError as error:

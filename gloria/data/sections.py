@@ -29,7 +29,7 @@ _NAMES = {
 }
 _SECTION_OF = {name: section for section, names in _NAMES.items() for name in names}
 # These name the section wherever they stand in a header: "FINDINGS AND IMPRESSION", "PERTINENT HISTORY".
-_TELLING = (*OF_BOTH, "conclusion", "history", "comparison", "addendum", "indication", "reason", "technique")
+_KEYWORDS = (*OF_BOTH, "conclusion", "history", "comparison", "addendum", "indication", "reason", "technique")
 # What they hold is no description of the images of this report.
 _CONTEXT = (
     "preamble", "comparison", "indication", "history", "examination", "technique", "date", "notification",
@@ -74,7 +74,7 @@ def sections_of(text: str) -> dict[str, str]:
         "date", "notification", "recommendations", "addendum", "wet read", "comment". A section that is findings and
         impression appears twice.
     """
-    return {name: part.text for part in _parts(text) for name in part.names if name != "preamble"}
+    return {name: part.text for part in _parts_with_text(text) for name in part.names if name != "preamble"}
 
 
 def choose_section(text: str, section: Section = "both") -> str:
@@ -98,8 +98,8 @@ def choose_section(text: str, section: Section = "both") -> str:
         return " ".join(text.split())
     sections = sections_of(text)
     if any(name in sections for name in OF_BOTH):
-        return " ".join(dict.fromkeys(sections[name] for name in _wanted(section) if name in sections))
-    last = [*_split(text)][-1]
+        return " ".join(dict.fromkeys(sections[name] for name in _names_of(section) if name in sections))
+    last = [*_all_parts(text)][-1]
     paragraphs = [part for part in re.split(r"\n[ \t]*\n", "\n".join(last.lines)) if part.strip()]
     if len(paragraphs) > 1 or last.names != ("preamble",):
         del paragraphs[:1]
@@ -116,11 +116,11 @@ def lost_sections(text: str, section: Section = "both") -> list[str]:
     if section == "whole":
         return []
     lost: list[str] = []
-    parts = _parts(text)
+    parts = _parts_with_text(text)
     described = any(name in part.names for part in parts for name in OF_BOTH)
     for number, part in enumerate(parts):
         later = {name for other in parts[number + 1 :] for name in other.names}
-        asked = set(part.names) & set(_wanted(section))
+        asked = set(part.names) & set(_names_of(section))
         if part.names[0] in _CONTEXT:
             headers = (_CAPITALS.match(line) for line in part.lines)
             lost += [header[1].strip().lower() for header in headers if header and described]
@@ -129,16 +129,16 @@ def lost_sections(text: str, section: Section = "both") -> list[str]:
     return lost
 
 
-def _wanted(section: Section) -> tuple[str, ...]:
+def _names_of(section: Section) -> tuple[str, ...]:
     return OF_BOTH if section == "both" else (section,)
 
 
-def _parts(text: str) -> list[_Part]:
+def _parts_with_text(text: str) -> list[_Part]:
     """Return the sections that say something, in their order, with what comes before the first header."""
-    return [part for part in _split(text) if part.says_something]
+    return [part for part in _all_parts(text) if part.says_something]
 
 
-def _split(text: str) -> Iterator[_Part]:
+def _all_parts(text: str) -> Iterator[_Part]:
     part, has_findings = _Part(("preamble",)), False
     for line in text.splitlines():
         header = _KNOWN.match(line) or _CAPITALS.match(line)
@@ -164,11 +164,11 @@ def _sections_of_header(header: str) -> tuple[tuple[str, ...], bool]:
     like = get_close_matches(header, _SECTION_OF, 1, _LIKENESS)
     if like:
         return (_SECTION_OF[like[0]],), True
-    words = (get_close_matches(word, _TELLING, 1, _LIKENESS) for word in re.findall(r"[a-z]+", header))
-    told = {_SECTION_OF[word[0]] for word in words if word}
-    if told.issuperset(OF_BOTH):
+    words = (get_close_matches(word, _KEYWORDS, 1, _LIKENESS) for word in re.findall(r"[a-z]+", header))
+    named = {_SECTION_OF[word[0]] for word in words if word}
+    if named.issuperset(OF_BOTH):
         return OF_BOTH, True
     for section in _NAMES:
-        if section in told:
+        if section in named:
             return (section,), False
     return (("findings",), False) if _VIEW.search(header) else ((), False)

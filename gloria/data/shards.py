@@ -69,7 +69,7 @@ def write_shards(
             chosen = order[number::shards]
             with tarfile.open(paths[-1], "w") as tar:
                 for index in chosen:
-                    _add(tar, f"{index:09d}", rows[index], longest_side)
+                    _add_row(tar, f"{index:09d}", rows[index], longest_side)
                     bar.update()
             counts.append(len(chosen))
     listing = {path.name: count for path, count in zip(paths, counts, strict=True)}
@@ -120,7 +120,7 @@ class ShardDataset(IterableDataset):
     ) -> None:
         check_choices(text, bad_files)
         self.folder = Path(folder)
-        self.counts = _counts(self.folder)
+        self.counts = _read_counts(self.folder)
         self.rows = sum(self.counts.values())
         self.image_processor = processor.image_processor
         self.text, self.group_equal_texts, self.bad_files = text, group_equal_texts, bad_files
@@ -137,7 +137,7 @@ class ShardDataset(IterableDataset):
 
     def __len__(self) -> int:
         """Return the items that one rank gets an epoch when one process reads them; with workers, up to a few less."""
-        return self._items(0, 1)
+        return self._item_count(0, 1)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """pixel_values (3, H, W) float32, report, line, and report_id where ids are asked for.
@@ -148,7 +148,7 @@ class ShardDataset(IterableDataset):
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         self._check_readers(workers)
-        yield from islice(self._without_end(worker, workers), self._items(worker, workers))
+        yield from islice(self._endless_items(worker, workers), self._item_count(worker, workers))
 
     def _check_readers(self, workers: int) -> None:
         if self.ranks * workers > len(self.counts):
@@ -160,18 +160,18 @@ class ShardDataset(IterableDataset):
     def _shards_of(self, rank: int, worker: int, workers: int) -> list[str]:
         return sorted(self.counts)[rank * workers + worker :: self.ranks * workers]
 
-    def _items(self, worker: int, workers: int) -> int:
+    def _item_count(self, worker: int, workers: int) -> int:
         """Return the items of a worker: the least that this worker's shards hold on any rank."""
         ranks = range(self.ranks)
         return min(sum(self.counts[name] for name in self._shards_of(rank, worker, workers)) for rank in ranks)
 
-    def _without_end(self, worker: int, workers: int) -> Iterator[dict[str, Any]]:
+    def _endless_items(self, worker: int, workers: int) -> Iterator[dict[str, Any]]:
         """The worker's pairs, over and over: they are cut to its number of items, which bad files may leave short."""
         names = self._shards_of(self.rank, worker, workers)
         for again in range(self.rows + 1):
             order = random.Random(f"{self.seed} {self.epoch} {self.rank} {worker} {again}")
             given = 0
-            for item in self._decoded(_shuffled(self._samples(order.sample(names, len(names))), self.buffer, order)):
+            for item in self._decode(_shuffled(self._samples(order.sample(names, len(names))), self.buffer, order)):
                 given += 1
                 yield item
             if not given:
@@ -194,10 +194,10 @@ class ShardDataset(IterableDataset):
             except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
                 report_unreadable(f"{path} cannot be read to its end ({error})", self.bad_files)
 
-    def _decoded(self, samples: Iterable[tuple[str, dict[str, bytes]]]) -> Iterator[dict[str, Any]]:
+    def _decode(self, samples: Iterable[tuple[str, dict[str, bytes]]]) -> Iterator[dict[str, Any]]:
         for place, members in samples:
             try:
-                suffix, report, line = _members(members)
+                suffix, report, line = _parse_members(members)
             except ValueError as error:
                 report_unreadable(f"{place}: {error}", self.bad_files)
                 continue
@@ -211,7 +211,7 @@ class ShardDataset(IterableDataset):
             yield pair(torch.from_numpy(pixels), report, line, self.text, self.group_equal_texts)
 
 
-def _members(members: Mapping[str, bytes]) -> tuple[str, str, int]:
+def _parse_members(members: Mapping[str, bytes]) -> tuple[str, str, int]:
     """Return the suffix of the image of a row, its report and its line.
 
     Raises:
@@ -234,7 +234,7 @@ def _members(members: Mapping[str, bytes]) -> tuple[str, str, int]:
     return suffixes[0], report, line
 
 
-def _counts(folder: Path) -> dict[str, int]:
+def _read_counts(folder: Path) -> dict[str, int]:
     path = folder / INDEX
     try:
         counts = json.loads(path.read_text(encoding="utf-8"))
@@ -259,23 +259,23 @@ def _shuffled(samples: Iterable[Any], size: int, order: random.Random) -> Iterat
     for sample in samples:
         held.append(sample)
         if len(held) >= size:
-            yield _drawn(held, order)
+            yield _pop_random(held, order)
     while held:
-        yield _drawn(held, order)
+        yield _pop_random(held, order)
 
 
-def _drawn(held: list[Any], order: random.Random) -> Any:
+def _pop_random(held: list[Any], order: random.Random) -> Any:
     at = order.randrange(len(held))
     held[at], held[-1] = held[-1], held[at]
     return held.pop()
 
 
-def _add(tar: tarfile.TarFile, stem: str, row: Row, longest_side: int | None) -> None:
+def _add_row(tar: tarfile.TarFile, stem: str, row: Row, longest_side: int | None) -> None:
     if row.image is None:
         raise ValueError(f"{row.where}: the image is not named")
     image, suffix = row.image.read_bytes(), row.image.suffix.lower().lstrip(".")
     if longest_side is not None:
-        image, suffix = _smaller(row.image, longest_side), "png"
+        image, suffix = _shrunk_png(row.image, longest_side), "png"
     about = {"report": row.report, "patient": row.patient, "label": row.label, "line": row.line}
     for name, data in ((suffix, image), ("json", json.dumps(about, ensure_ascii=False).encode())):
         member = tarfile.TarInfo(f"{stem}.{name}")
@@ -283,7 +283,7 @@ def _add(tar: tarfile.TarFile, stem: str, row: Row, longest_side: int | None) ->
         tar.addfile(member, io.BytesIO(data))
 
 
-def _smaller(path: Path, longest_side: int) -> bytes:
+def _shrunk_png(path: Path, longest_side: int) -> bytes:
     image = to_rgb(path)
     red, green, blue = image.split()
     if red.tobytes() == green.tobytes() == blue.tobytes():

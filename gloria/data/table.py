@@ -76,7 +76,7 @@ def read_table(path: str | Path, required: Sequence[str] = REQUIRED) -> list[Row
     """
     path = Path(path)
     optional = [name for name in READ if name not in required]
-    rows = [_row(path, record) for record in read_records(path, required, optional, FILES)]
+    rows = [_row_of(path, record) for record in read_records(path, required, optional, FILES)]
     if not rows:
         raise ValueError(f"{path} has no row; expected a header with {' and '.join(required)}, and a line for each")
     return rows
@@ -93,15 +93,15 @@ def write_table(path: str | Path, rows: Iterable[Row]) -> None:
         ValueError: another format; a text that is not valid Unicode.
         ImportError: Parquet, and pyarrow is not installed.
     """
-    write_records(path, COLUMNS, [_cells(row) for row in rows])
+    write_records(path, COLUMNS, [_cells_of(row) for row in rows])
 
 
-def _row(path: Path, record: Record) -> Row:
+def _row_of(path: Path, record: Record) -> Row:
     if record.fault:
         return Row(record.line, None, "", fault=record.fault, unit=unit_of(path))
     cells = record.cells
     try:
-        labels, boxes = _labels(cells.get("labels", "")), _boxes(cells.get("boxes", ""))
+        labels, boxes = _parse_labels(cells.get("labels", "")), _parse_boxes(cells.get("boxes", ""))
     except ValueError as error:
         return Row(record.line, None, "", fault=str(error), unit=unit_of(path))
     return Row(
@@ -119,7 +119,7 @@ def _row(path: Path, record: Record) -> Row:
     )
 
 
-def _cells(row: Row) -> dict[str, str]:
+def _cells_of(row: Row) -> dict[str, str]:
     image, mask = ("" if each is None else str(each.absolute()) for each in (row.image, row.mask))
     return {
         "image": image,
@@ -153,7 +153,7 @@ def is_there(path: Path) -> bool:
         return False
 
 
-def _labels(text: str) -> dict[str, int]:
+def _parse_labels(text: str) -> dict[str, int]:
     labels = {}
     for part in filter(str.strip, text.split(";")):
         name, _, value = part.rpartition("=")
@@ -165,7 +165,7 @@ def _labels(text: str) -> dict[str, int]:
     return labels
 
 
-def _boxes(text: str) -> tuple[Box, ...]:
+def _parse_boxes(text: str) -> tuple[Box, ...]:
     boxes = []
     for part in filter(str.strip, text.split(";")):
         try:

@@ -25,13 +25,13 @@ def show_color(data: Dataset, stored: np.ndarray) -> np.ndarray:
         ValueError: no palette, or one that is damaged.
     """
     if data.PhotometricInterpretation == PALETTE:
-        return _palette(data, stored)
+        return _apply_palette(data, stored)
     if data.BitsStored < 8:
         return np.rint(np.minimum(stored, 2**data.BitsStored - 1) * (255 / (2**data.BitsStored - 1))).astype(np.uint8)
     return eight_bit(stored)
 
 
-def _palette(data: Dataset, stored: np.ndarray) -> np.ndarray:
+def _apply_palette(data: Dataset, stored: np.ndarray) -> np.ndarray:
     if "SegmentedRedPaletteColorLookupTableData" in data:
         count, _, bits = data.RedPaletteColorLookupTableDescriptor
         if bits == 8 and not 0 < count <= 256:

@@ -29,10 +29,10 @@ def show_gray(data: Dataset, stored: np.ndarray, padded: np.ndarray) -> np.ndarr
     """
     if padded.any():
         stored = np.where(padded, stored[~padded].min(), stored)  # takes no part, and is black in the end
-    values, step = _modality(data, stored)
-    shown = _of_interest(data, values, step)
+    values, step = _apply_modality(data, stored)
+    shown = _apply_voi(data, values, step)
     if shown is None:
-        shown = _stretched(values)
+        shown = _stretch(values)
     inverted = data.PhotometricInterpretation == "MONOCHROME1"
     if word(data, "PresentationLUTShape") == ("IDENTITY" if inverted else "INVERSE"):
         warn(
@@ -45,12 +45,12 @@ def show_gray(data: Dataset, stored: np.ndarray, padded: np.ndarray) -> np.ndarr
     return shown
 
 
-def _modality(data: Dataset, stored: np.ndarray) -> tuple[np.ndarray, float]:
+def _apply_modality(data: Dataset, stored: np.ndarray) -> tuple[np.ndarray, float]:
     """Return what the modality LUT or the rescale makes of stored pixels, as float64, and the step between two
     values.
     """
     integral = stored.dtype.kind != "f"
-    table = _table(data, "ModalityLUTSequence") if integral else None
+    table = _first_usable_table(data, "ModalityLUTSequence") if integral else None
     if table:
         return table(stored).astype(np.float64), 1
     values = stored.astype(np.float64)
@@ -66,9 +66,9 @@ def _modality(data: Dataset, stored: np.ndarray) -> tuple[np.ndarray, float]:
     return rescaled, abs(slope) * integral
 
 
-def _of_interest(data: Dataset, values: np.ndarray, step: float) -> np.ndarray | None:
+def _apply_voi(data: Dataset, values: np.ndarray, step: float) -> np.ndarray | None:
     """Return the values as the VOI LUT or the first usable window shows them, in [0, 1]; None where there is none."""
-    table = _table(data, "VOILUTSequence")
+    table = _first_usable_table(data, "VOILUTSequence")
     if table:
         return table(values) / (2**table.bits - 1)
     function = word(data, "VOILUTFunction") or "LINEAR"
@@ -80,16 +80,16 @@ def _of_interest(data: Dataset, values: np.ndarray, step: float) -> np.ndarray |
         usable = math.isfinite(center) and math.isfinite(width) and width > 0
         # A linear window loses a unit, which means a step between integers: values of finer steps do without.
         if usable and function == "LINEAR" and width <= 1 and step < width:
-            return _windowed(values, center, width, "LINEAR_EXACT")
+            return _apply_window(values, center, width, "LINEAR_EXACT")
         if usable and (function != "LINEAR" or width >= 1):
-            return _windowed(values, center, width, function)
+            return _apply_window(values, center, width, function)
         # Centers differ from file to file: unless it is at fault, it would repeat the warning for each.
         fault, value = ("WindowWidth", width) if math.isfinite(center) else ("WindowCenter", center)
         warn(f"{fault} is {'no number' if math.isnan(value) else f'{value:g}'}; the image is shown without that window")
     return None
 
 
-def _windowed(values: np.ndarray, center: float, width: float, function: str) -> np.ndarray:
+def _apply_window(values: np.ndarray, center: float, width: float, function: str) -> np.ndarray:
     window = Dataset()
     # One unsigned bit, so that the window's range of output is 0 to 1.
     window.PhotometricInterpretation, window.PixelRepresentation, window.BitsStored = "MONOCHROME2", 0, 1
@@ -100,7 +100,7 @@ def _windowed(values: np.ndarray, center: float, width: float, function: str) ->
         return apply_windowing(values, window)
 
 
-def _stretched(values: np.ndarray) -> np.ndarray:
+def _stretch(values: np.ndarray) -> np.ndarray:
     """Stretch values from the darkest to the brightest, in [0, 1]; black where they are equal."""
     values = values / 2  # since the difference of two doubles may be beyond them
     low, high = values.min(), values.max()
@@ -110,7 +110,7 @@ def _stretched(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def _table(data: Dataset, keyword: str) -> Table | None:
+def _first_usable_table(data: Dataset, keyword: str) -> Table | None:
     """Return the first usable table of a sequence, None where there is none."""
     for item in data.get(keyword) or ():
         try:

@@ -40,7 +40,7 @@ def complete(data: Dataset) -> None:
         raise ValueError(f"it has {frames:.0f} frames; save the one to use as a file of its own")
     if frames != 1:
         data.NumberOfFrames = 1
-    _take_up_frame_groups(data)
+    _copy_frame_groups(data)
     if not data.file_meta.get("TransferSyntaxUID"):
         implicit, little = data.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
@@ -50,7 +50,7 @@ def complete(data: Dataset) -> None:
         _complete_bits(data)
 
 
-def _take_up_frame_groups(data: Dataset) -> None:
+def _copy_frame_groups(data: Dataset) -> None:
     for groups in FRAME_GROUPS:
         for macro in FRAME_MACROS:
             for element in first_item(first_item(data, groups) or {}, macro) or ():
@@ -144,11 +144,11 @@ def _is_padding(data: Dataset, values: np.ndarray) -> np.ndarray:
     if value is None:
         return np.zeros(values.shape, bool)
     limit = number(data, f"{prefix}PixelPaddingRangeLimit")
-    ends = [_in_range_of(values.dtype, each) for each in (value, value if limit is None else limit)]
+    ends = [_wrap_into_range(values.dtype, each) for each in (value, value if limit is None else limit)]
     return (values >= min(ends)) & (values <= max(ends))
 
 
-def _in_range_of(dtype: np.dtype, value: float) -> float:
+def _wrap_into_range(dtype: np.dtype, value: float) -> float:
     """Return a padding value as the pixels have it: files disagree about whether the element is signed."""
     if dtype.kind == "f":
         return value

@@ -130,7 +130,7 @@ def _encode_rows(
             fault = "the report is empty"
         if not fault and of == "images":
             try:
-                pixels.append(_pixels(processor, row))
+                pixels.append(_row_pixels(processor, row))
             except (ValueError, OSError) as error:
                 fault = str(error)
         if fault:
@@ -144,7 +144,7 @@ def _encode_rows(
     return encode_pixels(model, torch.cat(pixels)), good, bad
 
 
-def _pixels(processor: GloriaProcessor, row: Row) -> Tensor:
+def _row_pixels(processor: GloriaProcessor, row: Row) -> Tensor:
     if row.image is None:
         raise ValueError("the image is not named")
     pixels: Tensor = processor(images=to_rgb(row.image))["pixel_values"]

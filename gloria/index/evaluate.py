@@ -71,8 +71,8 @@ def evaluate(
     queries = [row.report if index.manifest.of == "images" else row.image for row in rows]
 
     def figures(found: TopK) -> dict[str, float]:
-        relevant = _equal(of_queries, of_items, found.indices)
-        own = _equal(reports[: len(rows)], reports[len(rows) :], found.indices)[paired]
+        relevant = _is_equal(of_queries, of_items, found.indices)
+        own = _is_equal(reports[: len(rows)], reports[len(rows) :], found.indices)[paired]
         line = {f"P@{k}": precision_of_ranked(relevant, k) for k in ks}
         return line | ({f"R@{k}": hit_rate_of_ranked(own, k) for k in ks} if len(own) else {})
 
@@ -83,7 +83,7 @@ def evaluate(
         if candidates is not None:
             most = max(candidates, max(ks))
             found = retriever.search(queries, max(ks), by=way, candidates=most, progress=progress)
-            kept = {f"kept@{k}": _kept(found.indices[:, :k], exact.indices[:, :k]) for k in ks}
+            kept = {f"kept@{k}": _share_kept(found.indices[:, :k], exact.indices[:, :k]) for k in ks}
             table[f"{way}, {most} candidates"] = figures(found) | kept
     return Evaluation(table, chance(of_queries, of_items), len(rows), int(paired.sum()))
 
@@ -99,7 +99,7 @@ def format_evaluation(found: Evaluation) -> str:
     return "\n".join([*lines, f"precision by chance: {100 * found.chance:.1f}"])
 
 
-def _equal(of_queries: Sequence[object], of_items: Sequence[object], numbers: Tensor) -> Tensor:
+def _is_equal(of_queries: Sequence[object], of_items: Sequence[object], numbers: Tensor) -> Tensor:
     """Return, as (Q, k) bool, whether query and item are equal; never where there is no item (-1)."""
     return torch.tensor(
         [
@@ -109,5 +109,5 @@ def _equal(of_queries: Sequence[object], of_items: Sequence[object], numbers: Te
     )
 
 
-def _kept(found: Tensor, exact: Tensor) -> float:
+def _share_kept(found: Tensor, exact: Tensor) -> float:
     return (exact[:, :, None] == found[:, None, :]).any(2).float().mean().item()

@@ -102,7 +102,7 @@ class Manifest:
                 "use the program that wrote it"
             )
         try:
-            return cls(**saved | _nested(saved))
+            return cls(**saved | _parse_nested(saved))
         except (TypeError, ValueError, KeyError) as error:
             raise ValueError(f"{path} is damaged ({error}); restore it, or build the index again") from error
 
@@ -116,7 +116,7 @@ class Manifest:
                 )
 
 
-def _nested(saved: dict[str, Any]) -> dict[str, Any]:
+def _parse_nested(saved: dict[str, Any]) -> dict[str, Any]:
     missing = {field.name for field in fields(Manifest)} - set(saved)
     if missing:
         raise ValueError(f"without {', '.join(sorted(missing))}")

@@ -34,11 +34,11 @@ def build_nearest(index: EmbeddingIndex, factory: str = "Flat") -> EmbeddingInde
         process writes into the folder of the index, or has done so since it was opened.
         DiskFullError: no space is left; the index is as it was.
     """
-    faiss = _faiss()
+    faiss = _import_faiss()
     try:
         made = faiss.index_factory(index.manifest.width, factory, faiss.METRIC_INNER_PRODUCT)
         if not made.is_trained:
-            made.train(_sample(index).numpy())
+            made.train(_training_sample(index).numpy())
         for shard in index.shards:
             made.add(_unit_length(shard.item_embeds).numpy())
     except RuntimeError as error:
@@ -57,11 +57,11 @@ def nearest(index: EmbeddingIndex, query_embeds: Tensor, count: int) -> Tensor:
     """Return the numbers (Q, count) of the items whose embeddings have the best cosines with those of queries, -1 =
     none.
     """
-    _, numbers = _read(index).search(_unit_length(query_embeds.cpu()).numpy(), count)
+    _, numbers = _faiss_index_of(index).search(_unit_length(query_embeds.cpu()).numpy(), count)
     return torch.from_numpy(numbers)
 
 
-def _read(index: EmbeddingIndex) -> Any:
+def _faiss_index_of(index: EmbeddingIndex) -> Any:
     file = index.manifest.nearest
     if file is None:
         raise ValueError(
@@ -69,7 +69,7 @@ def _read(index: EmbeddingIndex) -> Any:
             "`gloria index build ... --faiss Flat`"
         )
     if index.nearest is None:
-        faiss = _faiss()
+        faiss = _import_faiss()
         try:
             index.nearest = faiss.read_index(str(index.folder / file.name))
         except RuntimeError as error:
@@ -89,7 +89,7 @@ def _unit_length(embeds: Tensor) -> Tensor:
     return torch.nn.functional.normalize(embeds.float(), dim=1)
 
 
-def _sample(index: EmbeddingIndex) -> Tensor:
+def _training_sample(index: EmbeddingIndex) -> Tensor:
     """Return evenly spaced items, so that every part of a sorted table is among them."""
     count = min(len(index), MOST_TO_TRAIN_ON)
     numbers = torch.arange(count) * len(index) // count
@@ -98,7 +98,7 @@ def _sample(index: EmbeddingIndex) -> Tensor:
     return _unit_length(torch.cat([shard.item_embeds[some] for shard, some in zip(index.shards, chosen, strict=True)]))
 
 
-def _faiss() -> Any:
+def _import_faiss() -> Any:
     try:
         import faiss
     except ImportError as error:

@@ -34,7 +34,7 @@ class IndexWriter:
             raise ValueError(f"shard_bytes is {shard_bytes}; expected at least 1, such as {SHARD_BYTES}")
         self.folder, self.manifest, self.shard_bytes = Path(folder), manifest, shard_bytes
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._held: list[Embeddings] = []
+        self._pending: list[Embeddings] = []
         self._rows: list[Row] = []
 
     def add(self, items: Embeddings, rows: Sequence[Row]) -> None:
@@ -59,13 +59,13 @@ class IndexWriter:
                 f"{rows[min(bad)].where}: its vectors are NaN or infinite in {self.manifest.dtype}; take float32 "
                 "or bfloat16, which have a wider range, or fix the model"
             )
-        self._held.append(Embeddings(item_embeds, part_embeds, offsets))
+        self._pending.append(Embeddings(item_embeds, part_embeds, offsets))
         self._rows += rows
 
     @property
     def is_full(self) -> bool:
         """Whether what is held makes a shard."""
-        return sum(each.part_embeds.nbytes + each.item_embeds.nbytes for each in self._held) >= self.shard_bytes
+        return sum(each.part_embeds.nbytes + each.item_embeds.nbytes for each in self._pending) >= self.shard_bytes
 
     def write(self, done: int, digest: str, bad: Sequence[Problem] = ()) -> None:
         """Write a shard of what is held, then the manifest, by which it begins to count.
@@ -76,11 +76,11 @@ class IndexWriter:
             bad: rows that are bad among those since the last call.
         """
         shards = self.manifest.shards
-        if self._held:
+        if self._pending:
             name = f"shard-{len(shards):05d}.safetensors"
-            shards = (*shards, File.written(self.folder, name, len(self._rows), self._save))
+            shards = (*shards, File.written(self.folder, name, len(self._rows), self._save_shard))
         # Whole vectors that FAISS does not know would never be found.
-        nearest, factory = (None, "") if self._held else (self.manifest.nearest, self.manifest.factory)
+        nearest, factory = (None, "") if self._pending else (self.manifest.nearest, self.manifest.factory)
         self.manifest = replace(
             self.manifest,
             done=done,
@@ -91,11 +91,11 @@ class IndexWriter:
             factory=factory,
         )
         self.manifest.write(self.folder)
-        self._held, self._rows = [], []
+        self._pending, self._rows = [], []
 
-    def _save(self, path: Path) -> None:
+    def _save_shard(self, path: Path) -> None:
         rows = json.dumps([_row_as_json(row) for row in self._rows]).encode()
-        tensors = Embeddings.concatenate(self._held)._asdict()
+        tensors = Embeddings.concatenate(self._pending)._asdict()
         save_file(tensors | {"rows": torch.frombuffer(bytearray(rows), dtype=torch.uint8)}, path)
 
 

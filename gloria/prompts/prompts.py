@@ -46,7 +46,7 @@ def sampled_prompts(rows: Sequence[Row], count: int = 1, seed: int = 0) -> Promp
             reports.setdefault(row.label, {})[row.report] = None
     if not reports:
         raise ValueError("no row has a label and a report; prompts sampled from data need both")
-    return {name: _drawn(list(of_class), count, f"{seed} {name}") for name, of_class in reports.items()}
+    return {name: _sample(list(of_class), count, f"{seed} {name}") for name, of_class in reports.items()}
 
 
 def generated_prompts(classes: Sequence[str] = COMPETITION, count: int = PER_CLASS, seed: int = 0) -> Prompts:
@@ -109,7 +109,7 @@ def read_prompts(path: str | Path, count: int = PER_CLASS, seed: int = 0) -> Pro
         if not isinstance(name, str) or not name.strip():
             raise ValueError(f"{path} has a class {shown(name)}; expected text: put it in quotes")
         if isinstance(given, dict):
-            prompts[name] = _drawn(_phrases(f"{path}, {name}", given), count, f"{seed} {name}")
+            prompts[name] = _sample(_phrases(f"{path}, {name}", given), count, f"{seed} {name}")
         else:
             prompts[name] = _texts(f"{path}, {name}", given)
             if not all(prompts[name]):
@@ -151,7 +151,7 @@ def _texts(where: str, given: Any) -> list[str]:
     return [" ".join(entry.split()) for entry in given]
 
 
-def _drawn(texts: list[str], count: int, seed: str) -> list[str]:
+def _sample(texts: list[str], count: int, seed: str) -> list[str]:
     if count < 1:
         raise ValueError(f"count is {count}; expected at least one prompt of each class")
     return random.Random(seed).sample(texts, min(count, len(texts)))

@@ -28,7 +28,7 @@ class Interruptions:
                 handler = signal.getsignal(number)
                 if callable(handler):
                     self._handlers[number] = handler
-                    signal.signal(number, self._arrived)
+                    signal.signal(number, self._on_signal)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -62,7 +62,7 @@ class Interruptions:
             raise SystemExit(128 + number)
         handler(number, None)
 
-    def _arrived(self, number: int, _frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self.pending = number
         if not self.held:
             self.act(number)

@@ -113,9 +113,11 @@ def train(
         if count < 2:
             raise ValueError(f"{name} has {count} rows; expected at least two, to contrast one with another")
     check_changes(change)
-    with only_run(out, options.cpu), _telling_what_is_left(out):
+    with only_run(out, options.cpu), _advise_on_full_disk(out):
         start = on_first_process(
-            lambda: _start(out, model, processor, RunRecord.of(training, held_out, options, origin), resume, change)
+            lambda: _starting_point(
+                out, model, processor, RunRecord.of(training, held_out, options, origin), resume, change
+            )
         )
         trainer = GloriaTrainer(model, processor, training, held_out, out / CHECKPOINTS, options)
         trainer.record, trainer.rate_ratio = asdict(start.record), start.rate_ratio
@@ -131,11 +133,11 @@ def train(
         if trainer.is_world_process_zero():
             with whole_files(out) as staged:
                 trainer.save_model(str(staged))
-        return on_first_process(lambda: _finish(trainer, training, held_out, out, start.record))
+        return on_first_process(lambda: _write_results(trainer, training, held_out, out, start.record))
 
 
 @contextmanager
-def _telling_what_is_left(out: Path) -> Iterator[None]:
+def _advise_on_full_disk(out: Path) -> Iterator[None]:
     try:
         yield
     except DiskFullError as error:
@@ -193,7 +195,7 @@ def _save_last_finished_step(trainer: GloriaTrainer) -> DiskFullError | None:
     return None
 
 
-def _start(
+def _starting_point(
     out: Path,
     model: GloriaModel,
     processor: GloriaProcessor,
@@ -233,7 +235,7 @@ def _start(
     return Start(str(checkpoint), record, record.settings["learning_rate"] / earlier.settings["learning_rate"])
 
 
-def _finish(
+def _write_results(
     trainer: GloriaTrainer,
     training: Sequence[Row] | ShardDataset,
     held_out: Sequence[Row],

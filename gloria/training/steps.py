@@ -24,11 +24,11 @@ class LastFinishedStep(TrainerCallback):
     def __init__(self) -> None:
         self.updating = False
         self.lines: list[int] = []
-        self._noted: tuple[dict[str, Any], list[Tensor]] | None = None
+        self._before_step: tuple[dict[str, Any], list[Tensor]] | None = None
 
     def on_step_begin(self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Note random numbers and buffers."""
-        self._noted = random_state(args.device), [value.clone() for value in kwargs["model"].buffers()]
+        self._before_step = random_state(args.device), [value.clone() for value in kwargs["model"].buffers()]
 
     def on_pre_optimizer_step(
         self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -40,7 +40,7 @@ class LastFinishedStep(TrainerCallback):
 
     def on_step_end(self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """The step is finished: there is nothing to undo."""
-        self.updating, self._noted = False, None
+        self.updating, self._before_step = False, None
 
     def check(self, value: Tensor, what: str, state: TrainerState) -> None:
         """Raise NonFiniteError, with the lines of the batch, where `value` is NaN or infinite."""
@@ -54,8 +54,8 @@ class LastFinishedStep(TrainerCallback):
 
     def return_to(self, model: nn.Module, device: torch.device) -> None:
         """Undo what an unfinished step did to random numbers and buffers."""
-        if self._noted is not None:
-            state, buffers = self._noted
+        if self._before_step is not None:
+            state, buffers = self._before_step
             set_random_state(state, device)
             for value, noted in zip(model.buffers(), buffers, strict=True):
                 value.copy_(noted)

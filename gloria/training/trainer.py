@@ -81,7 +81,7 @@ class GloriaTrainer(Trainer):
         for encoder in self.frozen:
             encoder.requires_grad_(False)
         set_seed(options.seed)
-        arguments = _arguments(options, training, held_out, checkpoints)
+        arguments = _training_arguments(options, training, held_out, checkpoints)
         optimizer = None
         if options.optimizer == "adam":
             optimizer = (torch.optim.Adam, {"lr": options.learning_rate, "betas": (options.beta1, 0.999)})
@@ -151,11 +151,11 @@ class GloriaTrainer(Trainer):
         before = random_state(self.args.device)
         try:
             with self.interruptions.let_through():
-                return self._evaluated(*args, **kwargs)
+                return self._loss_and_retrieval(*args, **kwargs)
         finally:
             set_random_state(before, self.args.device)
 
-    def _evaluated(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+    def _loss_and_retrieval(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         output = super().evaluation_loop(*args, **kwargs)
         if not self.ranked:
             return output
@@ -192,7 +192,7 @@ class GloriaTrainer(Trainer):
         set_rates(optimizer, self.lr_scheduler, given, self.options.learning_rate, self.rate_ratio)
 
 
-def _arguments(
+def _training_arguments(
     options: TrainingOptions, training: Sequence[Row] | ShardDataset, held_out: Sequence[Row], checkpoints: Path
 ) -> TrainingArguments:
     linear = options.schedule == "linear"

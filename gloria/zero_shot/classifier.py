@@ -66,7 +66,7 @@ class ZeroShotClassifier:
             raise ValueError(f"batch_size is {batch_size}; expected at least 1")
         self.model, self.processor = model, processor
         self.form, self.ensemble, self.batch_size = form, ensemble, batch_size
-        self.prompts = _checked(prompts)
+        self.prompts = _checked_prompts(prompts)
         self.classes = tuple(self.prompts)
         self._texts, self._score, self._scale = self._encode_prompts()
         if calibration is not None:
@@ -115,7 +115,7 @@ class ZeroShotClassifier:
         Raises:
             ValueError: no image; one that is unreadable, or whose score is NaN or infinite.
         """
-        scores = self._uncalibrated(images, progress)
+        scores = self._raw_scores(images, progress)
         return scores if self.calibration is None else self.calibration.apply(scores)
 
     def calibrate(self, images: Sequence[Any], source: str, progress: bool = False) -> Calibration:
@@ -126,10 +126,10 @@ class ZeroShotClassifier:
             source: its name, which is kept with the figures.
             progress: show a bar, on a terminal.
         """
-        self.calibration = Calibration.of(self._uncalibrated(images, progress), source, self.description)
+        self.calibration = Calibration.of(self._raw_scores(images, progress), source, self.description)
         return self.calibration
 
-    def _uncalibrated(self, images: Sequence[Any], progress: bool) -> Tensor:
+    def _raw_scores(self, images: Sequence[Any], progress: bool) -> Tensor:
         if not len(images):
             raise ValueError("images is empty; expected one image or more")
         with inference(self.model):
@@ -173,7 +173,7 @@ class ZeroShotClassifier:
             )
 
 
-def _checked(prompts: Mapping[str, str | Sequence[str]]) -> dict[str, list[str]]:
+def _checked_prompts(prompts: Mapping[str, str | Sequence[str]]) -> dict[str, list[str]]:
     listed = {name: [texts] if isinstance(texts, str) else list(texts) for name, texts in prompts.items()}
     if len(listed) < 2:
         raise ValueError(f"prompts has the classes {list(listed)}; expected at least two, to tell apart")

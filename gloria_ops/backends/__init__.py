@@ -28,7 +28,7 @@ def choose(requested: str | None, score: LocalScore, dtype: torch.dtype, device:
         NotImplementedError: the backend lacks this score, dtype or device; the message names one that has it.
     """
     if requested is None:
-        return _automatic(score, dtype, device)
+        return _choose_automatically(score, dtype, device)
     if requested not in BACKENDS:
         known = ", ".join(map(repr, BACKENDS))
         raise ValueError(f"backend is {requested!r}; expected one of {known}, or None for the automatic choice")
@@ -58,7 +58,7 @@ def first_that_serves(score: LocalScore, dtype: torch.dtype, device: torch.devic
     raise AssertionError("the reference serves everything")
 
 
-def _automatic(score: LocalScore, dtype: torch.dtype, device: torch.device) -> str:
+def _choose_automatically(score: LocalScore, dtype: torch.dtype, device: torch.device) -> str:
     chosen, refusals = first_that_serves(score, dtype, device)
     caution = BACKENDS[chosen].caution
     if chosen == reference.name and dtype != torch.float64:

@@ -46,8 +46,8 @@ def read_chexpert(root: str | Path, section: Section = "both", all_views: bool =
         ValueError: a table without its columns, with a path without a patient, or with labels that are none.
     """
     root = Path(root)
-    imported, images = Imported(), _Images(root)
-    reports = {place.inside: cells for place, cells in _plus(root)}
+    imported, images = Imported(), _ImageFinder(root)
+    reports = {place.inside: cells for place, cells in _plus_records(root)}
     folders = (root, *sorted(root.glob(BATCHES)))
     tables = [next((folder / name for folder in folders if (folder / name).is_file()), None) for name in SPLITS]
     if not any(tables):
@@ -55,7 +55,7 @@ def read_chexpert(root: str | Path, section: Section = "both", all_views: bool =
         return imported
     for table in filter(None, tables):
         for record in listed(table.parent, table.name, ("Path", "Frontal/Lateral", *COMPETITION), CLASSES):
-            place = _Place.of(table, record.line, record.cells["Path"])
+            place = _ImagePath.of(table, record.line, record.cells["Path"])
             if record.cells["Frontal/Lateral"] != "Frontal" and not all_views:
                 imported.leave_out("not a frontal view", place.given)
                 continue
@@ -107,7 +107,7 @@ def five_by(rows: Sequence[Row], of_each: int = 200, seed: int = 0) -> tuple[lis
 
 
 @dataclass(frozen=True)
-class _Place:
+class _ImagePath:
     """Where a table says that an image is.
 
     Attributes:
@@ -123,7 +123,7 @@ class _Place:
     inside: str
 
     @classmethod
-    def of(cls, table: Path, line: int, path: str) -> "_Place":
+    def of(cls, table: Path, line: int, path: str) -> "_ImagePath":
         given = path.replace("\\", "/")
         *folders, _ = parts = given.split("/")
         for number in reversed(range(len(folders))):
@@ -135,7 +135,7 @@ class _Place:
         )
 
 
-class _Images:
+class _ImageFinder:
     """Finds images: where the table says, or below the folders of a release, whatever the table calls them.
 
     CheXpert Plus has PNG files under the names of the JPEG files. The folder in which the last image was is tried
@@ -147,7 +147,7 @@ class _Images:
         self.root = root
         self.folders = [root, root / "PNG", root / "PNG" / "PNG", *sorted(batches)]
 
-    def find(self, place: _Place, split: str) -> Path | None:
+    def find(self, place: _ImagePath, split: str) -> Path | None:
         """Return the file, None where there is none; split is the folder that the release has for the table."""
         given = self.root / place.given
         if is_there(given):
@@ -163,8 +163,8 @@ class _Images:
         return None
 
 
-def _read_plus(root: Path, imported: Imported, images: _Images, section: Section, all_views: bool) -> None:
-    for place, cells in _plus(root):
+def _read_plus(root: Path, imported: Imported, images: _ImageFinder, section: Section, all_views: bool) -> None:
+    for place, cells in _plus_records(root):
         if cells["frontal_lateral"] != "Frontal" and not all_views:
             imported.leave_out("not a frontal view", place.given)
             continue
@@ -175,11 +175,11 @@ def _read_plus(root: Path, imported: Imported, images: _Images, section: Section
         raise FileNotFoundError(f"{root} holds none of {', '.join(SPLITS)} and no {PLUS}; expected CheXpert's folder")
 
 
-def _plus(root: Path) -> Iterator[tuple[_Place, Mapping[str, str]]]:
+def _plus_records(root: Path) -> Iterator[tuple[_ImagePath, Mapping[str, str]]]:
     """The records of CheXpert Plus's table, if it is there, with the places of their images."""
     for table in sorted(root.glob(PLUS))[-1:]:  # named after its date: the latest
         for record in listed(root, table.name, PLUS_COLUMNS):
-            yield _Place.of(table, record.line, record.cells["path_to_image"]), record.cells
+            yield _ImagePath.of(table, record.line, record.cells["path_to_image"]), record.cells
 
 
 def _report(cells: Mapping[str, str], section: Section) -> str:

@@ -81,7 +81,7 @@ def listed(root: Path, name: str, columns: Sequence[str], optional: Sequence[str
     path = found(root, name)
     if path is None:
         raise FileNotFoundError(f"{root} holds no {name} (nor {name}.gz); expected the folder that holds it")
-    return _whole(path, columns, optional)
+    return _valid_records(path, columns, optional)
 
 
 def found(root: Path, name: str) -> Path | None:
@@ -105,7 +105,7 @@ def class_labels(cells: Mapping[str, str]) -> dict[str, int]:
     return labels
 
 
-def _whole(path: Path, columns: Sequence[str], optional: Sequence[str]) -> Iterator[Record]:
+def _valid_records(path: Path, columns: Sequence[str], optional: Sequence[str]) -> Iterator[Record]:
     for record in read_records(path, columns, optional):
         if record.fault:
             raise ValueError(f"{path}, line {record.line}: {record.fault}; download the file again")

@@ -56,7 +56,7 @@ def read_mimic(
         labels_of = listed(root, LABELS, ("study_id",), CLASSES)
         labels = {identity(record.cells["study_id"]): class_labels(record.cells) for record in labels_of}
     imported = Imported()
-    said: dict[str, str] = {}  # of a study, which has several images
+    chosen: dict[str, str] = {}  # of a study, which has several images
     for record in images:
         image, subject, study = (identity(record.cells[name]) for name in columns)
         if not (image and subject and study):
@@ -68,7 +68,7 @@ def read_mimic(
             continue
         patient = Path("files", f"p{subject[:2]}", f"p{subject}")
         place, name = texts / patient / f"s{study}.txt", f"s{study}"
-        if name not in said:
+        if name not in chosen:
             try:
                 text = place.read_text(encoding="utf-8")
             except FileNotFoundError:
@@ -77,16 +77,16 @@ def read_mimic(
             except (OSError, ValueError):
                 imported.leave_out("the report cannot be read", name)
                 continue
-            said[name] = choose_section(text, section)
-            if said[name] and (lost := lost_sections(text, section)):
+            chosen[name] = choose_section(text, section)
+            if chosen[name] and (lost := lost_sections(text, section)):
                 imported.lost[name] = lost
-        if not said[name]:
+        if not chosen[name]:
             imported.leave_out(f"no {section} in the report", name)
             continue
         row = Row(
             line=record.line,
             image=root / patient / name / f"{image}.{'dcm' if is_dicom else 'jpg'}",
-            report=said[name],
+            report=chosen[name],
             patient=f"p{subject}",
             split=splits.get(image, ""),
             labels=labels.get(study, {}),

@@ -32,7 +32,7 @@ def read_openi(root: str | Path, section: Section = "both") -> Imported:
     reports = sorted(root.rglob("ecgen-radiology/*.xml"), key=lambda path: (len(path.stem), path.stem))
     if not reports:
         raise FileNotFoundError(f"{root} holds no ecgen-radiology/*.xml; unpack NLMCXR_reports.tgz there")
-    images = {_key(path.stem): path for path in sorted(root.rglob("*")) if path.suffix.lower() in IMAGES}
+    images = {_image_key(path.stem): path for path in sorted(root.rglob("*")) if path.suffix.lower() in IMAGES}
     imported = Imported()
     for number, path in enumerate(reports, 1):
         try:
@@ -50,7 +50,7 @@ def read_openi(root: str | Path, section: Section = "both") -> Imported:
         if not names:
             imported.leave_out("no image in the report", path.name)
         for name in names:
-            imported.add(Row(number, images.get(_key(name)), report, patient), name)
+            imported.add(Row(number, images.get(_image_key(name)), report, patient), name)
     return imported
 
 
@@ -60,6 +60,6 @@ def _report(tree: ElementTree.Element, section: Section) -> str:
     return " ".join(dict.fromkeys(text for name in wanted if (text := texts.get(name))))
 
 
-def _key(name: str) -> str:
+def _image_key(name: str) -> str:
     """Return an image's name as both archives have it: the PNG archive puts "CXR" and the report's number before it."""
     return re.sub(r"^CXR\d+_(?=\d+_)", "", name)

@@ -46,7 +46,7 @@ class Chest:
         """The healthy chest: soft tissue, spine, ribs, lungs with vessels, heart and mediastinum."""
         body = self._ellipse(0, 0.25, 0.93, 1.25)
         density = 0.62 * body * (1 - 0.80 * self.air)
-        density += 0.30 * body * self._above(0.08 - np.abs(self.x))
+        density += 0.30 * body * self._step(0.08 - np.abs(self.x))
         density += 0.10 * body * self._ribs()
         density += 0.12 * self.air * self._vessels()
         middle = self._ellipse(0.02, -0.25, 0.15, 0.55)
@@ -80,25 +80,25 @@ class Chest:
             along = self.x - across
             off = self.y - down - slope * along - bend * along**2
             half_length, half_width = self.random.uniform(0.11, 0.17), self.random.uniform(0.014, 0.022)
-            plate_shape = self._above(half_length - np.abs(along)) * self._above(half_width - np.abs(off), 0.015)
+            plate_shape = self._step(half_length - np.abs(along)) * self._step(half_width - np.abs(off), 0.015)
             shape = np.maximum(shape, lung * plate_shape)
         return 0.34 * shape, shape > 0.3
 
     def _consolidation(self, side: str, severity: int, zone: str) -> tuple[np.ndarray, np.ndarray]:
         """A cloud with a ragged edge."""
         half = 0.11 + 0.03 * severity
-        across, down = self._place(side, zone)
+        across, down = self._place_in_zone(side, zone)
         stretched = half * self.random.uniform(1, 1.25)
         radius = np.hypot((self.x - across) / stretched, (self.y - down) / half) + 0.25 * self._texture(0.08)
-        shape = self.lungs[side] * self._above((1 - radius) * half, 0.06)
+        shape = self.lungs[side] * self._step((1 - radius) * half, 0.06)
         return 0.42 * shape * (1 + 0.35 * self._texture(0.05)), shape > 0.5
 
     def _edema(self, severity: int) -> tuple[np.ndarray, np.ndarray]:
         """Haze around both hila, in the shape of a bat's wings, with septal lines at the edges of the lungs."""
         from_hila = np.hypot((np.abs(self.x) - 0.20) / 1.1, self.y - 0.02)
         haze = self.air * np.exp(-((from_hila / (0.22 + 0.04 * severity)) ** 2))
-        lines = self._above(np.cos(2 * np.pi * self.y / 0.055) - 0.75, 0.15)
-        septal = self.air * lines * self._above(np.abs(self.x) - self.middle - 0.10) * self._above(self.y - 0.05)
+        lines = self._step(np.cos(2 * np.pi * self.y / 0.055) - 0.75, 0.15)
+        septal = self.air * lines * self._step(np.abs(self.x) - self.middle - 0.10) * self._step(self.y - 0.05)
         amount = (0.22 + 0.08 * severity) * haze * (1 + 0.5 * self._texture(0.04)) + (0.06 + 0.03 * severity) * septal
         return amount, haze > 0.45
 
@@ -106,7 +106,7 @@ class Chest:
         """Fluid over the diaphragm, whose meniscus rises towards the chest wall."""
         sign = 1 if side == "left" else -1
         level = self.diaphragm[side] - 0.12 - 0.13 * severity
-        shape = self.lungs[side] * self._above(self.y - level + 0.35 * (sign * self.x - self.middle))
+        shape = self.lungs[side] * self._step(self.y - level + 0.35 * (sign * self.x - self.middle))
         return 0.45 * shape * (1 - 0.9 * self.heart), shape > 0.5
 
     def _pneumothorax(self, side: str, severity: int, _zone: str) -> tuple[np.ndarray, np.ndarray]:
@@ -122,10 +122,10 @@ class Chest:
 
     def _nodule(self, side: str, severity: int, zone: str) -> tuple[np.ndarray, np.ndarray]:
         half = 0.05 + 0.015 * severity
-        shape = self.lungs[side] * self._ellipse(*self._place(side, zone), half, half)
+        shape = self.lungs[side] * self._ellipse(*self._place_in_zone(side, zone), half, half)
         return 0.48 * shape, shape > 0.5
 
-    def _place(self, side: str, zone: str) -> tuple[float, float]:
+    def _place_in_zone(self, side: str, zone: str) -> tuple[float, float]:
         """The middle of something in a zone of a lung."""
         sign = 1 if side == "left" else -1
         across = sign * (self.middle + self.random.uniform(-0.08, 0.08))
@@ -135,13 +135,13 @@ class Chest:
         sign = 1 if side == "left" else -1
         outline = self._ellipse(sign * self.middle, -0.05, self.width, self.height)
         dome = self.diaphragm[side] - 0.10 * np.cos(np.pi * (self.x - sign * self.middle) / (2 * self.width))
-        return outline * (1 - self._above(self.y - dome))
+        return outline * (1 - self._step(self.y - dome))
 
     def _ellipse(self, x: float, y: float, half_width: float, half_height: float) -> np.ndarray:
         radius = np.hypot((self.x - x) / half_width, (self.y - y) / half_height)
-        return self._above((1 - radius) * min(half_width, half_height))
+        return self._step((1 - radius) * min(half_width, half_height))
 
-    def _above(self, distance: np.ndarray, edge: float = 0.0) -> np.ndarray:
+    def _step(self, distance: np.ndarray, edge: float = 0.0) -> np.ndarray:
         """1 where the distance is positive, 0 where it is negative, smooth between."""
         return 0.5 * (1 + np.tanh(distance / (edge or self.edge)))
 
@@ -149,7 +149,7 @@ class Chest:
         """Arcs that fall from the spine to the sides, nine on each."""
         arc = self.y - 0.55 * self.x**2 + self.random.uniform(0, 0.1)
         inside = self._ellipse(0, 0.0, 0.74, 0.95)
-        return inside * self._above(np.cos(2 * np.pi * arc / 0.21) - 0.45, 0.25) * (np.abs(self.x) > 0.08)
+        return inside * self._step(np.cos(2 * np.pi * arc / 0.21) - 0.45, 0.25) * (np.abs(self.x) > 0.08)
 
     def _vessels(self) -> np.ndarray:
         """Markings that fade from the hila outwards."""

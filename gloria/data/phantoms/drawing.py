@@ -65,9 +65,9 @@ def draw_phantom(findings: str | Sequence[str], seed: int | Sequence[int], size:
         ValueError: an unknown finding, two of a kind, "no finding" beside another; `size` below 32.
     """
     named = [findings] if isinstance(findings, str) else list(findings)
-    _check(named, size)
+    _check_findings(named, size)
     random = np.random.default_rng([*np.atleast_1d(seed), *(FINDINGS.index(name) for name in named)])
-    present = [_made(name, random) for name in named]
+    present = [_random_finding(name, random) for name in named]
 
     chest = Chest(
         size,
@@ -114,7 +114,7 @@ def write_phantoms(
     if not 0 <= second <= 1:
         raise ValueError(f"second is {second}; expected a share of the phantoms, 0 to 1")
     numbered = (
-        (f"phantom-{seed}-{number:05d}", draw_phantom(_chosen(number, seed, second), [seed, number], size), "")
+        (f"phantom-{seed}-{number:05d}", draw_phantom(_findings_of(number, seed, second), [seed, number], size), "")
         for number in range(count)
     )
     return _write(Path(folder), numbered, count, progress)
@@ -147,7 +147,7 @@ def write_five_by_200(
     numbered = (
         (
             f"5x200-{seed}-{number:04d}-{name}",
-            draw_phantom(_sided(name.lower(), number), [seed, number, FIVE_BY_200], size),
+            draw_phantom(_with_side(name.lower(), number), [seed, number, FIVE_BY_200], size),
             name,
         )
         for number in range(of_each)
@@ -156,39 +156,39 @@ def write_five_by_200(
     return _write(Path(folder), numbered, of_each * len(COMPETITION), progress)
 
 
-def _check(named: Sequence[str], size: int) -> None:
+def _check_findings(named: Sequence[str], size: int) -> None:
     for name in named:
         if name not in FINDINGS:
             raise ValueError(f"finding is {name!r}; expected one of {', '.join(map(repr, FINDINGS))}")
-    kinds = {_parted(name)[1] for name in named}
+    kinds = {_side_and_kind(name)[1] for name in named}
     if len(kinds) != len(named) or not named or (len(named) > 1 and "no finding" in kinds):
         raise ValueError(f"findings are {list(named)}; expected different kinds, and 'no finding' by itself")
     if size < 32:
         raise ValueError(f"size is {size}; expected at least 32 pixels")
 
 
-def _parted(name: str) -> tuple[str, str]:
+def _side_and_kind(name: str) -> tuple[str, str]:
     side, _, kind = name.partition(" ")
     return (side, kind) if kind in SIDED else ("", name)
 
 
-def _sided(kind: str, number: int) -> str:
+def _with_side(kind: str, number: int) -> str:
     """Return the finding's name in `FINDINGS`, sides taking turns."""
     return f"{('left', 'right')[number % 2]} {kind}" if kind in SIDED else kind
 
 
-def _made(name: str, random: np.random.Generator) -> Finding:
-    side, kind = _parted(name)
+def _random_finding(name: str, random: np.random.Generator) -> Finding:
+    side, kind = _side_and_kind(name)
     return Finding(kind, side, int(random.integers(SEVERITIES)), str(random.choice(list(ZONES))))
 
 
-def _chosen(number: int, seed: int, second: float) -> list[str]:
+def _findings_of(number: int, seed: int, second: float) -> list[str]:
     """Return what the phantom of a number shows."""
     first = FINDINGS[number % len(FINDINGS)]
     random = np.random.default_rng([seed, number])
     if first == "no finding" or random.random() >= second:
         return [first]
-    others = [name for name in FINDINGS[1:] if _parted(name)[1] != _parted(first)[1]]
+    others = [name for name in FINDINGS[1:] if _side_and_kind(name)[1] != _side_and_kind(first)[1]]
     return [first, str(random.choice(others))]
 
 

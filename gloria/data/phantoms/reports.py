@@ -117,7 +117,7 @@ def write_report(findings: Sequence[Finding], random: np.random.Generator) -> st
 
     Sentences come in any order, as people write them: no position tells which of them matters.
     """
-    sentences = [_told(finding, random) for finding in findings]
+    sentences = [_sentence_on(finding, random) for finding in findings]
     present = {finding.kind for finding in findings}
     absent = [choices for kind, choices in ABSENT.items() if kind not in present]
     for index in random.choice(len(absent), size=random.integers(1, 4), replace=False):
@@ -125,24 +125,24 @@ def write_report(findings: Sequence[Finding], random: np.random.Generator) -> st
     if random.random() < 0.4:
         sentences.append(str(random.choice(REMARKS)))
     random.shuffle(sentences)
-    return " ".join(_finished(sentence, random) for sentence in sentences)
+    return " ".join(_as_typed(sentence, random) for sentence in sentences)
 
 
-def _told(finding: Finding, random: np.random.Generator) -> str:
+def _sentence_on(finding: Finding, random: np.random.Generator) -> str:
     sizes = SIZES[finding.severity]
     sentence = str(random.choice(SENTENCES[finding.kind]))
     return sentence.format(size=random.choice(sizes), extent=sizes[0], side=finding.side, zone=finding.zone)
 
 
-def _finished(sentence: str, random: np.random.Generator) -> str:
+def _as_typed(sentence: str, random: np.random.Generator) -> str:
     if random.random() < LONG_SENTENCES:
         sentence = str(random.choice(LEADS)) + sentence[0].lower() + sentence[1:]
-    words = [_mistyped(word, random) if random.random() < TYPING_ERRORS else word for word in sentence.split(" ")]
+    words = [_misspell(word, random) if random.random() < TYPING_ERRORS else word for word in sentence.split(" ")]
     text = " ".join(words)
     return text[0].upper() + text[1:] + "."
 
 
-def _mistyped(word: str, random: np.random.Generator) -> str:
+def _misspell(word: str, random: np.random.Generator) -> str:
     """Return the word with two letters exchanged, or one left out or typed twice; short words are typed right."""
     if len(word) < 6:
         return word
