@@ -1,4 +1,4 @@
-"""Pixels of any depth as bytes: integers by the smallest usual depth that holds them, other values stretched."""
+"""Scales pixels of any depth to bytes: integers by the smallest usual depth that holds them, other values stretched."""
 
 import numpy as np
 
@@ -10,13 +10,13 @@ def eight_bit(values: np.ndarray) -> np.ndarray:
 
     Integers from 0 to 65535 are scaled by the smallest depth of 8, 10, 12, 14 or 16 bits that holds the brightest one,
     because 12-bit radiographs usually come in 16-bit files. Floats within [0, 1] are scaled by 255. Anything else is
-    stretched from its minimum to its maximum. Of four channels the last is alpha: it is scaled apart, and from 0.
+    stretched from its minimum to its maximum. The last of four channels is alpha: it is scaled separately, from 0.
 
     Args:
         values: (H, W), (H, W, 3) or (H, W, 4) of any real dtype, not empty.
 
     Returns:
-        The shape of `values`, uint8.
+        uint8, in the shape of `values`.
 
     Raises:
         ValueError: a pixel that is not finite.
@@ -41,9 +41,7 @@ def eight_bit(values: np.ndarray) -> np.ndarray:
 
 
 def _depth_top(brightest: float) -> float:
-    """Return the largest value of the smallest usual depth that holds the brightest one, or that one where none
-    does.
-    """
+    """Return the top value of the smallest usual depth that holds the brightest pixel, else the brightest pixel."""
     return next((2**depth - 1 for depth in BIT_DEPTHS if brightest < 2**depth), brightest)
 
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: flushed to disk under another name first, and listed with size and SHA-256."""
+"""Writes files completely or not at all, and checks them later by size and SHA-256."""
 
 import errno
 import hashlib
@@ -67,7 +67,7 @@ def size_and_hash(path: Path) -> tuple[int, str]:
 
 
 def flush(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
+    """Wait until a file, or the list of a folder's files, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Hashes of what makes a vector or a run: the model, what is done to images and texts before it, and the rows."""
+"""Hashes what determines an embedding or a run: the model, the preprocessing of images and texts, and the rows."""
 
 import hashlib
 import json
@@ -14,14 +14,14 @@ from gloria.data import Row, ShardDataset
 from gloria.modeling import GloriaModel
 from gloria.processing import GloriaProcessor
 
-# Bookkeeping of transformers, which changes no vector.
+# Bookkeeping of transformers, which changes no embedding.
 _VOLATILE = ("transformers_version", "_name_or_path", "dtype", "architectures", "processor_class")
 
 
 def model_fingerprint(model: GloriaModel) -> str:
     """Return the SHA-256 of the configuration and of every weight with its name, dtype and shape, on any device.
 
-    A release of transformers that gives an encoder a new setting changes it, since nothing tells whether that matters.
+    It changes when a release of transformers adds a setting to an encoder: nothing tells whether the setting matters.
     """
     digest = hashlib.sha256(_canonical_json(model.config.to_dict()))
     for name, weight in sorted(model.state_dict().items()):
@@ -49,9 +49,9 @@ def config_fingerprint(config: PreTrainedConfig) -> str:
 
 
 def rows_fingerprint(rows: Sequence[Row] | ShardDataset) -> str:
-    """Return the SHA-256 of rows as `add_rows` takes them; of shards, of what stands in them beside the images.
+    """Return the SHA-256 of rows (see `add_rows`), or of what shards hold besides the images.
 
-    Of images themselves it takes paths, or names and sizes, and reads none.
+    It reads no images: it hashes their paths, or their names and sizes in the shards.
     """
     digest = hashlib.sha256()
     if isinstance(rows, ShardDataset):
@@ -70,7 +70,7 @@ def _add_shard(digest: "hashlib._Hash", path: Path) -> None:
                 digest.update(f"{member.name} {member.size}".encode())
                 if member.name.endswith(".json") and (file := tar.extractfile(member)):
                     digest.update(file.read())
-    except (tarfile.TarError, OSError, EOFError) as error:  # training names it, and reads on if it may
+    except (tarfile.TarError, OSError, EOFError) as error:  # training reports it, and goes on if it may
         digest.update(type(error).__name__.encode())
 
 

@@ -1,4 +1,4 @@
-"""`gloria attend` and `gloria localize`: where words look, as pictures and as figures."""
+"""`gloria attend` and `gloria localize`: show and measure where words look."""
 
 import csv
 from dataclasses import asdict

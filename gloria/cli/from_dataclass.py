@@ -1,4 +1,4 @@
-"""Parameters of a command made from the fields of a dataclass, so that an option is declared once."""
+"""Makes the parameters of a command from the fields of a dataclass, so that an option is declared once."""
 
 from collections.abc import Callable
 from dataclasses import fields
@@ -12,11 +12,11 @@ KEYWORD = Parameter.KEYWORD_ONLY
 
 
 def takes_fields_of(kind: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a command with the parameter `options`, an instance of a dataclass, take each option of it by itself.
+    """Replace a command's parameter `options`, an instance of a dataclass, by one option for each field.
 
-    Name, type and default of an option are those of the field; limits and help are those of the `typer.Option` that the
-    field is annotated with. Fields without one keep their defaults. A tuple of any length is an option that may be
-    given several times.
+    An option has the name, type and default of its field, and limits and help of the `typer.Option` in the field's
+    annotation. Fields without a `typer.Option` keep their defaults. A tuple becomes an option that may be given several
+    times.
 
     Args:
         kind: the dataclass.

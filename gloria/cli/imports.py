@@ -1,4 +1,4 @@
-"""`gloria import`: a public data set, as it ships, to one table."""
+"""`gloria import`: makes one table of a public data set."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`gloria retrieve`."""
+"""`gloria retrieve`: searches a table by text or image, or measures Precision@K on it."""
 
 from gloria.cli.common import (
     BatchSize,

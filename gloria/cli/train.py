@@ -1,4 +1,4 @@
-"""`gloria train`."""
+"""`gloria train`: trains on a table or on shards, and writes a run folder."""
 
 import signal
 from collections.abc import Iterator, Sequence
@@ -122,9 +122,7 @@ def train(
 
 
 def _split_table(table: Path, held_out: float, seed: int, skip: bool) -> tuple[list[Row] | None, list[Row]]:
-    """Return the rows to train on, None where they are in shards, and rows held out: of a table, or those beside the
-    shards.
-    """
+    """Return the rows to train on (None if they are in shards) and the held-out rows, of a table or beside shards."""
     if table.is_dir():
         if not (table / INDEX).is_file():
             raise ValueError(f"{table} is a folder without {INDEX}; expected a table, or finished `gloria shards`")

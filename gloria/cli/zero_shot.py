@@ -1,4 +1,4 @@
-"""`gloria classify`."""
+"""`gloria classify`: classifies the images of a table by classes given in words."""
 
 import csv
 from collections.abc import Sequence
@@ -115,9 +115,7 @@ def _choose_prompts(
 
 
 def _true_labels(rows: Sequence[Row], classes: Sequence[str], table: Path) -> list[str]:
-    """Return the label of each row as the class is spelled, or the one class that is present by its `labels`; "" =
-    none.
-    """
+    """Return each row's label as its class is spelled, else the only class that its `labels` mark present, else ""."""
     spelled = {name.casefold(): name for name in classes}
     found = []
     for row in rows:

@@ -1,4 +1,4 @@
-"""A cache of decoded images: framed pixels in a folder, so that each file is decoded and resized once."""
+"""Caches framed pixels in a folder, so that each image file is decoded and resized once."""
 
 import hashlib
 import json
@@ -10,17 +10,17 @@ import numpy as np
 
 from gloria.images import GloriaImageProcessor
 
-VERSION = 2  # of what is stored; raised when reading or framing an image gives other pixels
+VERSION = 2  # of the cached pixels; raise it when reading or framing an image changes
 
 
 class PixelCache:
-    """Framed images of files, kept as .npy files, one for each image, processor settings and version of the file.
+    """Keeps framed images as .npy files, one for each image, version of its file and processor settings.
 
-    A file that changes (its size or time of modification) is decoded again; one that disappears is an error,
-    as without a cache. Gray images take one byte a pixel. Several processes may share a folder.
+    A file is decoded again when its size or time of modification changes; a file that disappears is an error, as
+    without a cache. Gray images take one byte a pixel. Several processes may share a folder.
 
     Args:
-        folder: made where it does not exist; may be deleted at any time.
+        folder: created if it is missing; may be deleted at any time.
         image_processor: frames the images.
     """
 
@@ -29,8 +29,7 @@ class PixelCache:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def __call__(self, image: Path) -> np.ndarray:
-        """Return what `GloriaImageProcessor.frame` gives for the file: (crop_size, crop_size, 3) uint8, not for
-        writing.
+        """Return `GloriaImageProcessor.frame` of the file: (crop_size, crop_size, 3) uint8, read-only.
 
         Raises:
             OSError, ValueError: the file cannot be read.
@@ -42,12 +41,12 @@ class PixelCache:
             if framed.dtype == np.uint8 and framed.shape in ((side, side, 1), (side, side, 3)):
                 return np.broadcast_to(framed, (side, side, 3))
         except (OSError, ValueError, EOFError):
-            pass  # not there yet, or cut off by whatever ended another run
+            pass  # not cached yet, or cut off when another run ended
         framed = self.image_processor.frame(image)
         gray = (framed == framed[:, :, :1]).all()
         try:
             self._store(framed[:, :, :1] if gray else framed, kept)
-        except OSError as error:  # a full disk, most often: the image itself is good
+        except OSError as error:  # usually a full disk: the image itself is good
             warnings.warn(
                 f"the cache {self.folder} keeps no more images: {error}; they are decoded again", stacklevel=2
             )

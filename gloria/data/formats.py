@@ -1,4 +1,4 @@
-"""The files that a table may be: CSV, TSV, JSON lines and Parquet, each read as records that know where they stand."""
+"""Reads and writes tables: CSV, TSV, JSON lines and Parquet, as records that know their line."""
 
 import csv
 import gzip
@@ -20,19 +20,19 @@ _PLURALS = {",": "commas", "\t": "tabs"}
 _JSON_LINES = (".jsonl", ".ndjson")
 _LINES = (*_DELIMITERS, *_JSON_LINES)
 FORMATS = (*_LINES, *(f"{each}.gz" for each in _LINES), ".parquet")
-# Letters of a cell: as many as the module csv takes on every platform.
+# Most letters of a cell: the limit of the module csv on every platform.
 _CELL = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class Record:
-    """One record of a file.
+    """Holds one record of a file.
 
     Attributes:
-        line: number of the line on which it starts, the first of the file being 1; of Parquet, of the row, likewise.
-        cells: text by column, without blanks around it; "" where the value is missing.
-        fault: what is wrong with the record itself, "" = nothing.
-        missing: words for a missing value that the record holds, such as "nan", by column. Their cells are "".
+        line: number of the line on which it starts, counted from 1; in Parquet, number of the row.
+        cells: text by column, without blanks around it; "" if the value is missing.
+        fault: what is wrong with the record, "" = nothing.
+        missing: words for missing values, such as "nan", by column. Their cells are "".
     """
 
     line: int
@@ -42,12 +42,12 @@ class Record:
 
 
 def is_table(path: str | Path) -> bool:
-    """Return whether the name ends as that of a table does, in upper or lower case."""
+    """Return whether a name has the ending of a table, in upper or lower case."""
     return Path(path).name.lower().endswith(FORMATS)
 
 
 def unit_of(path: Path) -> str:
-    """Return what the number of a record counts: "line", or "row" of a format without lines."""
+    """Return what the number of a record counts: "line", or "row" in a format without lines."""
     return "row" if _ending(path) == ".parquet" else "line"
 
 
@@ -58,16 +58,16 @@ def read_records(
 
     Args:
         path: ends in one of `FORMATS`, in upper or lower case. CSV and TSV have a header, and quotes as spreadsheets
-            write them, line breaks within quotes included; JSON lines have an object a line; all of these are UTF-8.
-        required: columns that must be there; of JSON lines, in every record.
-        optional: columns that are read where they are there. All others are ignored.
-        files: those among them which name files. Where Parquet holds the files themselves, they are unpacked beside it,
-            see `gloria.data.embedded.unpack`.
+            write them, with line breaks inside quotes; JSON lines have one object in each line; all of these are UTF-8.
+        required: columns that must exist; in JSON lines, in every record.
+        optional: columns that are read if they exist. All others are ignored.
+        files: the columns that name files. If Parquet holds the files themselves, they are unpacked beside it, see
+            `gloria.data.embedded.unpack`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: another format, not UTF-8, damaged, a required column missing, a column of these there twice.
-        ImportError: Parquet, and pyarrow is not installed.
+        FileNotFoundError: `path` does not exist.
+        ValueError: another format, not UTF-8, a damaged file, a missing required column, a column that appears twice.
+        ImportError: Parquet without pyarrow.
         OSError: files cannot be unpacked.
     """
     path = Path(path)
@@ -83,13 +83,12 @@ def read_records(
 
 
 def write_records(path: str | Path, columns: Sequence[str], records: Sequence[Mapping[str, str]]) -> None:
-    """Write records in the format that the path ends in, with every column in every record.
-
-    The file takes its name when it is whole, so that no half of one is ever left under it.
+    """Write records in the format of the path's ending, with every column in every record, see `write_whole`.
 
     Raises:
         ValueError: another format; a text that is not valid Unicode.
-        ImportError: Parquet, and pyarrow is not installed.
+        ImportError: Parquet without pyarrow.
+        DiskFullError: no space is left.
     """
     path = Path(path)
     if not is_table(path):
@@ -124,7 +123,7 @@ def _write_lines(file: IO[str], ending: str, columns: Sequence[str], records: Se
 
 
 def _read_separated(path: Path, required: Sequence[str], optional: Sequence[str]) -> Iterator[Record]:
-    # The module csv and not pandas: only it tells the line on which a row of several lines starts.
+    # The module csv and not pandas: only csv tells on which line a row of several lines starts.
     csv.field_size_limit(max(csv.field_size_limit(), _CELL))
     delimiter = _DELIMITERS[_ending(path)]
     reader = csv.reader(_read_lines(path, newline=""), delimiter=delimiter, strict=True)
@@ -149,7 +148,7 @@ def _read_separated(path: Path, required: Sequence[str], optional: Sequence[str]
 
 
 def _read_json_lines(path: Path, required: Sequence[str], optional: Sequence[str]) -> Iterator[Record]:
-    # Other characters that Unicode takes for line breaks may stand in JSON strings as they are.
+    # JSON strings may hold other characters that Unicode counts as line breaks.
     for line, text in enumerate(_read_lines(path, newline="\n"), 1):
         if not text.strip():
             continue
@@ -174,7 +173,7 @@ def _read_json_lines(path: Path, required: Sequence[str], optional: Sequence[str
 
 
 class _JsonObject(dict[str, Any]):
-    """A JSON object that knows which of its names were there twice."""
+    """Holds a JSON object, and the names that appear twice in it."""
 
     def __init__(self, pairs: Sequence[tuple[str, Any]]) -> None:
         super().__init__(pairs)
@@ -199,10 +198,10 @@ def _read_parquet(
                 cells |= {name: values[row] for name, values in columns.items()}
                 line += 1
                 yield _record(line, {name: cells[name] for name in wanted})
-    # Of damaged files pyarrow also raises errors of Python; IndexError: columns of different lengths.
+    # On damaged files pyarrow also raises errors of Python; IndexError: columns of different lengths.
     except (arrow.ArrowException, OSError, UnicodeDecodeError, KeyError, IndexError, OverflowError) as error:
         if isinstance(error, OSError) and error.filename is not None:
-            raise  # of the disk, not of the content
+            raise  # an error of the disk, not of the content
         raise ValueError(f"{path}: not valid Parquet ({error}); write it again") from error
 
 
@@ -213,12 +212,12 @@ def _column_values(column: Any) -> list[Any]:
         column = column.cast("string")  # Python's own types have no nanoseconds
     try:
         return list(column.to_pylist())
-    except UnicodeDecodeError:  # as bytes, so that the cell is named
+    except UnicodeDecodeError:  # read as bytes, so that the message can name the cell
         return list(column.cast("binary").to_pylist())
 
 
 def _record(line: int, values: Mapping[str, Any]) -> Record:
-    """Return the record of any format: all cells become text here."""
+    """Make the record of any format: all cells become text here."""
     try:
         cells, missing = texts_of(values)
     except ValueError as error:
@@ -241,7 +240,7 @@ def _read_lines(path: Path, newline: str) -> Iterator[str]:
 
 
 def _first_undecodable_line(path: Path) -> int:
-    """Return the first line that is not UTF-8: decoding in large blocks does not tell."""
+    """Return the number of the first line that is not UTF-8, which decoding in large blocks does not tell."""
     with _opener(path)(path, "rb") as file:
         lines = enumerate(file, 1)
         return next((number for number, line in lines if line.decode(errors="ignore").encode() != line), 0)
@@ -256,7 +255,7 @@ def _ending(path: Path) -> str:
 
 
 def _columns_to_read(path: Path, columns: Sequence[str], required: Sequence[str], optional: Sequence[str]) -> list[str]:
-    """Return the columns to read, each of which is there once."""
+    """Return the columns to read, after checking that each appears once."""
     for name in (*required, *optional):
         count = columns.count(name)
         if count > 1 or (count == 0 and name in required):

@@ -1,4 +1,4 @@
-"""Gray pixels: modality LUT or rescale, VOI LUT or window, the negative of MONOCHROME1, padding black."""
+"""Shows gray: applies modality LUT or rescale, then VOI LUT or window; inverts MONOCHROME1; makes padding black."""
 
 import math
 from itertools import zip_longest
@@ -14,21 +14,21 @@ FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 
 
 def show_gray(data: Dataset, stored: np.ndarray, padded: np.ndarray) -> np.ndarray:
-    """Show stored pixels.
+    """Show stored gray pixels.
 
     Args:
-        data: their data set, complete.
+        data: the pixels' data set, complete.
         stored: (H, W), of any real dtype.
-        padded: (H, W) bool, not all of them.
+        padded: (H, W) bool, True for padding; not all True.
 
     Returns:
         (H, W) float64 in [0, 1].
 
     Warns:
-        DicomWarning: for each element that has no meaning and is passed over.
+        DicomWarning: for each meaningless element, which is ignored.
     """
     if padded.any():
-        stored = np.where(padded, stored[~padded].min(), stored)  # takes no part, and is black in the end
+        stored = np.where(padded, stored[~padded].min(), stored)  # does not affect the range, and becomes black below
     values, step = _apply_modality(data, stored)
     shown = _apply_voi(data, values, step)
     if shown is None:
@@ -46,9 +46,7 @@ def show_gray(data: Dataset, stored: np.ndarray, padded: np.ndarray) -> np.ndarr
 
 
 def _apply_modality(data: Dataset, stored: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return what the modality LUT or the rescale makes of stored pixels, as float64, and the step between two
-    values.
-    """
+    """Apply the modality LUT or the rescale; return float64 values, and the step between neighboring values."""
     integral = stored.dtype.kind != "f"
     table = _first_usable_table(data, "ModalityLUTSequence") if integral else None
     if table:
@@ -67,7 +65,7 @@ def _apply_modality(data: Dataset, stored: np.ndarray) -> tuple[np.ndarray, floa
 
 
 def _apply_voi(data: Dataset, values: np.ndarray, step: float) -> np.ndarray | None:
-    """Return the values as the VOI LUT or the first usable window shows them, in [0, 1]; None where there is none."""
+    """Apply the VOI LUT or the first usable window; return values in [0, 1], None if there is neither."""
     table = _first_usable_table(data, "VOILUTSequence")
     if table:
         return table(values) / (2**table.bits - 1)
@@ -78,12 +76,12 @@ def _apply_voi(data: Dataset, values: np.ndarray, step: float) -> np.ndarray | N
     windows = zip_longest(numbers(data, "WindowCenter"), numbers(data, "WindowWidth"), fillvalue=math.nan)
     for center, width in windows:
         usable = math.isfinite(center) and math.isfinite(width) and width > 0
-        # A linear window loses a unit, which means a step between integers: values of finer steps do without.
+        # A linear window loses one unit, the step between integers; values of finer steps need the exact window.
         if usable and function == "LINEAR" and width <= 1 and step < width:
             return _apply_window(values, center, width, "LINEAR_EXACT")
         if usable and (function != "LINEAR" or width >= 1):
             return _apply_window(values, center, width, function)
-        # Centers differ from file to file: unless it is at fault, it would repeat the warning for each.
+        # Centers differ from file to file: naming one that is not at fault would repeat the warning for each file.
         fault, value = ("WindowWidth", width) if math.isfinite(center) else ("WindowCenter", center)
         warn(f"{fault} is {'no number' if math.isnan(value) else f'{value:g}'}; the image is shown without that window")
     return None
@@ -96,13 +94,13 @@ def _apply_window(values: np.ndarray, center: float, width: float, function: str
     window.add_new("WindowCenter", "FD", center)
     window.add_new("WindowWidth", "FD", width)
     window.VOILUTFunction = function
-    with np.errstate(over="ignore"):  # of exponentials far from the center, which are the right infinities
+    with np.errstate(over="ignore"):  # exponentials far from the center are rightly infinite
         return apply_windowing(values, window)
 
 
 def _stretch(values: np.ndarray) -> np.ndarray:
-    """Stretch values from the darkest to the brightest, in [0, 1]; black where they are equal."""
-    values = values / 2  # since the difference of two doubles may be beyond them
+    """Stretch values from the darkest to the brightest to [0, 1]; equal values become black."""
+    values = values / 2  # since the difference of two doubles may overflow
     low, high = values.min(), values.max()
     values -= low
     if high > low:
@@ -111,7 +109,7 @@ def _stretch(values: np.ndarray) -> np.ndarray:
 
 
 def _first_usable_table(data: Dataset, keyword: str) -> Table | None:
-    """Return the first usable table of a sequence, None where there is none."""
+    """Return the first usable table of a sequence, None if there is none."""
     for item in data.get(keyword) or ():
         try:
             return read_table(data, item.get("LUTDescriptor"), item.get("LUTData"))

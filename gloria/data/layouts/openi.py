@@ -1,4 +1,4 @@
-"""Open-i, the chest X-rays of Indiana University, as the National Library of Medicine ships them."""
+"""Reads Open-i, the chest X-rays of Indiana University, as the National Library of Medicine releases them."""
 
 import re
 from pathlib import Path
@@ -15,15 +15,15 @@ _PARTS = {"findings": ("FINDINGS",), "impression": ("IMPRESSION",), "both": ("FI
 def read_openi(root: str | Path, section: Section = "both") -> Imported:
     """Read the reports of NLMCXR_reports.tgz and the images of NLMCXR_png.tgz or NLMCXR_dcm.tgz.
 
-    The release does not tell frontal from lateral views: all images that a report names are taken.
+    The release does not tell frontal from lateral views: all images of a report are taken.
 
     Args:
-        root: folder below which the archives have been unpacked: ecgen-radiology/*.xml, and the images anywhere.
-        section: what is taken of a report: "findings", "impression", "both", or "whole", which is every section.
+        root: folder of the unpacked archives: ecgen-radiology/*.xml, and the images anywhere below it.
+        section: part of a report to take: "findings", "impression", "both", or "whole" for every section.
 
     Returns:
-        A row for each image; its line is the number of its report, its patient the report's id, since the release
-        does not tell patients. Left out: reports without the section, unreadable ones, and images that are not there.
+        A row for each image. Its line is the number of its report; its patient is the report's id, since the release
+        does not tell patients. Left out: unreadable reports, reports without the section, and missing images.
 
     Raises:
         FileNotFoundError: no folder ecgen-radiology with reports.
@@ -37,7 +37,7 @@ def read_openi(root: str | Path, section: Section = "both") -> Imported:
     for number, path in enumerate(reports, 1):
         try:
             tree = ElementTree.parse(path).getroot()
-        except (ElementTree.ParseError, LookupError, ValueError) as error:  # not well formed, an unknown encoding
+        except (ElementTree.ParseError, LookupError, ValueError) as error:  # not well-formed, or of unknown encoding
             imported.leave_out(f"not valid XML ({error})", path.name)
             continue
         report = _report(tree, section)
@@ -61,5 +61,5 @@ def _report(tree: ElementTree.Element, section: Section) -> str:
 
 
 def _image_key(name: str) -> str:
-    """Return an image's name as both archives have it: the PNG archive puts "CXR" and the report's number before it."""
+    """Return an image's name as in both archives, without the "CXR" and report number that the PNG archive adds."""
     return re.sub(r"^CXR\d+_(?=\d+_)", "", name)

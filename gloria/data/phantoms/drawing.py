@@ -1,7 +1,7 @@
-"""Chest phantoms: drawings of a frontal radiograph with findings, their masks and a report.
+"""Draws chest phantoms: frontal radiographs with findings, their masks and a report.
 
-They show that a model learns where to look, in minutes and without any data; they are no stand-in for radiographs.
-Drawn as radiographs are hung: the patient's left is on the right of the picture.
+Phantoms show that a model learns where to look, in minutes and without any data; they do not replace radiographs.
+The patient's left is on the right of the picture, as in radiographs.
 """
 
 import csv
@@ -23,18 +23,18 @@ FINDINGS = ("no finding", *WHOLE, *(f"{side} {finding}" for finding in SIDED for
 COLUMNS = ("image", "report", "patient", "label", "finding", "severity", "mask")
 
 OF_EACH = 200  # of 5x200
-FIVE_BY_200 = 5200  # stands in the seeds of that set, which no other phantom then shares
+FIVE_BY_200 = 5200  # part of that set's seeds, so that no other phantom shares them
 
 
 @dataclass(frozen=True)
 class Phantom:
-    """One drawing.
+    """Holds one drawing.
 
     Attributes:
         image: (size, size) uint8, bright = dense.
-        masks: where each finding is, (size, size) bool, in the order of `findings`; none on "no finding".
-        report: sentences on the findings, on what is absent, and remarks.
-        findings: what is drawn; one of the kind "no finding" where nothing is.
+        masks: mask of each finding, (size, size) bool, in the order of `findings`; empty for "no finding".
+        report: sentences on the findings and on absent findings, and remarks.
+        findings: findings in the drawing; one of the kind "no finding" if there are none.
     """
 
     image: np.ndarray
@@ -49,7 +49,7 @@ class Phantom:
 
     @property
     def finding(self) -> str:
-        """The findings with their sides as `FINDINGS` names them, several joined by " and "."""
+        """Names of the findings in `FINDINGS`, joined by " and "."""
         return " and ".join(f"{finding.side} {finding.kind}".strip() for finding in self.findings)
 
 
@@ -58,7 +58,7 @@ def draw_phantom(findings: str | Sequence[str], seed: int | Sequence[int], size:
 
     Args:
         findings: one or several of `FINDINGS`, of different kinds.
-        seed: not negative, or a sequence of such; the same findings, seed and size give the same phantom.
+        seed: at least 0, or a sequence of such numbers; the same findings, seed and size give the same phantom.
         size: pixels of a side, at least 32.
 
     Raises:
@@ -81,7 +81,7 @@ def draw_phantom(findings: str | Sequence[str], seed: int | Sequence[int], size:
         amount, mask = chest.finding(each.kind, each.side, each.severity, each.zone)
         density = density + amount
         masks.append(mask)
-    # A film saturates: density is compressed, with the exposure and contrast of each picture a little different.
+    # A film saturates, so density is compressed; exposure and contrast vary a little from picture to picture.
     exposed = np.tanh(random.uniform(0.9, 1.25) * density + random.uniform(-0.05, 0.05))
     noisy = exposed + random.normal(0, 0.035, density.shape)
     image = np.rint(255 * np.clip(noisy, 0, 1)).astype(np.uint8)
@@ -93,14 +93,14 @@ def write_phantoms(
 ) -> Path:
     """Write phantoms as PNG files, masks beside them, and a table of them.
 
-    The findings take turns, so that all are equally frequent; each phantom is a patient of its own.
+    The findings take turns, so all are equally frequent; each phantom is its own patient.
 
     Args:
-        folder: where to write phantoms.csv, images/ and masks/; made where it does not exist.
+        folder: folder for phantoms.csv, images/ and masks/; created if it is missing.
         count: number of phantoms, at least 1.
-        seed: phantoms of different seeds differ, of the same seed do not.
-        size: pixels of a side.
-        second: share of the phantoms with a finding that get one more, of another kind.
+        seed: the same seed gives the same phantoms.
+        size: side in pixels.
+        second: share of the phantoms with a finding that get a second one, of another kind.
         progress: show a progress bar, on a terminal.
 
     Returns:
@@ -125,19 +125,19 @@ def write_five_by_200(
 ) -> Path:
     """Write the phantom 5x200 set: 200 phantoms of each of CheXpert's competition classes, with no other finding.
 
-    After CheXpert 5x200 (Huang et al., 2021). The same seed gives the same set, and no phantom of it is one of
-    `write_phantoms`, whatever the seeds.
+    It follows CheXpert 5x200 (Huang et al., 2021). The same seed gives the same set, and it shares no phantom with
+    `write_phantoms` for any seeds.
 
     Args:
-        folder: where to write phantoms.csv, images/ and masks/; made where it does not exist.
-        seed: not negative.
-        size: pixels of a side.
-        of_each: phantoms of each class; 200 makes the set that the name stands for.
+        folder: folder for phantoms.csv, images/ and masks/; created if it is missing.
+        seed: at least 0.
+        size: side in pixels.
+        of_each: phantoms of each class; 200 gives the set its name.
         progress: show a progress bar, on a terminal.
 
     Returns:
-        Path of phantoms.csv, as `write_phantoms` writes it but for the label, which is the class as CheXpert names it,
-        such as "Pleural Effusion".
+        Path of phantoms.csv, as of `write_phantoms` except for the label, which is CheXpert's name of the class, such
+        as "Pleural Effusion".
 
     Raises:
         ValueError: `of_each` below 1; `seed` negative.
@@ -173,7 +173,7 @@ def _side_and_kind(name: str) -> tuple[str, str]:
 
 
 def _with_side(kind: str, number: int) -> str:
-    """Return the finding's name in `FINDINGS`, sides taking turns."""
+    """Return the finding's name in `FINDINGS`; sides take turns."""
     return f"{('left', 'right')[number % 2]} {kind}" if kind in SIDED else kind
 
 
@@ -183,7 +183,7 @@ def _random_finding(name: str, random: np.random.Generator) -> Finding:
 
 
 def _findings_of(number: int, seed: int, second: float) -> list[str]:
-    """Return what the phantom of a number shows."""
+    """Choose the findings of the phantom with this number."""
     first = FINDINGS[number % len(FINDINGS)]
     random = np.random.default_rng([seed, number])
     if first == "no finding" or random.random() >= second:
@@ -193,7 +193,7 @@ def _findings_of(number: int, seed: int, second: float) -> list[str]:
 
 
 def _write(folder: Path, phantoms: Iterable[tuple[str, Phantom, str]], count: int, progress: bool) -> Path:
-    """Write (patient, phantom, label) as files and a table; a label of "" is the finding."""
+    """Write (patient, phantom, label) as files and a table; the label "" stands for the finding."""
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     table = folder / "phantoms.csv"

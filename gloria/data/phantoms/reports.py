@@ -1,12 +1,12 @@
-"""Reports of chest phantoms: synonyms, negations, remarks without a finding, long sentences and typing errors."""
+"""Writes reports of chest phantoms, with synonyms, negations, remarks, long sentences and typing errors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-# Each finding in words, to be filled in: {size} by any of the words of its severity, {extent} by the plainest of them,
-# {side}, and {zone}, which is where it lies in the lung.
+# Templates for each finding: {size} is any word for its severity, {extent} the plainest of them; {side}; {zone} of the
+# lung.
 SENTENCES = {
     "no finding": (
         "The lungs are clear",
@@ -58,7 +58,7 @@ SENTENCES = {
         "{extent} coin lesion in the {zone} {side} lung",
     ),
 }
-# The words that name each finding, whichever sentence was chosen.
+# Words that name each finding in any of its sentences.
 NAMES = {
     "atelectasis": {"atelectasis", "bandlike", "linear", "platelike", "collapse", "subsegmental"},
     "cardiomegaly": {"heart", "cardiomegaly", "cardiac", "silhouette", "cardiothoracic"},
@@ -92,12 +92,12 @@ LEADS = (
 )
 SIZES = (("small", "mild", "minimal"), ("moderate", "moderate-sized"), ("large", "severe", "extensive"))
 TYPING_ERRORS = 0.04  # share of the words of six letters or more that are mistyped
-LONG_SENTENCES = 0.15  # share of the sentences that a subordinate clause opens
+LONG_SENTENCES = 0.15  # share of the sentences that start with a lead
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding of a phantom.
+    """Describes one finding of a phantom.
 
     Attributes:
         kind: a key of `SENTENCES`.
@@ -113,9 +113,9 @@ class Finding:
 
 
 def write_report(findings: Sequence[Finding], random: np.random.Generator) -> str:
-    """Return a report on the findings, with one to three sentences on what is absent and now and then a remark.
+    """Return a report on the findings, with one to three sentences on absent findings, and sometimes a remark.
 
-    Sentences come in any order, as people write them: no position tells which of them matters.
+    Sentences come in random order: the position does not tell which one matters.
     """
     sentences = [_sentence_on(finding, random) for finding in findings]
     present = {finding.kind for finding in findings}
@@ -143,7 +143,7 @@ def _as_typed(sentence: str, random: np.random.Generator) -> str:
 
 
 def _misspell(word: str, random: np.random.Generator) -> str:
-    """Return the word with two letters exchanged, or one left out or typed twice; short words are typed right."""
+    """Swap two letters of a word, or drop or double one; short words stay unchanged."""
     if len(word) < 6:
         return word
     at = int(random.integers(1, len(word) - 2))
