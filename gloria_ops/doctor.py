@@ -1,4 +1,4 @@
-"""`python -m gloria_ops.doctor`: which backends can run here, which is chosen for each device and dtype, and why."""
+"""`python -m gloria_ops.doctor` says which backends can run here, and which one each device and dtype gets, and why."""
 
 import platform
 import sys
@@ -12,7 +12,7 @@ from gloria_ops.tokens import DTYPES
 
 
 def report() -> str:
-    """What `main` prints."""
+    """Return the report that `main` prints."""
     title = "Automatic choice, LocalScore.released()"
     return "\n".join([*_machine(), "", "Backends", *_available(), "", title, *_choices()])
 

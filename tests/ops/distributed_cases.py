@@ -403,7 +403,7 @@ def one_rank_is_refused(name):
 
 
 def someone_must_have_an_image():
-    message = f"none of the {dist.get_world_size()} ranks has an image; expected one at least on one rank"
+    message = f"none of the {dist.get_world_size()} ranks has an image; expected at least one on one rank"
     nothing = torch.ones(0, 5, 3, 4), torch.ones(0, 5)  # feature maps and packed words
     assert_raises(ValueError, message, lambda: local_contrastive_loss(*nothing))
     assert_raises(ValueError, message, lambda: global_contrastive_loss(torch.ones(0, 5), torch.ones(0, 5)))
