@@ -17,17 +17,17 @@ _PROBE_BYTES = 2**20
 
 
 class DiskFullError(OSError):
-    """A file or folder could not be written, because no space or no quota is left; what was written is removed."""
+    """A file or folder could not be written because no space or quota is left; its incomplete part is removed."""
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """One file of a folder as it was written.
+    """Describes a file of a folder as it was written.
 
     Attributes:
-        name: within the folder.
-        size: bytes.
-        sha256: of its bytes.
+        name: name in the folder.
+        size: size in bytes.
+        sha256: SHA-256 of its bytes.
     """
 
     name: str
@@ -38,7 +38,7 @@ class StoredFile:
         """Say what is wrong with the file, "" = nothing.
 
         Args:
-            folder: that holds it.
+            folder: folder of the file.
             manifest: name of the file that lists it, for the message.
             verify: compare the hash too, which reads the file.
         """
@@ -57,7 +57,7 @@ class StoredFile:
 
 
 def size_and_hash(path: Path) -> tuple[int, str]:
-    """Read a file: its bytes and their SHA-256."""
+    """Return the size of a file in bytes, and its SHA-256."""
     digest, size = hashlib.sha256(), 0
     with path.open("rb") as file:
         while block := file.read(2**20):
@@ -75,18 +75,27 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill another file, which takes the name `path` when all of it is on the disk.
+def write_whole(path: Path, write: Callable[[Path], Any], flushed: bool = True) -> None:
+    """Let `write` write another file, which gets the name `path` when it is complete.
+
+    Several processes may write the same file: each writes its own, and the last one stays.
+
+    Args:
+        path: name of the file.
+        write: writes the file whose path it is given.
+        flushed: wait until the file is on the disk; False for a file that can be made again.
 
     Raises:
-        DiskFullError: no space is left for it. Whatever is raised, an earlier file of that name is as it was.
+        DiskFullError: no space is left. After any error, an earlier file of that name is unchanged.
     """
-    partial = path.with_name(path.name + PARTIAL)
+    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
     with whole_or_gone(partial):
         write(partial)
-        flush(partial)
+        if flushed:
+            flush(partial)
         partial.replace(path)
-        flush(path.parent)
+        if flushed:
+            flush(path.parent)
 
 
 def write_json(path: Path, content: Any, indent: int = 1) -> None:
@@ -97,10 +106,10 @@ def write_json(path: Path, content: Any, indent: int = 1) -> None:
 
 @contextmanager
 def whole_files(folder: Path) -> Iterator[Path]:
-    """Gives a folder to write files to, which move into `folder` when all of them are on the disk.
+    """Give a folder to write files to, which move into `folder` when all of them are on the disk.
 
     Raises:
-        DiskFullError: no space is left for them. Whatever is raised, what `folder` holds is as it was.
+        DiskFullError: no space is left. After any error, `folder` is unchanged.
     """
     staged = folder / f"files{PARTIAL}"
     _remove(staged)
@@ -118,10 +127,10 @@ def whole_files(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_or_gone(path: Path) -> Iterator[None]:
-    """Removes the file or folder that is written to where the writing fails, and names a full disk as the reason.
+    """Remove the file or folder being written if writing fails, and name a full disk as the reason.
 
     Raises:
-        DiskFullError: the writing failed because no space is left.
+        DiskFullError: writing failed because no space is left.
     """
     try:
         yield
@@ -139,8 +148,8 @@ def _is_full(error: Exception, folder: Path) -> bool:
         if isinstance(cause, OSError) and cause.errno is not None:
             return cause.errno in _DISK_FULL
         cause = cause.__cause__ or cause.__context__
-    # Writers in Rust and C++ report an error of their own, without errno: some quote the system's, of others the file
-    # system itself must be asked.
+    # Writers in Rust and C++ raise their own errors, without errno: some quote the system's message; for others, only
+    # the file system can tell.
     if any(os.strerror(number) in str(error) for number in _DISK_FULL):
         return True
     probe = folder / f"probe-{os.getpid()}{PARTIAL}"

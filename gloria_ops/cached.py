@@ -142,7 +142,7 @@ def _row_count(tensors: Sequence[Tensor | None]) -> int:
             raise TypeError(f"input {position} is a {type(each).__name__}; expected a tensor (N, ...) or None")
     rows = [len(each) for each in tensors if each is not None]
     if len(set(rows)) != 1 or rows[0] < 1:
-        raise ValueError(f"inputs have {rows} rows; expected tensors with one number of rows, at least 1")
+        raise ValueError(f"inputs have {rows} rows; expected tensors of one number of rows, at least 1")
     return rows[0]
 
 

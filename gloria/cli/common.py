@@ -1,6 +1,6 @@
 """Shared by the commands: arguments, plain errors, the good rows of a table, a trained model."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
@@ -33,6 +33,12 @@ BadRows = Annotated[Literal["refuse", "skip"], typer.Option(help="What to do if 
 def say(message: str, err: bool = False) -> None:
     """Print a message. All messages go through here, since they quote files, which must not control the terminal."""
     typer.echo(plain_lines(message), err=err)
+
+
+def say_hits(hits: Iterable[tuple[float, Row]]) -> None:
+    """Print the scores and rows of a search, best first."""
+    for rank, (score, row) in enumerate(hits, 1):
+        say(f"{rank:>3}  {score:8.4f}  {row.image}  {row.label or '-'}  {' '.join(row.report.split())}")
 
 
 def format_warning(message: Warning | str, category: type[Warning], *_place: object, **_line: object) -> str:

@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-import os
 import warnings
 from pathlib import Path
 
 import numpy as np
 
+from gloria.durable import write_whole
 from gloria.images import GloriaImageProcessor
 
 VERSION = 2  # of the cached pixels; raise it when reading or framing an image changes
@@ -45,24 +45,13 @@ class PixelCache:
         framed = self.image_processor.frame(image)
         gray = (framed == framed[:, :, :1]).all()
         try:
-            self._store(framed[:, :, :1] if gray else framed, kept)
+            kept.parent.mkdir(exist_ok=True)
+            write_whole(kept, lambda partial: _save(partial, framed[:, :, :1] if gray else framed), flushed=False)
         except OSError as error:  # usually a full disk: the image itself is good
             warnings.warn(
                 f"the cache {self.folder} keeps no more images: {error}; they are decoded again", stacklevel=2
             )
         return framed
-
-    @staticmethod
-    def _store(pixels: np.ndarray, place: Path) -> None:
-        place.parent.mkdir(exist_ok=True)
-        # Renamed into place, so that no other process sees half a file.
-        unfinished = place.with_suffix(f".{os.getpid()}.tmp")
-        try:
-            with unfinished.open("wb") as file:
-                np.save(file, pixels)
-            unfinished.replace(place)
-        finally:
-            unfinished.unlink(missing_ok=True)
 
     def _path_of(self, image: Path) -> Path:
         state = image.stat()
@@ -70,3 +59,8 @@ class PixelCache:
         key = [VERSION, str(image.absolute()), state.st_mtime_ns, state.st_size, processor.size, processor.crop_size]
         name = hashlib.blake2b(json.dumps(key).encode(), digest_size=16).hexdigest()
         return self.folder / name[:2] / f"{name}.npy"
+
+
+def _save(path: Path, pixels: np.ndarray) -> None:
+    with path.open("wb") as file:  # np.save would append .npy to a path
+        np.save(file, pixels)

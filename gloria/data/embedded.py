@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from gloria.dicom import is_dicom
+from gloria.durable import DiskFullError, write_json, write_whole
 
 ROWS_AT_ONCE = 16  # in memory, with their images
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
@@ -63,7 +63,11 @@ def unpack(table: Path, column: str) -> list[str]:
                     _write(file, data)
                     name = f"{folder.name}/{file.name}"
                 files.append(name or "")
-        _write(listing, json.dumps({"version": version, "files": files}).encode())
+        write_json(listing, {"version": version, "files": files})
+    except DiskFullError as error:
+        raise DiskFullError(
+            f"{error}; images in {table} are unpacked beside it: copy it to a folder with room"
+        ) from error
     except OSError as error:
         if error.filename is None:
             raise  # of Parquet
@@ -93,6 +97,4 @@ def _suffix(data: bytes, name: str | None) -> str:
 
 
 def _write(path: Path, data: bytes) -> None:
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    unfinished.write_bytes(data)
-    unfinished.replace(path)
+    write_whole(path, lambda partial: partial.write_bytes(data), flushed=False)

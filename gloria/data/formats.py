@@ -3,7 +3,6 @@
 import csv
 import gzip
 import json
-import os
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import IO, Any
 
 from gloria.data.cells import is_unicode, texts_of
 from gloria.data.embedded import holds_files, unpack
+from gloria.durable import write_whole
 from gloria.messages import shown
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -97,19 +97,18 @@ def write_records(path: str | Path, columns: Sequence[str], records: Sequence[Ma
         for name in columns:
             if not is_unicode(record[name]):
                 raise ValueError(f"{path}: {name} of row {number} is {shown(record[name])}, which is not valid Unicode")
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
+
+    def write(partial: Path) -> None:
         if _ending(path) == ".parquet":
             arrow = _import_pyarrow(path)
             columnwise = {name: [record[name] for record in records] for name in columns}
             schema = arrow.schema([(name, arrow.string()) for name in columns])
-            arrow.parquet.write_table(arrow.table(columnwise, schema=schema), unfinished)
+            arrow.parquet.write_table(arrow.table(columnwise, schema=schema), partial)
         else:
-            with _opener(path)(unfinished, "wt", newline="", encoding="utf-8") as file:
+            with _opener(path)(partial, "wt", newline="", encoding="utf-8") as file:
                 _write_lines(file, _ending(path), columns, records)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+
+    write_whole(path, write)
 
 
 def _write_lines(file: IO[str], ending: str, columns: Sequence[str], records: Sequence[Mapping[str, str]]) -> None:

@@ -18,6 +18,7 @@ from gloria.data.cells import is_unicode
 from gloria.data.pairs import BadFiles, check_choices, pair, report_unreadable
 from gloria.data.reports import Text
 from gloria.data.table import Row
+from gloria.durable import write_json
 from gloria.images import to_rgb
 from gloria.messages import shown
 from gloria.processing import GloriaProcessor
@@ -73,7 +74,7 @@ def write_shards(
                     bar.update()
             counts.append(len(chosen))
     listing = {path.name: count for path, count in zip(paths, counts, strict=True)}
-    (folder / INDEX).write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / INDEX, listing)
     return paths
 
 

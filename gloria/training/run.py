@@ -152,21 +152,16 @@ def _train(trainer: GloriaTrainer, out: Path, checkpoint: str | None) -> None:
             trainer.train(resume_from_checkpoint=checkpoint)
         except BaseException as error:
             trainer.interruptions.hold()
-            full = error if isinstance(error, DiskFullError) else _save_last_finished_step(trainer)
-            if not full and not isinstance(error, NonFiniteError):
-                raise
-            left = last_checkpoint(out)
-            if full is error:
-                kept = (
-                    f"go on from {left} with --resume" if left else "begin again, for there is no whole checkpoint yet"
-                )
-                raise DiskFullError(f"{error}; make room, and {kept}") from error
+            full = None if isinstance(error, DiskFullError) else _save_last_finished_step(trainer)
             if full:
+                left = last_checkpoint(out)
                 kept = f"the run goes on from {left}" if left else "there is no checkpoint to go on from"
                 warnings.warn(f"{full}; {kept}", stacklevel=3)
-                raise
-            kept = f"the state before that step is in {left}" if left else "no step was finished before it"
-            raise NonFiniteError(f"{error}; {kept}") from error
+            elif isinstance(error, NonFiniteError):
+                left = last_checkpoint(out)
+                kept = f"the state before that step is in {left}" if left else "no step was finished before it"
+                raise NonFiniteError(f"{error}; {kept}") from error
+            raise
 
 
 def count_rows(training: Sequence[Row] | ShardDataset) -> int:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gloria.durable import write_json
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -49,7 +51,7 @@ class Calibration:
 
     def save(self, path: str | Path) -> None:
         """Write a JSON file."""
-        Path(path).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        write_json(Path(path), asdict(self), indent=2)
 
     @classmethod
     def load(cls, path: str | Path) -> "Calibration":
