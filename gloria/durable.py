@@ -89,7 +89,7 @@ def write_whole(path: Path, write: Callable[[Path], Any], flushed: bool = True) 
         DiskFullError: no space is left. After any error, an earlier file of that name is unchanged.
     """
     partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
-    with whole_or_gone(partial):
+    with whole_or_gone(partial, path):
         write(partial)
         if flushed:
             flush(partial)
@@ -114,7 +114,7 @@ def whole_files(folder: Path) -> Iterator[Path]:
     staged = folder / f"files{PARTIAL}"
     _remove(staged)
     staged.mkdir(parents=True)
-    with whole_or_gone(staged):
+    with whole_or_gone(staged, folder):
         yield staged
         written = sorted(staged.iterdir())
         for path in written:
@@ -126,8 +126,12 @@ def whole_files(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_or_gone(path: Path) -> Iterator[None]:
+def whole_or_gone(path: Path, final: Path | None = None) -> Iterator[None]:
     """Remove the file or folder being written if writing fails, and name a full disk as the reason.
+
+    Args:
+        path: the file or folder being written.
+        final: its final name, for the message. Default: `path`.
 
     Raises:
         DiskFullError: writing failed because no space is left.
@@ -138,7 +142,7 @@ def whole_or_gone(path: Path) -> Iterator[None]:
         full = isinstance(error, Exception) and _is_full(error, path.parent)
         _remove(path)
         if full:
-            raise DiskFullError(f"{path} could not be written: no space is left on the disk") from error
+            raise DiskFullError(f"{final or path} could not be written: no space is left on the disk") from error
         raise
 
 

@@ -49,7 +49,8 @@ class PixelCache:
             write_whole(kept, lambda partial: _save(partial, framed[:, :, :1] if gray else framed), flushed=False)
         except OSError as error:  # usually a full disk: the image itself is good
             warnings.warn(
-                f"the cache {self.folder} keeps no more images: {error}; they are decoded again", stacklevel=2
+                f"the cache {self.folder} keeps no more images: {error.__cause__ or error}; they are decoded again",
+                stacklevel=2,
             )
         return framed
 
