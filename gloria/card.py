@@ -20,7 +20,7 @@ TAGS = ["gloria", "chest-x-ray", "radiology", "image-text-retrieval", "contrasti
 def write_card(
     folder: str | Path, license: str, name: str | None = None, data: str | None = None, notes: str | None = None
 ) -> Path:
-    """Write the card of a saved model, from its configuration and, where there is one, from its metrics.json.
+    """Write the card of a saved model, from its configuration and its metrics.json, if any.
 
     It sends nothing anywhere, and reads nothing from outside the folder.
 

@@ -75,7 +75,7 @@ def read_prompts(path: str | Path, count: int = PER_CLASS, seed: int = 0) -> Pro
 
     Each class has a list of texts, or a vocabulary of parts that are combined::
 
-        Pneumonia:                      # all combinations of one entry of each part, of which `count` are drawn
+        Pneumonia:                      # `count` draws from all combinations of one entry of each part
           severity: [mild, severe]
           location: [left lower lobe pneumonia, right lower lobe pneumonia]
         Normal:                         # all of them
