@@ -28,13 +28,21 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MOST_WORDS = 4000
 
 
-def small_model(reports: Sequence[str], seed: int = 0, pixels: int = PIXELS) -> tuple[GloriaModel, GloriaProcessor]:
+def small_model(
+    reports: Sequence[str],
+    seed: int = 0,
+    pixels: int = PIXELS,
+    region_stage: str = "stage3",
+    attention_scale: float = SCORE.attention_scale,
+) -> tuple[GloriaModel, GloriaProcessor]:
     """Make a new model and its processor, with a vocabulary made of the reports.
 
     Args:
         reports: at least one report to train on.
         seed: seed of the initial weights.
-        pixels: side of the square that the model sees, a multiple of 16, the side of a region. Default 160.
+        pixels: side of the square that the model sees, a multiple of 16. Default 160.
+        region_stage: stage of the ResNet that gives the regions: "stage3", of 16 pixels a side, or "stage2", of 8.
+        attention_scale: of the local score.
 
     Raises:
         ValueError: no report.
@@ -43,10 +51,12 @@ def small_model(reports: Sequence[str], seed: int = 0, pixels: int = PIXELS) -> 
         raise ValueError("reports is empty; expected the reports to train on, which the vocabulary is made of")
     processor = GloriaProcessor(GloriaImageProcessor(crop_size=pixels), _tokenizer(reports), max_length=LONGEST)
     torch.manual_seed(seed)
-    return GloriaModel(small_config(len(processor.tokenizer))), processor
+    return GloriaModel(small_config(len(processor.tokenizer), region_stage, attention_scale)), processor
 
 
-def small_config(vocabulary: int) -> GloriaConfig:
+def small_config(
+    vocabulary: int, region_stage: str = "stage3", attention_scale: float = SCORE.attention_scale
+) -> GloriaConfig:
     """Return the configuration of the small model for a vocabulary of this many word pieces."""
     return GloriaConfig(
         image_config=ResNetConfig(
@@ -62,8 +72,9 @@ def small_config(vocabulary: int) -> GloriaConfig:
         ),
         projection_dim=SHARED_WIDTH,
         last_layers=2,  # includes the embeddings, so that words differ from the first step on
+        region_stage=region_stage,
         normalize_local=True,
-        local_score=SCORE,
+        local_score=replace(SCORE, attention_scale=attention_scale),
     )
 
 
