@@ -6,9 +6,9 @@ computed once, on one rank::
     agree       sizes and settings of every rank           4 integers a rank; any difference is an error on every rank
                 lengths and report ids of every text       16 N bytes
     words       all packed words pass by, or are gathered  W D bytes an element (W = words of all texts, D wide)
-    scores      rank's images x all texts (n_r, N) float32 stays
+    scores      its images x all texts, (n_r, N) float32   stays
     columns     log-sum-exp over n_r images of each text   to the owner of the text, which adds up R of them: 4 N
-                log-sum-exp over all N images, rank's sums from the owner to all: 4 N
+                log-sum-exp over all N images, its sums    from the owner to all: 4 N
     loss        rows are local; columns need only the log-sum-exp of each text. No scores travel.
 
 Backward: the gradient of a score needs the score and the log-sum-exps of its row and column, which are all local. The
