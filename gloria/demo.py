@@ -43,7 +43,7 @@ from gloria_ops import local_contrastive_loss
 PHANTOMS = "phantoms"
 # Together under three minutes on two cores, most of it the training.
 PIXELS = 112
-STEPS = 600
+STEPS = 400
 # 14 x 14 regions, each of which sees less than half of the image's width. A region of stage 3 sees nearly all of it, so
 # that a word may find its finding in a region beside it. A sharper attention suits the smaller regions.
 REGION_STAGE = "stage2"
