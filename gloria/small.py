@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from tokenizers import BertWordPieceTokenizer
@@ -28,13 +29,16 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MOST_WORDS = 4000
 
 
-def small_model(reports: Sequence[str], seed: int = 0, pixels: int = PIXELS) -> tuple[GloriaModel, GloriaProcessor]:
+def small_model(
+    reports: Sequence[str], seed: int = 0, pixels: int = PIXELS, **fields: Any
+) -> tuple[GloriaModel, GloriaProcessor]:
     """Make a new model and its processor, with a vocabulary of the reports.
 
     Args:
         reports: those that the model will be trained on, at least one.
         seed: of the initial weights.
         pixels: side of the square that the model sees, a multiple of 16, which is one region. Default 160.
+        fields: of `GloriaConfig`, such as those of an objective.
 
     Raises:
         ValueError: no report.
@@ -43,11 +47,11 @@ def small_model(reports: Sequence[str], seed: int = 0, pixels: int = PIXELS) -> 
         raise ValueError("reports is empty; expected the reports to train on, which the vocabulary is made of")
     processor = GloriaProcessor(GloriaImageProcessor(crop_size=pixels), _tokenizer(reports), max_length=LONGEST)
     torch.manual_seed(seed)
-    return GloriaModel(small_config(len(processor.tokenizer))), processor
+    return GloriaModel(small_config(len(processor.tokenizer), **fields)), processor
 
 
-def small_config(vocabulary: int) -> GloriaConfig:
-    """Return the configuration of such a model, for a vocabulary of so many word pieces."""
+def small_config(vocabulary: int, **fields: Any) -> GloriaConfig:
+    """Return the configuration of such a model, for a vocabulary of so many word pieces, with other fields as given."""
     return GloriaConfig(
         image_config=ResNetConfig(
             embedding_size=32, hidden_sizes=[32, 64, 128, 128], depths=[1, 1, 1, 1], layer_type="basic"
@@ -64,6 +68,7 @@ def small_config(vocabulary: int) -> GloriaConfig:
         last_layers=2,  # the embeddings included: words mean something from the first step
         normalize_local=True,
         local_score=SCORE,
+        **fields,
     )
 
 

@@ -136,6 +136,9 @@ class GloriaTrainer(Trainer):
         lines = inputs.pop("lines")
         for encoder in self.frozen:
             encoder.eval()  # Trainer has just put the whole model in training mode
+        # By the step, so that a resumed run knows too; an evaluation is always by the loss that the run ends with.
+        begun = self.state.global_step >= self.options.all_negatives * self.state.max_steps
+        self.gloria.hardest_negatives = begun or not self.gloria.training
         computed = super().compute_loss(model, inputs, *args, **kwargs)
         if isinstance(computed, Tensor):  # training: an evaluation asks for the outputs too
             self.last_finished_step.lines = lines.tolist()

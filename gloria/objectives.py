@@ -1,0 +1,35 @@
+"""Objectives: the systems that GLoRIA is compared with, as settings of the one model and of its training."""
+
+from typing import Any
+
+from gloria.data.reports import Text
+
+_GLOBAL = {"local_weight": 0.0}
+
+# All share encoders, data and budget: what differs is how images are pooled and projected, and the loss.
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "gloria": {},
+    "global": _GLOBAL,
+    "local": {"global_weight": 0.0},
+    # Weight 0.5, since the global loss is twice a weighted mean, and ConVIRT's is that mean.
+    "convirt": {**_GLOBAL, "global_weight": 0.5, "global_image_weight": 0.75, "projection_layers": 2},
+    "vse++": {**_GLOBAL, "global_loss": "hinge", "margin": 0.2},
+    "dsve": {**_GLOBAL, "global_loss": "hinge", "margin": 0.2, "image_pooling": "selective", "pooled_regions": 15},
+}
+# What an objective reads of a report, where it is not the report: a value of `TrainingOptions.text`.
+TEXTS: dict[str, Text] = {"convirt": "sentence"}
+
+
+def objective_fields(name: str) -> dict[str, Any]:
+    """Return the fields of `GloriaConfig` that an objective sets.
+
+    Args:
+        name: "gloria", "global" or "local" (one of its two losses alone), "convirt" (Zhang et al., 2020), "vse++"
+            (Faghri et al., 2018) or "dsve" (Engilberge et al., 2018).
+
+    Raises:
+        ValueError: another name.
+    """
+    if name not in OBJECTIVES:
+        raise ValueError(f"objective is {name!r}; expected one of {', '.join(map(repr, OBJECTIVES))}")
+    return dict(OBJECTIVES[name])
