@@ -4,6 +4,7 @@ from pathlib import Path
 
 from gloria.data.cells import identity
 from gloria.data.layouts.imported import Imported, listed
+from gloria.data.layouts.released_split import released_split
 from gloria.data.table import Box, Row, box_of
 from gloria.messages import shown
 
@@ -20,8 +21,8 @@ def read_rsna(root: str | Path) -> Imported:
 
     Returns:
         A row for each image that is there, without a report, since there are none: labels Pneumonia 1 or 0, label
-        "Pneumonia" or "No Pneumonia", and the boxes of all its lines. Its patient is its patientId, which the release
-        gives to one image.
+        "Pneumonia" or "No Pneumonia", the boxes of all its lines, and its part of the split of the released GLoRIA,
+        which Kaggle's release does not have. Its patient is its patientId, which the release gives to one image.
 
     Raises:
         FileNotFoundError: there is no such table.
@@ -44,7 +45,7 @@ def read_rsna(root: str | Path) -> Imported:
             ) from None
         lines.setdefault(image, record.line)
         boxes.setdefault(image, []).extend(of_line)
-    imported = Imported()
+    imported, split = Imported(), released_split(lines)
     for image, line in lines.items():
         present = bool(boxes[image])
         row = Row(
@@ -52,6 +53,7 @@ def read_rsna(root: str | Path) -> Imported:
             image=root / IMAGES / f"{image}.dcm",
             report="",
             patient=image,
+            split=split[image],
             label="Pneumonia" if present else "No Pneumonia",
             labels={"Pneumonia": int(present)},
             boxes=tuple(boxes[image]),
