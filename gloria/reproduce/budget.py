@@ -1,0 +1,49 @@
+"""Budget: how much work a suite does, the same for every system."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Sizes of the models, the data and the training, which every system shares.
+
+    Attributes:
+        seeds: runs of each system; a seed is of the weights, the order and the labels drawn.
+        pixels: side of the square that the models see.
+        steps: optimizer steps of pre-training, to the next whole pass.
+        batch_size: pairs in a batch.
+        learning_rate: of pre-training; the one search was for the small model, and all objectives share what it found.
+        phantoms: of the phantom suite, drawings to train on; a tenth as many each are drawn to validate and to segment.
+        of_each: images of each class in 5x200.
+        fractions: of the labels that classifiers are trained on.
+        mask_fractions: of the images that segmenters are trained on.
+        probe_steps: optimizer steps of a classifier.
+        mask_steps: optimizer steps of a segmenter.
+    """
+
+    seeds: int = 4
+    pixels: int = 160
+    steps: int = 800
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    phantoms: int = 1600
+    of_each: int = 200
+    fractions: tuple[float, ...] = (0.01, 0.1, 1.0)
+    mask_fractions: tuple[float, ...] = (0.01, 0.1, 1.0)
+    probe_steps: int = 200
+    mask_steps: int = 100
+
+    def of(self, task: str) -> dict[str, Any]:
+        """Return what decides the figures of a task, beside its data and the pre-trained system."""
+        relevant = {
+            "pretraining": ("pixels", "steps", "batch_size", "learning_rate"),
+            "classification": ("probe_steps",),
+            "segmentation": ("mask_steps",),
+        }
+        kept = relevant.get(task.partition("-")[0], ())
+        return {name: value for name, value in asdict(self).items() if name in kept}
+
+
+FULL = Budget()
+QUICK = Budget(seeds=1, pixels=112, steps=400, of_each=100, mask_fractions=(0.01,))

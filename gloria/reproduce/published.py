@@ -1,0 +1,49 @@
+"""TABLES: the tables of the talk, with the systems that each compares and the published figures at hand."""
+
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+from gloria.reproduce.budget import Budget
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the talk.
+
+    Attributes:
+        task: a key of data, whose part before "-" is a name of `gloria.reproduce.tasks.TASKS`.
+        title: heading.
+        systems: in the order of the talk.
+        metrics: names of the figures that it shows.
+        about: what they are.
+        published: for each data set "data", "source" (text and url) and "figures", by system and fraction of the
+            labels.
+        not_at_hand: which published figures are missing here.
+        beside: task and systems of another task whose figures it shows too.
+    """
+
+    task: str
+    title: str
+    systems: list[str]
+    metrics: list[str]
+    about: str
+    published: list[dict[str, Any]]
+    not_at_hand: str
+    beside: dict[str, Any] = field(default_factory=dict)
+
+    def fractions(self, budget: Budget) -> tuple[float | None, ...]:
+        """Return the fractions of the labels that it is filled for; None of a task without labels."""
+        if self.task == "classification":
+            return budget.fractions
+        return budget.mask_fractions if self.task.startswith("segmentation") else (None,)
+
+
+def _read() -> list[Table]:
+    text = files(__package__).joinpath("published.yaml").read_text(encoding="utf-8")
+    return [Table(**entry) for entry in yaml.safe_load(text)]
+
+
+TABLES = _read()
