@@ -44,6 +44,8 @@ class GloriaConfig(PretrainedConfig):
         pooled_regions: how many of the largest, and of the smallest, selective pooling takes; all, of a map that has
             fewer. Default 15, DSVE.
         initializer_range: standard deviation of the normal that initializes the projections.
+        pos_weight: weight of the positives of each class in the loss of a multi-label `GloriaForImageClassification`.
+            None: 1.
 
     Raises:
         TypeError: a configuration is neither a dict with "model_type" nor a `PretrainedConfig`; an unknown field in
@@ -82,6 +84,7 @@ class GloriaConfig(PretrainedConfig):
         image_pooling: ImagePooling = "mean",
         pooled_regions: int = 15,
         initializer_range: float = 0.02,
+        pos_weight: list[float] | None = None,
         **kwargs: Any,
     ) -> None:
         self.image_config = _encoder_config("image_config", image_config, ResNetConfig)
@@ -101,6 +104,7 @@ class GloriaConfig(PretrainedConfig):
         self.image_pooling = image_pooling
         self.pooled_regions = pooled_regions
         self.initializer_range = initializer_range
+        self.pos_weight = pos_weight
         self._check()
         super().__init__(**kwargs)
 
