@@ -8,7 +8,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from gloria.configuration import GloriaConfig
 from gloria.data import Row
 from gloria.embeddings import Embeddings
 from gloria.encoding import batches, encode_images, encode_texts, inference
@@ -46,8 +45,9 @@ class Similarities:
         return {"global": self.of_global, "local": self.of_local, "both": 0.5 * (self.of_global + self.of_local)}[by]
 
 
-def trained_by(config: GloriaConfig) -> By:
-    """Return what a model of this configuration is to rank by: all that it was trained with."""
+def trained_by(model: GloriaModel) -> By:
+    """Return what a model is to rank by: all that it was trained with."""
+    config: Any = model.config
     if not config.local_weight:
         return "global"
     return "both" if config.global_weight else "local"

@@ -17,9 +17,7 @@ def reproduce(
     data: Annotated[
         Path | None, typer.Option(help="Folder that the data set was unpacked to; phantoms are drawn.")
     ] = None,
-    runs: Annotated[
-        Path | None, typer.Option(help="rsna, siim: OUT of a suite whose systems are pre-trained.")
-    ] = None,
+    runs: Annotated[Path | None, typer.Option(help="rsna, siim: OUT of a suite whose systems are pre-trained.")] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="One seed, 112 pixels, 400 steps: a quarter of an hour on two cores.")
     ] = False,

@@ -18,7 +18,6 @@ class Budget:
         of_each: images of each class in 5x200.
         fractions: of the labels that classifiers are trained on.
         mask_fractions: of the images that segmenters are trained on.
-        probe_steps: optimizer steps of a classifier.
         mask_steps: optimizer steps of a segmenter.
     """
 
@@ -31,17 +30,15 @@ class Budget:
     of_each: int = 200
     fractions: tuple[float, ...] = (0.01, 0.1, 1.0)
     mask_fractions: tuple[float, ...] = (0.01, 0.1, 1.0)
-    probe_steps: int = 200
     mask_steps: int = 100
 
-    def of(self, task: str) -> dict[str, Any]:
-        """Return what decides the figures of a task, beside its data and the pre-trained system."""
+    def of(self, kind: str) -> dict[str, Any]:
+        """Return what decides the figures of a kind of task, beside its data and the pre-trained system."""
         relevant = {
             "pretraining": ("pixels", "steps", "batch_size", "learning_rate"),
-            "classification": ("probe_steps",),
             "segmentation": ("mask_steps",),
         }
-        kept = relevant.get(task.partition("-")[0], ())
+        kept = relevant.get(kind, ())
         return {name: value for name, value in asdict(self).items() if name in kept}
 
 

@@ -13,6 +13,11 @@ CELLS, FAILURES = "cells", "failures"
 PROTOCOL = 1  # to be raised when the same settings come to mean other figures
 
 
+def kind_of(task: str) -> str:
+    """Return the kind of a task: that of "segmentation-nodule" is "segmentation"."""
+    return "segmentation" if task.startswith("segmentation") else task
+
+
 @dataclass(frozen=True)
 class Cell:
     """One system of one seed in one task, with one fraction of its labels.

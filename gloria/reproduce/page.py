@@ -102,20 +102,21 @@ def _section(filled: Filled) -> dict[str, Any]:
     """Return a table as the templates take it: texts alone."""
     table = filled.table
     rows = []
+    labeled = any(line.fraction for line in filled.lines)
     for line in filled.lines:
-        labels = f"{line.labels} ({_share(line.fraction)})" if line.fraction else "0"
+        labels = [f"{line.labels} ({_share(line.fraction)})" if line.fraction else "0"] * labeled
         texts = [line.figures[metric].text if metric in line.figures else "–" for metric in table.metrics]
         known = [each["figures"].get(line.system, {}).get(line.fraction, "–") for each in table.published]
-        rows.append([line.system, labels, *texts, *map(str, known)])
+        rows.append([line.system, *labels, *texts, *map(str, known)])
     if filled.chance:
         texts = [f"{100 * filled.chance[metric]:.1f}" if metric in filled.chance else "–" for metric in table.metrics]
-        rows.append([_nothing(filled), "0", *texts, *("–" for _ in table.published)])
+        rows.append([_nothing(filled), *(["0"] * labeled), *texts, *("–" for _ in table.published)])
     return {
         "title": table.title,
         "about": table.about.split(". "),
         "header": [
             "system",
-            "labels",
+            *(["labels"] * labeled),
             *(NAMES.get(metric, metric) for metric in table.metrics),
             *(f"published, {each['data']}" for each in table.published),
         ],

@@ -14,7 +14,7 @@ class Table:
     """One table of the talk.
 
     Attributes:
-        task: a key of data, whose part before "-" is a name of `gloria.reproduce.tasks.TASKS`.
+        task: a key of data, whose kind is a name of `gloria.reproduce.tasks.TASKS`.
         title: heading.
         systems: in the order of the talk.
         metrics: names of the figures that it shows.

@@ -4,8 +4,10 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 from gloria.durable import write_json
 from gloria.lock import only_writer
 from gloria.reproduce.budget import FULL, Budget
-from gloria.reproduce.cells import CELLS, Cell, read_cells
+from gloria.reproduce.cells import CELLS, Cell, kind_of, read_cells
 from gloria.reproduce.page import PLAN, write_page
 from gloria.reproduce.published import TABLES
 from gloria.reproduce.schedule import run_cells
@@ -80,6 +82,11 @@ def measure(cell: Cell, out: Path, runs: Path, prepared: dict[str, Any], budget:
     """Measure a cell, write its figures, and return a line about them."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    with redirect_stdout(StringIO()):  # Trainer's log, of every pass
+        return _measure(cell, out, runs, prepared, budget)
+
+
+def _measure(cell: Cell, out: Path, runs: Path, prepared: dict[str, Any], budget: Budget) -> str:
     started = time.perf_counter()
     cache = out / CACHE / str(budget.pixels)
     rows = rows_of(out, cell.task)
@@ -99,7 +106,7 @@ def measure(cell: Cell, out: Path, runs: Path, prepared: dict[str, Any], budget:
             budget,
             cache,
         )
-        results = TASKS[cell.task.partition("-")[0]](given)
+        results = TASKS[kind_of(cell.task)](given)
         name, figure = next(iter(results["figures"].items()))
         said = f"{name} {figure:.3f}"
         before = read_cells(runs / CELLS)[str(cell.after)]
@@ -113,7 +120,7 @@ def _settings(task: str, prepared: dict[str, Any], budget: Budget) -> dict[str, 
     tables = {task, "zero-shot"} if task == "classification" else {task}  # thresholds are applied to its rows
     data = {name: prepared["tables"][name]["sha256"] for name in sorted(tables) if name in prepared["tables"]}
     prompts = {"prompts": prepared["prompts"]} if task == "zero-shot" else {}
-    return {"data": data, **budget.of(task), **prompts}
+    return {"data": data, **budget.of(kind_of(task)), **prompts}
 
 
 def _pretraining(prepared: dict[str, Any], budget: Budget) -> list[Cell]:
@@ -131,7 +138,9 @@ def _borrowed(runs: str | Path) -> list[Cell]:
             settings = {name: value for name, value in described.items() if name not in named}
             cells.append(Cell(described["system"], described["seed"], PRETRAINING, None, settings))
     if not cells:
-        raise ValueError(f"{runs} has no pre-trained system; expected the OUT of `gloria reproduce --suite phantom`, say")
+        raise ValueError(
+            f"{runs} has no pre-trained system; expected the OUT of `gloria reproduce --suite phantom`, say"
+        )
     return cells
 
 
@@ -156,7 +165,7 @@ def _plan(
     """Return what the page says beside the figures: what was to be run, on what, and what was not, with the reason."""
     not_run = []
     for table in TABLES:
-        kind = table.task.partition("-")[0]
+        kind = kind_of(table.task)
         without = prepared["not_run"].get(kind) or (None if any_run else prepared["not_run"].get(PRETRAINING))
         if table.task not in prepared["tables"] or not any_run:
             not_run.append({"task": table.task, "system": None, "reason": without or WITHOUT_REPORTS})

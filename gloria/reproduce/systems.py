@@ -20,8 +20,8 @@ from gloria.training.checkpoints import CHECKPOINTS
 RANDOM = "random"
 SYSTEMS = (RANDOM, *OBJECTIVES)
 HELD_OUT = 64  # rows that pre-training is evaluated on
-# Scores that differ by less from image to image say nothing of the image. Those of a hinge that had collapsed differed by
-# 8e-5, and those of GLoRIA after a hundred steps by 2e-2.
+# Scores that differ by less from image to image say nothing of the image. Those of a hinge that had collapsed differed
+# by 8e-5, and those of GLoRIA after a hundred steps by 2e-2.
 COLLAPSED = 1e-3
 
 
@@ -74,4 +74,4 @@ def pretrain(
 
 def _spread(model: GloriaModel, processor: GloriaProcessor, rows: list[Row]) -> float:
     found = similarities(model, processor, [row.image for row in rows], [row.report for row in rows])
-    return torch.std(found.by(trained_by(model.config)), dim=0).mean().item()
+    return torch.std(found.by(trained_by(model)), dim=0).mean().item()

@@ -13,6 +13,7 @@ from torch import Tensor
 from gloria.data import Row, draws_of
 from gloria.finetuning import FinetuningOptions, finetune_classifier, finetune_segmenter, image_vectors
 from gloria.heads import GloriaForImageClassification
+from gloria.images import GloriaImageProcessor
 from gloria.metrics import best_f1_thresholds, threshold_table
 from gloria.modeling import GloriaModel
 from gloria.processing import GloriaProcessor
@@ -53,7 +54,7 @@ def retrieval(given: Given) -> dict[str, Any]:
     model, processor = GloriaModel.from_pretrained(given.run), GloriaProcessor.from_pretrained(given.run)
     rows = given.rows["test"]
     found = similarities(model, processor, [row.image for row in rows], [row.report for row in rows])
-    by, table = trained_by(model.config), precision_table(found, rows, KS)
+    by, table = trained_by(model), precision_table(found, rows, KS)
     line = table["image to text"]
     figures = {f"P@{k}": line[f"{by} P@{k}"] for k in KS if f"{by} P@{k}" in line}
     return {"figures": figures, "chance": line["chance"], "by": by, "table": table}
@@ -141,8 +142,8 @@ def _over(draws: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _at_thresholds(folder: Path, given: Given, vectors: dict[Path, Tensor]) -> dict[str, float]:
     """Return the figures of the classifier in a folder on the rows of zero-shot classification."""
     model = GloriaForImageClassification.from_pretrained(folder)
-    processor = GloriaProcessor.from_pretrained(given.run).image_processor
-    classes = list(model.config.id2label.values())
+    processor = GloriaImageProcessor.from_pretrained(folder)
+    classes = [name for _, name in sorted((model.config.id2label or {}).items())]
 
     def scored(rows: Sequence[Row]) -> Tensor:
         with torch.no_grad():

@@ -36,7 +36,7 @@ def retrieval_measures(
         "image_to_text_P@5" and the like, in [0, 1].
     """
     found = similarities(model, processor, [row.image for row in rows], [row.report for row in rows], batch_size)
-    scores = found.by(trained_by(model.config))
+    scores = found.by(trained_by(model))
     labels, own = labels_of(rows), [str(text_id(row.report)) for row in rows]
     measures: dict[str, float] = {}
     for direction, ranked in zip(DIRECTIONS, (scores, scores.T), strict=True):
