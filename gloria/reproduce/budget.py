@@ -1,7 +1,6 @@
 """Budget: how much work a suite does, the same for every system."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -31,15 +30,6 @@ class Budget:
     fractions: tuple[float, ...] = (0.01, 0.1, 1.0)
     mask_fractions: tuple[float, ...] = (0.01, 0.1, 1.0)
     mask_steps: int = 100
-
-    def of(self, kind: str) -> dict[str, Any]:
-        """Return what decides the figures of a kind of task, beside its data and the pre-trained system."""
-        relevant = {
-            "pretraining": ("pixels", "steps", "batch_size", "learning_rate"),
-            "segmentation": ("mask_steps",),
-        }
-        kept = relevant.get(kind, ())
-        return {name: value for name, value in asdict(self).items() if name in kept}
 
 
 FULL = Budget()

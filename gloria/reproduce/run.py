@@ -22,7 +22,7 @@ from gloria.reproduce.page import PLAN, write_page
 from gloria.reproduce.published import TABLES
 from gloria.reproduce.schedule import run_cells
 from gloria.reproduce.suites import WITHOUT_REPORTS, prepare, rows_of
-from gloria.reproduce.systems import SYSTEMS, pretrain
+from gloria.reproduce.systems import SYSTEMS, described, pretrain
 from gloria.reproduce.tasks import TASKS, Given
 
 RUNS, CACHE = "runs", "cache"
@@ -117,15 +117,21 @@ def _measure(cell: Cell, out: Path, runs: Path, prepared: dict[str, Any], budget
 
 
 def _settings(task: str, prepared: dict[str, Any], budget: Budget) -> dict[str, Any]:
+    """Return what decides the figures of a task, beside the system, its seed and the fraction of the labels."""
     tables = {task, "zero-shot"} if task == "classification" else {task}  # thresholds are applied to its rows
     data = {name: prepared["tables"][name]["sha256"] for name in sorted(tables) if name in prepared["tables"]}
     prompts = {"prompts": prepared["prompts"]} if task == "zero-shot" else {}
-    return {"data": data, **budget.of(kind_of(task)), **prompts}
+    steps = {"mask_steps": budget.mask_steps} if kind_of(task) == "segmentation" else {}
+    return {"data": data, **prompts, **steps}
 
 
 def _pretraining(prepared: dict[str, Any], budget: Budget) -> list[Cell]:
-    settings = _settings(PRETRAINING, prepared, budget)
-    return [Cell(system, seed, PRETRAINING, None, settings) for seed in range(budget.seeds) for system in SYSTEMS]
+    settings, rows = _settings(PRETRAINING, prepared, budget), prepared["tables"][PRETRAINING]["training"]
+    return [
+        Cell(system, seed, PRETRAINING, None, {**settings, **described(system, budget, rows)})
+        for seed in range(budget.seeds)
+        for system in SYSTEMS
+    ]
 
 
 def _borrowed(runs: str | Path) -> list[Cell]:

@@ -12,6 +12,7 @@ import torch
 
 from gloria.reproduce.cells import CELLS, Cell, read_cells
 
+START = "spawn"  # a forked process would inherit the threads of torch, but not what they wait for
 Work = Callable[[Cell], str]
 
 
@@ -80,7 +81,7 @@ class _Slot:
                 future.set_exception(error)
             return future
         if self.pool is None:
-            context = multiprocessing.get_context("spawn")
+            context = multiprocessing.get_context(START)
             self.pool = ProcessPoolExecutor(1, context, initializer=torch.set_num_threads, initargs=(1,))
         return self.pool.submit(self.work, cell)
 

@@ -49,7 +49,8 @@ def prepare(suite: str, data: Path | None, out: Path, budget: Budget) -> dict[st
         budget: how many phantoms, and images of each class.
 
     Returns:
-        What data/prepared.json holds: "source", "prompts", "not_run", and of each table its "rows" and "sha256".
+        What data/prepared.json holds: "source", "prompts", "not_run", and of each table its "rows",
+        those to train on, "training", and its "sha256".
 
     Raises:
         ValueError: an unknown suite; no data for one that needs them; what the reader of the data set refuses.
@@ -69,7 +70,10 @@ def prepare(suite: str, data: Path | None, out: Path, budget: Budget) -> dict[st
     path.parent.mkdir(parents=True, exist_ok=True)
     for task, rows in prepared.tables.items():
         write_table(path.with_name(f"{task}.csv"), rows)
-    tables = {task: {"rows": len(rows), "sha256": _digest(rows)} for task, rows in prepared.tables.items()}
+    tables = {
+        task: {"rows": len(rows), "training": sum(row.split == "train" for row in rows), "sha256": _digest(rows)}
+        for task, rows in prepared.tables.items()
+    }
     described = {**asdict(replace(prepared, tables={})), "tables": tables, "made_of": made_of}
     write_json(path, described)
     return described

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from gloria.retrieval import similarities, trained_by
 from gloria.small import small_model
 from gloria.training import TrainingOptions, last_checkpoint, train
 from gloria.training.checkpoints import CHECKPOINTS
+from gloria.training.record import NOT_COMPARED
 
 RANDOM = "random"
 SYSTEMS = (RANDOM, *OBJECTIVES)
@@ -42,7 +44,7 @@ def pretrain(
         "spread", the standard deviation of a report's scores over validation images, and "collapsed", whether it is
         below `COLLAPSED`; "held_out_loss".
     """
-    fields = {} if system == RANDOM else objective_fields(system)
+    fields = _fields(system)
     reports = [row.report for row in parts["train"]]
     model, processor = small_model(reports, seed, budget.pixels, **fields)
     held_out = parts["validation"][:HELD_OUT]
@@ -54,22 +56,37 @@ def pretrain(
     resumed = last_checkpoint(folder) is not None
     if not resumed:
         shutil.rmtree(folder, ignore_errors=True)
-    options = TrainingOptions(
-        epochs=math.ceil(budget.steps / max(1, len(reports) // budget.batch_size)),
-        batch_size=budget.batch_size,
-        learning_rate=budget.learning_rate,
-        text=TEXTS.get(system, "report"),
-        retrieval_rows=0,
-        cache=str(cache),
-        seed=seed,
-        cpu=True,
-        progress=False,
-    )
+    options = replace(_options(system, budget, len(reports)), cache=str(cache), seed=seed)
     metrics = train(model, processor, parts["train"], held_out, folder, options, resume=resumed)
     shutil.rmtree(folder / CHECKPOINTS)
     spread = _spread(model, processor, held_out)
     losses = [entry["eval_loss"] for entry in metrics["log"] if "eval_loss" in entry]
     return {"spread": spread, "collapsed": spread < COLLAPSED, "held_out_loss": losses[-1]}
+
+
+def described(system: str, budget: Budget, rows: int) -> dict[str, Any]:
+    """Return what decides a pre-trained system, beside the seed and the data of so many rows."""
+    fields = {"pixels": budget.pixels, "objective": _fields(system)}
+    if system == RANDOM:
+        return fields
+    options = asdict(_options(system, budget, rows)).items()
+    return fields | {"training": {name: value for name, value in options if name not in (*NOT_COMPARED, "seed")}}
+
+
+def _fields(system: str) -> dict[str, Any]:
+    return {} if system == RANDOM else objective_fields(system)
+
+
+def _options(system: str, budget: Budget, rows: int) -> TrainingOptions:
+    return TrainingOptions(
+        epochs=math.ceil(budget.steps / max(1, rows // budget.batch_size)),
+        batch_size=budget.batch_size,
+        learning_rate=budget.learning_rate,
+        text=TEXTS.get(system, "report"),
+        retrieval_rows=0,
+        cpu=True,
+        progress=False,
+    )
 
 
 def _spread(model: GloriaModel, processor: GloriaProcessor, rows: list[Row]) -> float:
