@@ -1,4 +1,4 @@
-"""Heads: what they take from a run, their losses, frozen weights, and pipelines that put answers back into the image."""
+"""Heads: what they take from a run, their losses, what is frozen, and pipelines that answer in pixels of the image."""
 
 import logging
 import re
@@ -17,6 +17,7 @@ from transformers import (
     TrainingArguments,
     pipeline,
 )
+from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from gloria import GloriaConfig, GloriaForImageClassification, GloriaForSemanticSegmentation, GloriaImageProcessor
 from gloria.heads import IGNORED
@@ -44,12 +45,11 @@ def with_classes(config, count, **fields):
 def labeled(kind_of_head):
     """A batch of two images with labels that no image carries twice."""
     torch.manual_seed(1)
-    labels = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    if kind_of_head is GloriaForSemanticSegmentation:
-        labels = torch.zeros(2, 64, 64, dtype=torch.int64)
-        labels[0, 8:32, 8:40] = 1
-        labels[1, 40:60, 20:50] = 1
-    return {"pixel_values": torch.randn(2, 3, 64, 64), "labels": labels}
+    masks = torch.zeros(2, 64, 64, dtype=torch.int64)
+    masks[0, 8:32, 8:40] = 1
+    masks[1, 40:60, 20:50] = 1
+    labels = masks if kind_of_head is GloriaForSemanticSegmentation else torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    return {"pixel_values": torch.randn(2, 3, 64, 64) + 3 * masks[:, None], "labels": labels}
 
 
 class Twice(Dataset):
@@ -186,12 +186,7 @@ def test_the_segmentation_loss_is_cross_entropy_plus_what_dice_lacks(config):
     [
         (KINDS[0], 2, {"problem_type": "regression"}, "problem_type is 'regression'; expected 'multi_label_classific"),
         (KINDS[0], 2, {"pos_weight": [1.0]}, "pos_weight is [1.0] for 2 classes of a multi_label_classification"),
-        (
-            KINDS[0],
-            1,
-            {"pos_weight": [1.0], "problem_type": "single_label_classification"},
-            "for 1 classes of a single_label_classification; expected a number for each class of a multi_label",
-        ),
+        (KINDS[0], 2, {"pos_weight": [1.0, 1.0], "problem_type": "single_label_classification"}, "of a single_label"),
         (KINDS[1], 1, {}, "there are 1 classes; expected the background, and at least one other"),
     ],
 )
@@ -236,7 +231,9 @@ def test_the_segmentation_pipeline_works_offline_in_pixels_of_the_original(
     monkeypatch.setattr(
         GloriaForSemanticSegmentation,
         "forward",
-        lambda self, pixel_values: {"logits": torch.cat([0 * pixel_values[:, :1], pixel_values[:, :1]], 1)},
+        lambda self, pixel_values: SemanticSegmenterOutput(
+            logits=torch.cat([0 * pixel_values[:, :1], pixel_values[:, :1]], 1)
+        ),
     )
     pixels = np.zeros((120, 180), np.uint8)
     pixels[40:70, 100:130] = 255
@@ -257,15 +254,15 @@ def test_what_is_cropped_comes_back_where_it_was(size):
     height, width = size
     mask = np.zeros(size, bool)
     mask[height // 4 : height // 2 + 1, width // 3 : width // 2 + 1] = True
-    framed = torch.from_numpy(processor.frame_mask(mask)).float()
+    framed = torch.tensor(processor.frame_mask(mask)).float()
     logits = torch.stack([0.5 - framed, framed - 0.5])[None]
-    output = type("Output", (), {"logits": logits})
+    output = SemanticSegmenterOutput(logits=logits)
     (back,) = processor.post_process_semantic_segmentation(output, [size])
     assert back.shape == size
     both, either = (back.bool().numpy() & mask).sum(), (back.bool().numpy() | mask).sum()
     assert both / either > 0.7
     left, top, right, bottom = processor.field_of_view(width, height)
-    everywhere = type("Output", (), {"logits": torch.stack([torch.zeros(64, 64), torch.ones(64, 64)])[None]})
+    everywhere = SemanticSegmenterOutput(logits=torch.stack([torch.zeros(64, 64), torch.ones(64, 64)])[None])
     (seen,) = processor.post_process_semantic_segmentation(everywhere, [size])
     x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
     inside = (x >= left) & (x <= right) & (y >= top) & (y <= bottom)
