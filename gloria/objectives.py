@@ -2,6 +2,9 @@
 
 from typing import Any
 
+from torch import Tensor
+
+from gloria.configuration import GloriaConfig
 from gloria.data.reports import Text
 
 _GLOBAL = {"local_weight": 0.0}
@@ -33,3 +36,18 @@ def objective_fields(name: str) -> dict[str, Any]:
     if name not in OBJECTIVES:
         raise ValueError(f"objective is {name!r}; expected one of {', '.join(map(repr, OBJECTIVES))}")
     return dict(OBJECTIVES[name])
+
+
+def is_collapsed(cosines: Tensor, config: GloriaConfig) -> bool:
+    """Return whether a model with a hinge has made all images and texts nearly one vector.
+
+    Its loss is then 2 margin N, what equal scores give, and whatever ranking is left hangs on the last digits.
+
+    Args:
+        cosines: (N_v, N_t), of images with texts, their own and others.
+        config: of the model.
+
+    Returns:
+        Whether all cosines lie within one margin, so that no right text can win by it; False without a hinge.
+    """
+    return config.global_loss == "hinge" and (cosines.max() - cosines.min()).item() < config.margin

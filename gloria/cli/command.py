@@ -7,6 +7,7 @@ import typer
 from gloria.cli.attend import attend, localize
 from gloria.cli.common import format_warning
 from gloria.cli.convert import card, convert
+from gloria.cli.finetune import app as finetune
 from gloria.cli.imports import import_table
 from gloria.cli.index import app as index
 from gloria.cli.reproduce import reproduce
@@ -27,6 +28,7 @@ for command in (validate_data, phantoms, shards, train, retrieve, classify, atte
     app.command()(command)
 app.command("import")(import_table)
 app.add_typer(index, name="index")
+app.add_typer(finetune, name="finetune")
 
 
 def main() -> None:

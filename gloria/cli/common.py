@@ -1,5 +1,6 @@
 """What the commands share: arguments, plain errors, the good rows of a table, a trained model."""
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,6 +79,9 @@ def load_run(run: Path, cpu: bool) -> tuple[GloriaModel, GloriaProcessor]:
     """Return the model of a run folder, on the accelerator if there is one and it may be used, and its processor."""
     if not (run / "config.json").is_file():
         raise ValueError(f"{run} holds no trained model; expected the run folder that `gloria train` wrote")
+    architectures = json.loads((run / "config.json").read_text(encoding="utf-8")).get("architectures") or []
+    if architectures and GloriaModel.__name__ not in architectures:
+        raise ValueError(f"{run} holds a {architectures[0]}; expected the run folder that `gloria train` wrote")
     accelerator = None if cpu else torch.accelerator.current_accelerator(check_available=True)
     model = GloriaModel.from_pretrained(run)
     model.to(device=accelerator or torch.device("cpu"))  # type: ignore[call-arg]

@@ -130,6 +130,11 @@ def train(
                 metrics = run_training(model, processor, training, held, out, options, resume, origin, names)
         PartialState().destroy_process_group()
     echo(f"Precision@K in percent on {len(held)} held-out rows:\n{format_precision(metrics['precision'])}")
+    if metrics["collapsed"]:
+        echo(
+            "warning: the model has collapsed, all its vectors are nearly one; its figures are none, raise "
+            "--all-negatives"
+        )
     echo(f"wrote the model, {METRICS}, loss.png and attention.png to {out}")
 
 

@@ -66,7 +66,7 @@ class TrainingOptions:
             help="Of an objective with a hinge: share of the steps in which all negatives count. From then on the "
             "hardest alone do, which collapse a model from scratch."
         ),
-    ] = 0.25
+    ] = 0.5
     retrieval_rows: Annotated[
         int, Option(min=0, help="Held-out rows, evenly spaced, that every evaluation ranks (released: 1000).")
     ] = 1000
