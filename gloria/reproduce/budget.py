@@ -16,7 +16,7 @@ class Budget:
         phantoms: of the phantom suite, drawings to train on; a tenth as many each are drawn to validate and to segment.
         of_each: images of each class in 5x200.
         fractions: of the labels that classifiers are trained on.
-        mask_fractions: of the images that segmenters are trained on.
+        mask_fractions: how many of the suite's fractions of the masks, the smallest first.
         mask_steps: optimizer steps of a segmenter.
     """
 
@@ -28,9 +28,9 @@ class Budget:
     phantoms: int = 1600
     of_each: int = 200
     fractions: tuple[float, ...] = (0.01, 0.1, 1.0)
-    mask_fractions: tuple[float, ...] = (0.01, 0.1, 1.0)
+    mask_fractions: int = 3
     mask_steps: int = 100
 
 
 FULL = Budget()
-QUICK = Budget(seeds=1, pixels=112, steps=400, of_each=100, mask_fractions=(0.01,))
+QUICK = Budget(seeds=1, pixels=112, steps=400, of_each=100, mask_fractions=1)

@@ -1,5 +1,6 @@
 """TABLES: the tables of the talk, with the systems that each compares and the published figures at hand."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import yaml
 
 from gloria.reproduce.budget import Budget
+from gloria.reproduce.cells import kind_of
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,11 @@ class Table:
     not_at_hand: str
     beside: dict[str, Any] = field(default_factory=dict)
 
-    def fractions(self, budget: Budget) -> tuple[float | None, ...]:
-        """Return the fractions of the labels that it is filled for; None of a task without labels."""
+    def fractions(self, budget: Budget, mask_fractions: Sequence[float]) -> Sequence[float | None]:
+        """Return the fractions of the labels that it is filled for, of masks the suite's; None without labels."""
         if self.task == "classification":
             return budget.fractions
-        return budget.mask_fractions if self.task.startswith("segmentation") else (None,)
+        return mask_fractions[: budget.mask_fractions] if kind_of(self.task) == "segmentation" else (None,)
 
 
 def _read() -> list[Table]:

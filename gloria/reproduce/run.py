@@ -160,7 +160,7 @@ def _downstream(prepared: dict[str, Any], budget: Budget, pretrained: Sequence[C
             settings = _settings(table.task, prepared, budget)
             cells += [
                 Cell(before.system, before.seed, table.task, fraction, settings, before.name)
-                for fraction in table.fractions(budget)
+                for fraction in table.fractions(budget, prepared["mask_fractions"])
             ]
     return cells
 

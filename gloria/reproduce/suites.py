@@ -3,7 +3,7 @@
 import hashlib
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,14 @@ class Prepared:
         tables: rows of each task, with their split where the task trains on some of them.
         prompts: what stands for a class in zero-shot classification; its rows have the class as label.
         not_run: why a task is not run, by task.
+        mask_fractions: of the rows with masks that segmenters are trained on.
     """
 
     source: str
     tables: dict[str, list[Row]]
     prompts: Prompts = field(default_factory=dict)
     not_run: dict[str, str] = field(default_factory=dict)
+    mask_fractions: tuple[float, ...] = (0.01, 0.1, 1.0)
 
 
 def prepare(suite: str, data: Path | None, out: Path, budget: Budget) -> dict[str, Any]:
@@ -49,8 +51,8 @@ def prepare(suite: str, data: Path | None, out: Path, budget: Budget) -> dict[st
         budget: how many phantoms, and images of each class.
 
     Returns:
-        What data/prepared.json holds: "source", "prompts", "not_run", and of each table its "rows",
-        those to train on, "training", and its "sha256".
+        What data/prepared.json holds: the fields of `Prepared`; of each table, in place of its rows, how many they are,
+        "rows", how many of them to train on, "training", and their "sha256".
 
     Raises:
         ValueError: an unknown suite; no data for one that needs them; what the reader of the data set refuses.
@@ -109,7 +111,7 @@ def _phantoms(_data: Path | None, folder: Path, budget: Budget) -> Prepared:
     source = (
         f"{len(training)} phantoms to train on, drawings of chests with reports; 5x{budget.of_each} others to test on"
     )
-    return Prepared(source, tables, generated_prompts())
+    return Prepared(source, tables, generated_prompts(), mask_fractions=(0.012, 1.0))  # 6 masks, and all
 
 
 def _chexpert(data: Path | None, _folder: Path, budget: Budget) -> Prepared:
@@ -161,7 +163,7 @@ def _siim(data: Path | None, folder: Path, _budget: Budget) -> Prepared:
     return Prepared(source, {"segmentation-pneumothorax": _parts(*parts.values())}, not_run=not_run)
 
 
-SUITES: Mapping[str, Callable[[Path | None, Path, Budget], Prepared]] = {
+SUITES: dict[str, Callable[[Path | None, Path, Budget], Prepared]] = {
     "phantom": _phantoms,
     "chexpert5x200": _chexpert,
     "rsna": _rsna,

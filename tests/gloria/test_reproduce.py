@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -21,12 +22,12 @@ from gloria.reproduce.cells import Cell
 from gloria.reproduce.page import bars
 from gloria.reproduce.published import TABLES
 from gloria.reproduce.schedule import run_cells
-from gloria.reproduce.suites import prepare, rows_of
+from gloria.reproduce.suites import SUITES, _phantoms, prepare, rows_of
 from gloria.reproduce.systems import COLLAPSED, SYSTEMS, _spread, described
 from gloria.reproduce.tables import NAMES, filled_tables
 
 TOY = Budget(
-    seeds=1, pixels=32, steps=2, batch_size=8, phantoms=48, of_each=2, fractions=(0.3, 1.0), mask_fractions=(0.5,),
+    seeds=1, pixels=32, steps=2, batch_size=8, phantoms=48, of_each=2, fractions=(0.3, 1.0), mask_fractions=1,
     mask_steps=2,
 )  # fmt: skip
 
@@ -39,6 +40,7 @@ def toy(tmp_path_factory):
         patch.setattr(gloria.data.fractions, "DRAWS", 2)
         for name in ("attention_figure", "loss_figure"):  # the pictures of a run are tested elsewhere
             patch.setattr(gloria.training.run, name, lambda *_, **__: plt.figure())
+        patch.setitem(SUITES, "phantom", lambda *given: replace(_phantoms(*given), mask_fractions=(0.5,)))
         reproduce("phantom", None, out, TOY, jobs=1, tell=told.append)
     return out, told
 
