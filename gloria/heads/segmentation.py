@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSemanticSegmentation
+from transformers import AutoModelForSemanticSegmentation, initialization
 from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
 
@@ -66,6 +66,12 @@ class GloriaForSemanticSegmentation(ImageEncoderHead):
             raise ValueError(f"there are {config.num_labels} classes; expected the background, and at least one other")
         if config.region_stage is not None:
             config.image_config.out_features = config.image_config.stage_names[1:]  # but the stem
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.Conv2d):
+            # He's, for the ReLUs: a decoder as small at first as a projection may never leave "nothing anywhere".
+            initialization.kaiming_normal_(module.weight, nonlinearity="relu")
 
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **_: Any) -> SemanticSegmenterOutput:
         """Segment.
