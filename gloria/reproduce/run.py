@@ -93,7 +93,7 @@ def _measure(cell: Cell, out: Path, runs: Path, prepared: dict[str, Any], budget
     results: dict[str, Any]
     if cell.task == PRETRAINING:
         results = pretrain(cell.system, cell.seed, rows, out / RUNS / cell.name, cache, budget)
-        said = "collapsed" if results["collapsed"] else f"scores spread by {results['spread']:.3f}"
+        said = "collapsed" if results["collapsed"] else "done"
     else:
         asked = rows_of(out, "zero-shot")["test"] if "zero-shot" in prepared["tables"] else []
         given = Given(

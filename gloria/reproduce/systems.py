@@ -6,14 +6,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from gloria.data import Row
-from gloria.modeling import GloriaModel
 from gloria.objectives import OBJECTIVES, TEXTS, objective_fields
-from gloria.processing import GloriaProcessor
 from gloria.reproduce.budget import Budget
-from gloria.retrieval import similarities, trained_by
 from gloria.small import small_model
 from gloria.training import TrainingOptions, last_checkpoint, train
 from gloria.training.checkpoints import CHECKPOINTS
@@ -22,9 +17,6 @@ from gloria.training.record import NOT_COMPARED
 RANDOM = "random"
 SYSTEMS = (RANDOM, *OBJECTIVES)
 HELD_OUT = 64  # rows that pre-training is evaluated on
-# Scores that differ by less from image to image say nothing of the image. Those of a hinge that had collapsed differed
-# by 8e-5, and those of GLoRIA after a hundred steps by 2e-2.
-COLLAPSED = 1e-3
 
 
 def pretrain(
@@ -41,8 +33,7 @@ def pretrain(
         budget: the same for all.
 
     Returns:
-        "spread", the standard deviation of a report's scores over validation images, and "collapsed", whether it is
-        below `COLLAPSED`; "held_out_loss".
+        "collapsed", see `gloria.objectives.is_collapsed`, and "held_out_loss", None of random weights.
     """
     fields = _fields(system)
     reports = [row.report for row in parts["train"]]
@@ -52,16 +43,15 @@ def pretrain(
         folder.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
-        return {"spread": _spread(model, processor, held_out), "collapsed": False, "held_out_loss": None}
+        return {"collapsed": False, "held_out_loss": None}
     resumed = last_checkpoint(folder) is not None
     if not resumed:
         shutil.rmtree(folder, ignore_errors=True)
     options = replace(_options(system, budget, len(reports)), cache=str(cache), seed=seed)
     metrics = train(model, processor, parts["train"], held_out, folder, options, resume=resumed)
     shutil.rmtree(folder / CHECKPOINTS)
-    spread = _spread(model, processor, held_out)
     losses = [entry["eval_loss"] for entry in metrics["log"] if "eval_loss" in entry]
-    return {"spread": spread, "collapsed": spread < COLLAPSED, "held_out_loss": losses[-1]}
+    return {"collapsed": metrics["collapsed"], "held_out_loss": losses[-1]}
 
 
 def described(system: str, budget: Budget, rows: int) -> dict[str, Any]:
@@ -87,8 +77,3 @@ def _options(system: str, budget: Budget, rows: int) -> TrainingOptions:
         cpu=True,
         progress=False,
     )
-
-
-def _spread(model: GloriaModel, processor: GloriaProcessor, rows: list[Row]) -> float:
-    found = similarities(model, processor, [row.image for row in rows], [row.report for row in rows])
-    return torch.std(found.by(trained_by(model)), dim=0).mean().item()

@@ -23,7 +23,7 @@ from gloria.reproduce.page import bars
 from gloria.reproduce.published import TABLES
 from gloria.reproduce.schedule import run_cells
 from gloria.reproduce.suites import SUITES, _phantoms, prepare, rows_of
-from gloria.reproduce.systems import COLLAPSED, SYSTEMS, _spread, described
+from gloria.reproduce.systems import SYSTEMS, described
 from gloria.reproduce.tables import NAMES, filled_tables
 
 TOY = Budget(
@@ -101,11 +101,13 @@ def test_the_page_is_what_the_json_files_say(toy):
                 shown = found[NAMES.get(metric, metric)]
                 if not results:
                     assert found["system"] in ("chance", "nothing anywhere")
-                elif metric in results[0]["figures"]:
+                elif metric not in results[0]["figures"]:
+                    assert shown == "–"
+                elif results[0]["collapsed"]:  # so it is called after two steps, if no cosines differ by the margin
+                    assert shown == "collapsed (1 of 1)"
+                else:
                     assert shown == f"{100 * results[0]['figures'][metric]:.1f}"
                     compared += 1
-                else:
-                    assert shown == "–"
     assert compared > 40
 
 
@@ -216,18 +218,6 @@ def test_means_deviations_and_what_collapsed():
     heights = {bar.get_label(): [each.get_height() for each in bar] for bar in axis.containers if len(bar) == 2}
     assert max(heights["vse++"]) == 0
     assert heights["gloria"] == pytest.approx([85, 40])
-
-
-def test_a_collapsed_model_is_told_from_a_new_one(new_model, parts):
-    model, processor = new_model()
-    rows = parts[1]
-    assert _spread(model, processor, rows) > COLLAPSED
-    with torch.no_grad():
-        for layer in (model.image_projection, model.region_projection):
-            for parameter in layer.parameters():
-                parameter.zero_()
-        model.image_projection.bias.fill_(1.0)
-    assert _spread(model, processor, rows) < COLLAPSED
 
 
 def test_chexpert_is_trained_on_what_5x200_leaves(chexpert_tree, tmp_path):
