@@ -75,6 +75,12 @@ class Cell:
         write_json(path, {"settings": self.described, "reason": reason})
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Return what a JSON file holds."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
 def read_cells(folder: Path) -> dict[str, dict[str, Any]]:
     """Return what the JSON files of a folder hold, by the name of their cell."""
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+    return {path.stem: read_json(path) for path in sorted(folder.glob("*.json"))}

@@ -1,6 +1,5 @@
 """The page of a suite: Markdown, HTML and bars, made from the JSON files of its folder alone."""
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping
 from importlib.resources import files
@@ -13,7 +12,7 @@ from matplotlib.figure import Figure as Picture
 
 from gloria.attention import save_figure
 from gloria.durable import write_whole
-from gloria.reproduce.cells import CELLS, FAILURES, read_cells
+from gloria.reproduce.cells import CELLS, FAILURES, read_cells, read_json
 from gloria.reproduce.tables import NAMES, Figure, Filled, filled_tables
 
 PLAN = "plan.json"
@@ -35,7 +34,7 @@ def write_page(out: str | Path) -> Path:
     out = Path(out)
     if not (out / PLAN).is_file():
         raise FileNotFoundError(f"{out} holds no {PLAN}; expected the folder that `gloria reproduce` wrote")
-    plan = json.loads((out / PLAN).read_text(encoding="utf-8"))
+    plan = read_json(out / PLAN)
     planned = {cell["name"]: cell["title"] for cell in plan["cells"]}
     cells = {name: cell for name, cell in read_cells(out / CELLS).items() if name in planned}
     failures = {name: cell for name, cell in read_cells(out / FAILURES).items() if name in planned}
@@ -122,6 +121,7 @@ def _section(filled: Filled) -> dict[str, Any]:
         ],
         "rows": rows,
         "sources": {each["source"]["url"]: each["source"]["text"] for each in table.published},
+        "classes": ", ".join(filled.classes),
         "not_at_hand": table.not_at_hand,
     }
 

@@ -17,11 +17,11 @@ from transformers.utils import logging as transformers_logging
 from gloria.durable import write_json
 from gloria.lock import only_writer
 from gloria.reproduce.budget import FULL, Budget
-from gloria.reproduce.cells import CELLS, Cell, kind_of, read_cells
+from gloria.reproduce.cells import CELLS, Cell, kind_of, read_cells, read_json
 from gloria.reproduce.page import PLAN, write_page
 from gloria.reproduce.published import TABLES
 from gloria.reproduce.schedule import run_cells
-from gloria.reproduce.suites import WITHOUT_REPORTS, prepare, rows_of
+from gloria.reproduce.suites import prepare, rows_of
 from gloria.reproduce.systems import SYSTEMS, described, pretrain
 from gloria.reproduce.tasks import TASKS, Given
 
@@ -69,12 +69,12 @@ def reproduce(
         own = PRETRAINING in prepared["tables"]
         if runs is not None and own:
             raise ValueError(f"runs is {runs}, and the suite {suite} pre-trains its own systems; leave it out")
-        cells = (_pretraining(prepared, budget) if own else []) + (borrowed := [] if runs is None else _borrowed(runs))
-        tasks = _downstream(prepared, budget, cells)
-        work = partial(measure, out=out, runs=out if own else Path(runs or out), prepared=prepared, budget=budget)
-        ours = [cell for cell in cells if cell not in borrowed] + tasks
-        write_json(out / PLAN, _plan(suite, prepared, budget, ours, tasks, bool(cells)))
-        run_cells(ours, out, jobs, work, tell)
+        pretraining = _pretraining(prepared, budget) if own else _borrowed(Path(runs)) if runs is not None else []
+        cells = (pretraining if own else []) + _downstream(prepared, budget, pretraining)
+        trained = asdict(budget) if own or runs is None else read_json(Path(runs) / PLAN)["budget"]
+        write_json(out / PLAN, _plan(suite, prepared, asdict(budget), trained, cells))
+        work = partial(measure, out=out, runs=Path(runs or out), prepared=prepared, budget=budget)
+        run_cells(cells, out, jobs, work, tell)
         return write_page(out)
 
 
@@ -109,8 +109,7 @@ def _measure(cell: Cell, out: Path, runs: Path, prepared: dict[str, Any], budget
         results = TASKS[kind_of(cell.task)](given)
         name, figure = next(iter(results["figures"].items()))
         said = f"{name} {figure:.3f}"
-        before = read_cells(runs / CELLS)[str(cell.after)]
-        results["collapsed"] = before["results"]["collapsed"]
+        results["collapsed"] = read_json(runs / CELLS / f"{cell.after}.json")["results"]["collapsed"]
     seconds = time.perf_counter() - started
     cell.write(out, results, seconds)
     return f"{said} ({seconds:.0f} s)"
@@ -134,11 +133,11 @@ def _pretraining(prepared: dict[str, Any], budget: Budget) -> list[Cell]:
     ]
 
 
-def _borrowed(runs: str | Path) -> list[Cell]:
+def _borrowed(runs: Path) -> list[Cell]:
     """Return the pre-training cells of another suite."""
     named = ("system", "seed", "task", "fraction", "after", "protocol")
     cells = []
-    for found in read_cells(Path(runs) / CELLS).values():
+    for found in read_cells(runs / CELLS).values():
         described = found["settings"]
         if described["task"] == PRETRAINING:
             settings = {name: value for name, value in described.items() if name not in named}
@@ -166,22 +165,30 @@ def _downstream(prepared: dict[str, Any], budget: Budget, pretrained: Sequence[C
 
 
 def _plan(
-    suite: str, prepared: dict[str, Any], budget: Budget, cells: Sequence[Cell], tasks: Sequence[Cell], any_run: bool
+    suite: str, prepared: dict[str, Any], budget: dict[str, Any], trained: dict[str, Any], cells: Sequence[Cell]
 ) -> dict[str, Any]:
-    """Return what the page says beside the figures: what was to be run, on what, and what was not, with the reason."""
+    """Return what the page says beside the figures: what was to be run, on what, and what was not, with the reason.
+
+    Args:
+        suite: its name.
+        prepared: its data.
+        budget: of this suite.
+        trained: budget of the suite whose systems these are.
+        cells: to be run.
+    """
+    planned, without = {cell.task for cell in cells}, prepared["not_run"]
     not_run = []
     for table in TABLES:
-        kind = kind_of(table.task)
-        without = prepared["not_run"].get(kind) or (None if any_run else prepared["not_run"].get(PRETRAINING))
-        if table.task not in prepared["tables"] or not any_run:
-            not_run.append({"task": table.task, "system": None, "reason": without or WITHOUT_REPORTS})
+        if table.task not in planned:
+            reason = without.get(kind_of(table.task)) or without.get(PRETRAINING) or "none of its systems is there"
+            not_run.append({"task": table.task, "system": None, "reason": reason})
         else:
             unknown = [name for name in table.systems if name not in SYSTEMS]
             not_run += [{"task": table.task, "system": name, "reason": IMAGENET} for name in unknown]
     return {
         "suite": suite,
         "source": prepared["source"],
-        "budget": asdict(budget),
+        "budget": budget | {name: trained[name] for name in ("pixels", "steps", "batch_size", "learning_rate")},
         "machine": {"cpu": _processor(), "cores": os.cpu_count(), "torch": torch.__version__},
         "cells": [{"name": cell.name, "title": cell.title} for cell in cells],
         "not_run": not_run,

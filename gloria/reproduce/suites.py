@@ -1,7 +1,6 @@
 """SUITES: of which data the tables are filled; each becomes one table of rows for each task, in OUT/data."""
 
 import hashlib
-import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -15,6 +14,7 @@ from gloria.data.phantoms import rows_of_finding
 from gloria.durable import write_json
 from gloria.prompts import Prompts, generated_prompts
 from gloria.reproduce.budget import Budget
+from gloria.reproduce.cells import read_json
 
 DATA, PREPARED = "data", "prepared.json"
 VALIDATION = 5000  # images of CheXpert that thresholds are chosen on, released
@@ -65,7 +65,7 @@ def prepare(suite: str, data: Path | None, out: Path, budget: Budget) -> dict[st
     made_of = {"suite": suite, "data": data and str(data.absolute()), "budget": [budget.phantoms, budget.of_each]}
     path = out / DATA / PREPARED
     if path.is_file():
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         if found["made_of"] == made_of:
             return found
     prepared = SUITES[suite](data, out / DATA, budget)

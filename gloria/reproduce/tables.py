@@ -75,11 +75,13 @@ class Filled:
         table: what it compares.
         lines: its rows.
         chance: figures of an answer that knows nothing, by metric, in [0, 1].
+        classes: that its means are over; none of a task without classes.
     """
 
     table: Table
     lines: Sequence[Line]
     chance: Mapping[str, float]
+    classes: Sequence[str]
 
 
 def filled_tables(cells: Mapping[str, Results]) -> list[Filled]:
@@ -95,11 +97,12 @@ def filled_tables(cells: Mapping[str, Results]) -> list[Filled]:
     found = []
     for table in TABLES:
         lines = _lines(of, table.task, table.systems, table.metrics)
-        chance = next((each[0].get("chance") for (task, _, _), each in of.items() if task == table.task), None)
         if lines:
+            first = next(results[0] for (task, *_), results in of.items() if task == table.task)
+            classes = first.get("of") or first.get("draws", [{}])[0].get("auroc", {}).get("macro_of", [])
             if table.beside:
                 lines += _lines(of, table.beside["task"], table.beside["systems"], table.metrics)
-            found.append(Filled(table, lines, _by_metric(chance, table.metrics)))
+            found.append(Filled(table, lines, _by_metric(first.get("chance"), table.metrics), classes))
     return found
 
 

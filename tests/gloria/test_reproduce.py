@@ -72,6 +72,7 @@ def test_the_whole_suite_fills_every_table(toy):
         assert (out / f"{table.task}.png").stat().st_size > 1000
         assert f'src="{table.task}.png"' in (out / "index.html").read_text()
     assert "- classification of imagenet: the weights of ImageNet are no part of the package" in page
+    assert page.count("Classes: Atelectasis, Cardiomegaly, Consolidation, Edema, Pleural Effusion.") == 2
     assert "## Failed" not in page
     assert "## Not done yet" not in page
     draws = [cell["results"]["draws"] for cell in cells_of(out) if cell["settings"]["fraction"] == 0.5]
