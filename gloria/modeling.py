@@ -63,6 +63,7 @@ class GloriaModel(PreTrainedModel):
             The hardest alone collapse a model from scratch, so `GloriaTrainer` begins with all.
     """
 
+    config: GloriaConfig
     config_class = GloriaConfig
     base_model_prefix = "gloria"
     main_input_name = "pixel_values"
@@ -103,6 +104,7 @@ class GloriaModel(PreTrainedModel):
         text_width = config.text_config.hidden_size
         same = text_width == width
         self.word_projection = nn.Identity() if same else nn.Linear(text_width, width, bias=False)
+        self.text_projection: nn.Module
         if config.projection_layers == 1:
             self.text_projection = nn.Identity() if same else nn.Linear(text_width, width, bias=False)
         else:

@@ -19,8 +19,9 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "vse++": {**_GLOBAL, "global_loss": "hinge", "margin": 0.2},
     "dsve": {**_GLOBAL, "global_loss": "hinge", "margin": 0.2, "image_pooling": "selective", "pooled_regions": 15},
 }
-# What an objective reads of a report, where it is not the report: a value of `TrainingOptions.text`.
-TEXTS: dict[str, Text] = {"convirt": "sentence"}
+# What an objective reads of a report, where it is not the report: a value of `TrainingOptions.text`. ConVIRT draws any
+# sentence; most of them deny something, of which an image shows nothing, and from scratch it then hardly learns.
+TEXTS: dict[str, Text] = {"convirt": "affirmed"}
 
 
 def objective_fields(name: str) -> dict[str, Any]:

@@ -120,6 +120,6 @@ def image_vectors(
     with torch.no_grad():
         for start in range(0, len(missing), AT_ONCE):
             images = missing[start : start + AT_ONCE]
-            pixel_values = image_processor(images, return_tensors="pt")["pixel_values"].to(model.device)
+            pixel_values = image_processor.preprocess(images, return_tensors="pt")["pixel_values"].to(model.device)
             known.update(zip(images, model.get_image_vectors(pixel_values).cpu(), strict=True))
     return torch.stack([known[row.image] for row in rows if row.image])

@@ -23,8 +23,9 @@ def fit_classifier(model: GloriaForImageClassification, vectors: Tensor, labels:
     mean, spread = vectors.mean(0), vectors.std(0, correction=0)
     spread = spread.where(spread > 0, 1)  # a channel that never changes says nothing, and gets no weight
     standardized = (vectors - mean) / spread
-    weight = torch.zeros(model.config.num_labels, vectors.shape[1], dtype=torch.float64, requires_grad=True)
-    bias = torch.zeros(model.config.num_labels, dtype=torch.float64, requires_grad=True)
+    classes = model.classifier.out_features
+    weight = torch.zeros(classes, vectors.shape[1], dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS(
         [weight, bias], max_iter=ROUNDS, tolerance_grad=1e-8, tolerance_change=1e-12, line_search_fn="strong_wolfe"
     )
@@ -35,7 +36,7 @@ def fit_classifier(model: GloriaForImageClassification, vectors: Tensor, labels:
         loss.backward()
         return loss
 
-    optimizer.step(penalized)  # type: ignore[arg-type]
+    optimizer.step(penalized)
     with torch.no_grad():
         model.classifier.weight.copy_(weight / spread)
         model.classifier.bias.copy_(bias - (weight / spread) @ mean)

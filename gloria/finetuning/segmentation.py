@@ -104,7 +104,7 @@ def predicted_masks(
     model.eval()
     for row in rows:
         true = _checked_mask(row)
-        pixel_values = image_processor(row.image, return_tensors="pt")["pixel_values"]
+        pixel_values = image_processor.preprocess(row.image, return_tensors="pt")["pixel_values"]
         with torch.no_grad():
             outputs = model(pixel_values.to(model.device))
         predicted = image_processor.post_process_semantic_segmentation(outputs, [true.shape])[0]

@@ -44,7 +44,8 @@ def start_from(
     if random_start:
         model = kind(config)
     else:
-        model, loaded = kind.from_pretrained(run, config=config, local_files_only=True, output_loading_info=True)
+        found: Any = kind.from_pretrained(run, config=config, local_files_only=True, output_loading_info=True)
+        model, loaded = found
         missing = [name for name in loaded["missing_keys"] if name.startswith("image_encoder.")]
         if missing:
             raise ValueError(
@@ -52,5 +53,5 @@ def start_from(
                 "folder with all of them, or start from new weights (random_start)"
             )
     accelerator = None if cpu else torch.accelerator.current_accelerator(check_available=True)
-    model.to(device=accelerator or torch.device("cpu"))
+    model.to(device=accelerator or torch.device("cpu"))  # type: ignore[call-arg]
     return model, GloriaImageProcessor.from_pretrained(run, local_files_only=True)

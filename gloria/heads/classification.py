@@ -28,7 +28,7 @@ class GloriaForImageClassification(ImageEncoderHead):
     def __init__(self, config: GloriaConfig) -> None:
         super().__init__(config)
         _, width = image_widths(self.image_encoder, self.config)
-        self.classifier = nn.Linear(width, self.config.num_labels)
+        self.classifier = nn.Linear(width, len(self.config.id2label or ()))
         self.post_init()
 
     def _choose(self, config: Any) -> None:

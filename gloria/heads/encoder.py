@@ -1,7 +1,7 @@
 """ImageEncoderHead: what the heads share, the image encoder of a GLoRIA without its text side, frozen or trained."""
 
 from copy import deepcopy
-from typing import Any, ClassVar
+from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -21,6 +21,7 @@ class ImageEncoderHead(PreTrainedModel):
         frozen: whether the encoder stays as it is. Not saved.
     """
 
+    config: GloriaConfig
     config_class = GloriaConfig
     base_model_prefix = "gloria"
     main_input_name = "pixel_values"
@@ -28,7 +29,7 @@ class ImageEncoderHead(PreTrainedModel):
     accepts_loss_kwargs = False  # losses are means over the batch, not sums for Trainer to divide by a count
     _supports_sdpa = True
     _supports_flash_attn = True
-    _keys_to_ignore_on_load_unexpected: ClassVar = [
+    _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012, which would have a ClassVar, as the base class has not
         r"^(text_encoder|text_projection|word_projection|image_projection|region_projection|image_pooling)\."
     ]
     frozen = False

@@ -58,7 +58,7 @@ class GloriaForSemanticSegmentation(ImageEncoderHead):
         super().__init__(config)
         staged = self.config.region_stage is not None
         channels = self.image_encoder.channels if staged else [self.config.image_config.hidden_size]
-        self.decoder = UNetDecoder(channels, self.config.num_labels)
+        self.decoder = UNetDecoder(channels, len(self.config.id2label or ()))
         self.post_init()
 
     def _choose(self, config: Any) -> None:

@@ -72,7 +72,11 @@ class TrainingOptions:
     ] = 1000
     ks: tuple[int, ...] = (1, 5, 10)
     text: Annotated[
-        Text, Option(help="What is read of a report: itself, its sentences, or one drawn each time (released).")
+        Text,
+        Option(
+            help="What is read of a report: itself, its sentences, one drawn each time (released), or one drawn of "
+            "those that deny nothing."
+        ),
     ] = "report"
     bad_files: Annotated[
         BadFiles, Option(help="If an image fails to decode: warn and take another row, or end the run.")

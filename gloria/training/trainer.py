@@ -14,7 +14,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_
 from transformers.trainer_utils import EvalLoopOutput
 
 from gloria.data import Row, ShardDataset, TableDataset
-from gloria.data.reports import Text
+from gloria.data.reports import UNDRAWN, Text
 from gloria.durable import whole_or_gone, write_json
 from gloria.modeling import GloriaModel
 from gloria.processing import GloriaProcessor
@@ -91,8 +91,7 @@ class GloriaTrainer(Trainer):
             args=arguments,
             data_collator=PairCollator(processor, lines=True),
             train_dataset=training if isinstance(training, ShardDataset) else self._dataset(training, options.text),
-            # What is read of a report is not drawn in an evaluation, which would be another one each time.
-            eval_dataset=self._dataset(held_out, "sentences" if options.text == "sentence" else options.text),
+            eval_dataset=self._dataset(held_out, UNDRAWN.get(options.text, options.text)),
             callbacks=[self.last_finished_step, *stopping],
             optimizer_cls_and_kwargs=optimizer,
         )

@@ -1,7 +1,10 @@
 """Fine-tuning: the probe is at its optimum, fractions and frozen weights hold, and every mistake is a line."""
 
 import json
+import re
+import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,7 +69,7 @@ def test_the_probe_is_where_its_loss_has_no_slope(config):
     slopes = torch.autograd.grad(loss, list(head.classifier.parameters()))
     assert max(float(each.abs().max()) for each in slopes) < 1e-5
     assert head.classifier.weight[:, 3].abs().max() == 0
-    assert float(head.loss(head.classifier(vectors), labels)) < 0.6
+    assert head.loss(head.classifier(vectors), labels).item() < 0.6
 
 
 def test_a_linear_probe_leaves_the_encoder_as_it_is_and_asks_for_an_image_once(run, model, blocks, tmp_path):
@@ -228,3 +231,28 @@ def test_the_commands_train_measure_and_refuse(run, blocks, tmp_path):
     assert result.exit_code == 0, result.output
     assert "on 4 held-out images, 2 of them with the finding" in result.output
     assert "nothing anywhere" in result.output
+
+
+def test_the_page_runs_as_it_stands_but_for_its_size(run, blocks, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run.rename(tmp_path / "first")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "first").rename(tmp_path / "runs" / "first")
+    reported = [replace(row, report=f"Block {row.line}." if row.labels["Block"] else "Clear lungs.") for row in blocks]
+    for name in ("labels.csv", "masks.csv", "reports.csv"):
+        write_table(name, reported)
+    page = (Path(__file__).parents[2] / "docs" / "downstream.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^gloria (.*)$", page, flags=re.MULTILINE)
+    assert len(commands) == 5
+    for command in commands:
+        smaller = [*shlex.split(re.sub(r"--labels \S+", "--labels 0.5", command)), "--batch-size", 4, "--cpu"]
+        smaller += ["--epochs", 1] if smaller[0] == "train" else ["--steps", 2]
+        result = gloria(*smaller)
+        assert result.exit_code == 0, f"{command}: {result.output}"
+    names: dict[str, object] = {}
+    exec("\n".join(re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)), names)
+    assert names["classify"](str(blocks[1].image))[0]["label"] == "Block"
+    assert {"background", "pneumothorax"} >= {each["label"] for each in names["segment"](str(blocks[1].image))}
+    assert names["model"].config.pos_weight == [4.0, 9.0]
+    config = json.loads((tmp_path / "runs" / "vse" / "config.json").read_text())
+    assert (config["global_loss"], config["local_weight"]) == ("hinge", 0.0)
