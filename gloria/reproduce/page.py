@@ -46,10 +46,8 @@ def write_page(out: str | Path) -> Path:
         sections.append(_section(filled) | {"picture": picture})
     page = {
         "plan": plan,
+        "about": _about(plan, len(cells), sum(cell["seconds"] for cell in cells.values())),
         "sections": sections,
-        "done": len(cells),
-        "planned": len(planned),
-        "minutes": sum(cell["seconds"] for cell in cells.values()) / 60,
         "collapsed": [planned[name] for name, cell in cells.items() if cell["results"]["collapsed"]],
         "failed": [f"{planned[name]}: {cell['reason']}" for name, cell in failures.items()],
         "missing": [title for name, title in planned.items() if name not in cells and name not in failures],
@@ -95,6 +93,26 @@ def bars(filled: Filled) -> Picture:
     axis.set_title(filled.table.title + (f" (dashed: {_nothing(filled)})" if chance else ""))
     axis.legend(fontsize=7, bbox_to_anchor=(1, 1), loc="upper left")
     return picture
+
+
+def _about(plan: Mapping[str, Any], done: int, seconds: float) -> list[str]:
+    """Return the sentences that stand above the tables."""
+    budget, machine, seeds = plan["budget"], plan["machine"], plan["budget"]["seeds"]
+    return [
+        f"{plan['source']}.",
+        f"All systems share the encoders (a four-block ResNet and one layer of BERT, from scratch), {budget['pixels']} "
+        f"pixels, {budget['steps']} steps of {budget['batch_size']} pairs and a learning rate of "
+        f"{budget['learning_rate']}; what differs is the objective.",
+        "Searched for beforehand, by single runs on phantoms: the local score of the small GLoRIA, how long a hinge "
+        "counts all negatives, and which sentences ConVIRT draws.",
+        "The system random is the same model with new weights.",
+        "The published systems are larger, and trained on radiographs: compare the order of the rows, not the height.",
+        f"Figures are means ± standard deviations over {seeds} seeds."
+        if seeds > 1
+        else "Figures are of one seed, and have no deviation.",
+        f"{done} of {len(plan['cells'])} cells are done, and took {seconds / 60:.0f} minutes of a core; "
+        f"{machine['cpu']}, torch {machine['torch']}.",
+    ]
 
 
 def _section(filled: Filled) -> dict[str, Any]:

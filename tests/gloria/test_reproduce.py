@@ -145,7 +145,7 @@ def test_cells_are_known_by_all_that_decides_them():
 def test_settings_hold_what_decides_a_system():
     found = [described(system, budget, 1600) for system in SYSTEMS for budget in (QUICK, FULL)]
     assert len({json.dumps(each) for each in found}) == len(found)
-    assert described("convirt", QUICK, 1600)["training"]["text"] == "sentence"
+    assert described("convirt", QUICK, 1600)["training"]["text"] == "affirmed"
     assert described("vse++", QUICK, 1600)["training"]["epochs"] == 400 // 50
     assert "cache" not in described("gloria", QUICK, 1600)["training"]
 
