@@ -70,13 +70,13 @@ def bars(filled: Filled) -> Picture:
         for metric, figure in line.figures.items():
             share, name = _share(line.fraction), NAMES.get(metric, metric)
             # Of a table that sets zero-shot beside classifiers, a bar is one of both; else a system's, in each group.
-            bar, group = (f"{line.system} {share}", name) if filled.table.beside else (line.system, f"{name} {share}")
-            series[bar.strip()][group.strip()] = figure
+            bar, group = (f"{line.system} {share}", name) if filled.table.beside else (line.system, f"{name}\n{share}")
+            series[bar.strip()][group] = figure
             if metric in filled.chance:
-                chance[group.strip()] = 100 * filled.chance[metric]
+                chance[group] = 100 * filled.chance[metric]
     groups = list(dict.fromkeys(group for of_bar in series.values() for group in of_bar))
     width = 0.8 / len(series)
-    picture, axis = plt.subplots(figsize=(4 + 0.2 * len(groups) * len(series), 4), layout="constrained")
+    picture, axis = plt.subplots(figsize=(5 + 0.2 * len(groups) * len(series), 4), layout="constrained")
     for number, (bar, of_bar) in enumerate(series.items()):
         places = {group: groups.index(group) + width * (number + 0.5) - 0.4 for group in of_bar}
         heights = [figure.percent or 0 for figure in of_bar.values()]
@@ -88,9 +88,9 @@ def bars(filled: Filled) -> Picture:
     for group, value in chance.items():
         at = groups.index(group)
         axis.hlines(value, at - 0.45, at + 0.45, colors="black", linestyles="dashed")
-    axis.set_xticks(range(len(groups)), groups, rotation=0 if len(groups) < 7 else 30)
+    axis.set_xticks(range(len(groups)), groups, fontsize=8)
     axis.set(ylabel="percent", ylim=(0, 105))
-    axis.set_title(filled.table.title + (f" (dashed: {_nothing(filled)})" if chance else ""))
+    axis.set_title(filled.table.title + (f" (dashed: {_nothing(filled)})" if chance else ""), fontsize=10)
     axis.legend(fontsize=7, bbox_to_anchor=(1, 1), loc="upper left")
     return picture
 
