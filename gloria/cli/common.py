@@ -1,6 +1,5 @@
 """What the commands share: arguments, plain errors, the good rows of a table, a trained model."""
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 from gloria.data import Problem, Row, find_problems, find_warnings, read_table
 from gloria.data.table import REQUIRED
+from gloria.folders import check_folder
 from gloria.messages import plain, plain_lines
 from gloria.modeling import GloriaModel
 from gloria.processing import GloriaProcessor
@@ -77,11 +77,7 @@ def good_rows(table: Path, skip: bool, reports: bool = True) -> list[Row]:
 
 def load_run(run: Path, cpu: bool) -> tuple[GloriaModel, GloriaProcessor]:
     """Return the model of a run folder, on the accelerator if there is one and it may be used, and its processor."""
-    if not (run / "config.json").is_file():
-        raise ValueError(f"{run} holds no trained model; expected the run folder that `gloria train` wrote")
-    architectures = json.loads((run / "config.json").read_text(encoding="utf-8")).get("architectures") or []
-    if architectures and GloriaModel.__name__ not in architectures:
-        raise ValueError(f"{run} holds a {architectures[0]}; expected the run folder that `gloria train` wrote")
+    check_folder(run)
     accelerator = None if cpu else torch.accelerator.current_accelerator(check_available=True)
     model = GloriaModel.from_pretrained(run)
     model.to(device=accelerator or torch.device("cpu"))  # type: ignore[call-arg]

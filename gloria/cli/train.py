@@ -132,8 +132,8 @@ def train(
     echo(f"Precision@K in percent on {len(held)} held-out rows:\n{format_precision(metrics['precision'])}")
     if metrics["collapsed"]:
         echo(
-            "warning: the model has collapsed, all its vectors are nearly one; its figures are none, raise "
-            "--all-negatives"
+            "warning: the model has collapsed: its images and reports are nearly one vector, and these figures are not "
+            "those of a trained model; raise --all-negatives"
         )
     echo(f"wrote the model, {METRICS}, loss.png and attention.png to {out}")
 

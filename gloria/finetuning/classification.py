@@ -77,7 +77,10 @@ def finetune_classifier(
         fit_classifier(model, image_vectors(model, image_processor, drawn, known), targets)
     else:
         framed = framing(image_processor, options.cache)
-        read = lambda number: (to_pixels(image_processor, framed(drawn[number].image)), targets[number])  # noqa: E731
+
+        def read(number: int) -> tuple[Tensor, Tensor]:
+            return to_pixels(image_processor, framed(drawn[number].image)), targets[number]
+
         train_head(model, LabeledImages(len(drawn), read), options, seed)
     held = image_vectors(model, image_processor, held_out, known)
     with torch.no_grad():
@@ -116,7 +119,7 @@ def image_vectors(
         ValueError: an image that cannot be read.
     """
     model.eval()
-    missing = list({row.image for row in rows if row.image} - known.keys())
+    missing = [image for image in dict.fromkeys(row.image for row in rows) if image and image not in known]
     with torch.no_grad():
         for start in range(0, len(missing), AT_ONCE):
             images = missing[start : start + AT_ONCE]

@@ -1,12 +1,12 @@
 """Where fine-tuning starts: the image encoder of a run folder, or new weights of the same shape, under a new head."""
 
-import json
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from gloria.configuration import GloriaConfig
+from gloria.folders import check_folder
 from gloria.heads.encoder import ImageEncoderHead
 from gloria.images import GloriaImageProcessor
 
@@ -30,12 +30,7 @@ def start_from(
     Raises:
         ValueError: a folder without a GLoRIA, or without the weights of its image encoder.
     """
-    run = Path(run)
-    file = run / "config.json"
-    kept = json.loads(file.read_text(encoding="utf-8")).get("model_type") if file.is_file() else None
-    if kept != GloriaConfig.model_type:
-        held = f"a model of the type {kept!r}" if kept else "no trained model"
-        raise ValueError(f"{run} holds {held}; expected a run folder of `gloria train` or `gloria convert`")
+    check_folder(run)
     config = GloriaConfig.from_pretrained(run, local_files_only=True)
     config.id2label, config.label2id = dict(enumerate(classes)), {name: index for index, name in enumerate(classes)}
     for name, value in settings.items():

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from gloria.durable import whole_files, write_json
 from gloria.finetuning.options import FinetuningOptions
@@ -41,7 +41,9 @@ def train_head(model: ImageEncoderHead, images: Dataset, options: FinetuningOpti
             disable_tqdm=True,
             seed=seed,
         )
-        Trainer(model=model, args=arguments, train_dataset=images).train()
+        trainer = Trainer(model=model, args=arguments, train_dataset=images)
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
     model.eval()
 
 

@@ -48,7 +48,7 @@ class GloriaForImageClassification(ImageEncoderHead):
         """Return what the classifier takes of the images (B, 3, height, width): (B, C)."""
         return image_maps(self.image_encoder, pixel_values, self.config)[2]
 
-    def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **_: Any) -> ImageClassifierOutput:
+    def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> ImageClassifierOutput:
         """Classify.
 
         Args:

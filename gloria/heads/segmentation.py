@@ -73,7 +73,7 @@ class GloriaForSemanticSegmentation(ImageEncoderHead):
             # He's, for the ReLUs: a decoder as small at first as a projection may never leave "nothing anywhere".
             initialization.kaiming_normal_(module.weight, nonlinearity="relu")
 
-    def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **_: Any) -> SemanticSegmenterOutput:
+    def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> SemanticSegmenterOutput:
         """Segment.
 
         Args:

@@ -195,10 +195,10 @@ def test_masks_that_do_not_fit_are_refused(run, blocks, tmp_path):
 
 
 def test_folders_without_an_image_encoder_are_refused(run, blocks, tmp_path, text_config, model):
-    with pytest.raises(ValueError, match="holds no trained model; expected a run folder of `gloria train`"):
+    with pytest.raises(ValueError, match="holds no trained model; expected the run folder that `gloria train` wrote"):
         finetune_classifier(tmp_path / "nowhere", blocks[:10], blocks[10:])
     text_config.save_pretrained(tmp_path / "text")
-    with pytest.raises(ValueError, match="holds a model of the type 'bert'; expected a run folder"):
+    with pytest.raises(ValueError, match="holds a model of the type bert; expected the run folder"):
         finetune_classifier(tmp_path / "text", blocks[:10], blocks[10:])
     rest = {name: values for name, values in model.state_dict().items() if not name.startswith("image_encoder.")}
     model.save_pretrained(run, state_dict=rest)
