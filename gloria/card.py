@@ -21,20 +21,20 @@ TAGS = ["gloria", "chest-x-ray", "radiology", "image-text-retrieval", "contrasti
 def write_card(
     folder: str | Path, license: str, name: str | None = None, data: str | None = None, notes: str | None = None
 ) -> Path:
-    """Write the card of a saved model, from its configuration and, where there is one, from its metrics.json.
+    """Write the card of a saved model, from its configuration and its metrics.json, if any.
 
-    Nothing is sent anywhere, and nothing read from outside the folder.
+    It sends nothing anywhere, and reads nothing from outside the folder.
 
     Args:
-        folder: with config.json and preprocessor_config.json, as `gloria train` and `gloria convert` leave it.
-        license: identifier as the hub lists them, "apache-2.0" for instance, or "other". Which one the weights may
-            have follows from the data and the encoders that they came from: nobody but the author can say.
-        name: of the model. Default: that of the folder.
-        data: name of what it was trained and measured on, for people and for the hub.
-        notes: what the author wants to add, Markdown.
+        folder: holds config.json and preprocessor_config.json, as `gloria train` and `gloria convert` write them.
+        license: identifier as the hub lists it, such as "apache-2.0" or "other". The data and the encoders decide which
+            license the weights may have: only the author can tell.
+        name: name of the model. Default: the name of the folder.
+        data: name of the data set that it was trained and measured on.
+        notes: Markdown to add to the card.
 
     Returns:
-        Path of the card; one that was there is replaced.
+        Path of the card; an earlier card is replaced.
 
     Raises:
         ValueError: no model in the folder; a license that cannot be an identifier.
@@ -48,7 +48,7 @@ def write_card(
         )
     config = GloriaConfig.from_pretrained(folder, local_files_only=True)
     images = GloriaImageProcessor.from_pretrained(folder, local_files_only=True)
-    metrics = _metrics(folder)
+    metrics = _read_metrics(folder)
     name = name or folder.resolve().name
     card_data = ModelCardData(
         license=license,
@@ -57,7 +57,7 @@ def write_card(
         pipeline_tag="zero-shot-image-classification",
         tags=TAGS,
         model_name=name,
-        eval_results=_results(metrics, data or "unnamed"),
+        eval_results=_hub_results(metrics, data or "unnamed"),
     )
     card = ModelCard.from_template(
         card_data,
@@ -76,7 +76,7 @@ def write_card(
 
 
 def score_name(score: LocalScore) -> str:
-    """Return the preset that a local score is, as one writes it; where it is none, all of its knobs."""
+    """Return the preset that makes this local score, as code; all of its knobs if no preset does."""
     known = {"LocalScore.released()": LocalScore.released(), "LocalScore.maxsim()": LocalScore.maxsim()}
     known |= {f"LocalScore.{each.__name__}()": each() for each in (LocalScore.scan_t2i, LocalScore.scan_i2t)}
     tau2, tau3 = 1 / score.attention_scale, 1 / score.word_scale
@@ -87,12 +87,12 @@ def score_name(score: LocalScore) -> str:
     return next((name for name, preset in known.items() if preset == score), str(score))
 
 
-def _metrics(folder: Path) -> dict[str, Any] | None:
+def _read_metrics(folder: Path) -> dict[str, Any] | None:
     path = folder / METRICS
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def _results(metrics: dict[str, Any] | None, data: str) -> list[EvalResult] | None:
+def _hub_results(metrics: dict[str, Any] | None, data: str) -> list[EvalResult] | None:
     if metrics is None:
         return None
     return [

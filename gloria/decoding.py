@@ -1,4 +1,4 @@
-"""Image files and PIL images as bytes, with what Pillow drops: the low bytes of 16-bit colors, zeros that are white."""
+"""Decodes image files and PIL images to 8 bits, and keeps what Pillow drops: low bytes of 16-bit color, white zeros."""
 
 import io
 import os
@@ -13,7 +13,7 @@ from gloria.depth import eight_bit
 
 BITS, PHOTOMETRIC, ORIENTATION, SAMPLES, PLANES = 258, 262, 274, 277, 284  # tags of TIFF and EXIF
 WHITE_IS_ZERO, BLACK_IS_ZERO = 0, 1
-DEEP_GRAYS = ("I", "F")  # what the modes of more than 8 bits start with
+DEEP_GRAYS = ("I", "F")  # first letters of the modes with more than 8 bits
 DEEP_COLORS = re.compile(r"(LA|RGB|RGBA|RGBa|RGBX);16([BLN])")  # raw modes: channels, order of the bytes
 
 # Pillow opens some deep grays only where zero is black; `decoded` inverts what it opens, as Pillow inverts 8 bits.
@@ -23,19 +23,19 @@ for (_order, _photometric, *_rest), _modes in list(TiffImagePlugin.OPEN_INFO.ite
 
 
 def decoded(source: str | os.PathLike[str] | io.IOBase | Image.Image) -> Image.Image:
-    """Decode an image of one frame to its last pixel, since only that shows that a file is cut off.
+    """Decode an image of one frame to its last pixel: nothing less shows that a file is cut off.
 
-    More than 8 bits a channel are scaled as `gloria.depth.eight_bit` does it, in gray and in color, with alpha or
-    without. TIFF whose zero is white is inverted. EXIF rotation is applied.
+    Channels of more than 8 bits are scaled by `gloria.depth.eight_bit`, in gray and in color, with or without alpha.
+    TIFF whose zero is white is inverted. EXIF rotation is applied.
 
     Args:
-        source: path, open binary file, or PIL image, which is taken as it is where it has been loaded before.
+        source: path, open binary file, or PIL image; a PIL image that is already loaded is used as it is.
 
     Returns:
         An image of 8 bits or less a channel.
 
     Raises:
-        ValueError: no readable image, several frames or pages, an empty image, a pixel that is not finite.
+        ValueError: an unreadable image, several frames or pages, an empty image, a pixel that is not finite.
     """
     image = source if isinstance(source, Image.Image) else None
     try:
@@ -44,17 +44,19 @@ def decoded(source: str | os.PathLike[str] | io.IOBase | Image.Image) -> Image.I
         # A JPEG with pictures attached, as telephones write it (MPO), is the same picture without them.
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         if frames > 1:
-            raise _Refused(f"{_name(source)} has {frames} frames or pages; save the one to use as a file of its own")
+            raise _UnsupportedImageError(
+                f"{_name_of(source)} has {frames} frames or pages; save the one to use as a file of its own"
+            )
         deep = _deep_color(image)
         if deep is None:
             image.load()
-    except Exception as error:  # decoders raise whatever they stumble over in a damaged file
+    except Exception as error:  # decoders raise any kind of error on a damaged file
         if image is not None and image is not source:
             image.close()
-        if isinstance(error, _Refused):
+        if isinstance(error, _UnsupportedImageError):
             raise
         raise ValueError(
-            f"{_name(source)} cannot be read as an image ({error}); check that it exists and is whole"
+            f"{_name_of(source)} cannot be read as an image ({error}); check that it exists and is whole"
         ) from error
     if deep is not None:
         if image is not source:
@@ -75,31 +77,32 @@ def decoded(source: str | os.PathLike[str] | io.IOBase | Image.Image) -> Image.I
     return Image.fromarray(shown)
 
 
-class _Refused(ValueError):
-    """What is wrong with a file that is whole; the message is complete."""
+class _UnsupportedImageError(ValueError):
+    """A file is intact but not supported; the message is complete."""
 
 
-def _name(source: Any) -> Any:
+def _name_of(source: Any) -> Any:
     if isinstance(source, (str, os.PathLike)):
         return source
     return getattr(source, "filename", None) or getattr(source, "name", None) or source
 
 
 def _deep_color(image: Any) -> Image.Image | None:
-    """Return an image of 16 bits a channel with all of them, or None where this is none: Pillow itself keeps the high
-    bytes.
+    """Decode both bytes of each 16-bit color channel, of which Pillow keeps the high one; None for other images.
 
-    It is decoded once for the high bytes and once for the low ones, by the raw modes that Pillow has for either order
-    of bytes. Gray with alpha has only one, but its four bytes are decoded as if they were a pixel of RGBA.
+    The file is decoded twice, for the high and for the low bytes, by Pillow's raw modes of either byte order. Gray
+    with alpha has only one such mode, so its four bytes are decoded as a pixel of RGBA.
     """
     if not getattr(image, "tile", None):
         return None  # loaded before: what was dropped is lost
     if _tag(image, PLANES) == 2 and _tag(image, SAMPLES) in (None, 1):
-        # Of one plane, declared as separate, Pillow takes the first letter of its raw mode: it reads the tags again.
+        # Pillow cuts the raw mode of a single plane declared as separate; with this tag fixed, it reads the tags again.
         image.tag_v2[PLANES] = 1
         image._setup()
     elif _tag(image, PLANES) == 2 and 16 in (_tag(image, BITS) or ()):
-        raise _Refused(f"{_name(image)} holds 16-bit colors in separate planes; save it with one plane for all")
+        raise _UnsupportedImageError(
+            f"{_name_of(image)} holds 16-bit colors in separate planes; save it with one plane for all"
+        )
     args = image.tile[0].args
     kind = DEEP_COLORS.fullmatch(str(args if isinstance(args, str) else args[0]))
     if kind is None:
@@ -110,15 +113,15 @@ def _deep_color(image: Any) -> Image.Image | None:
     image.fp.seek(0)  # Pillow finds its place again when it decodes
     file = image.fp.read()
     if channels == "LA":
-        decoded = _decoded_as(file, image.format, "RGBA")
+        decoded = _decode_as(file, image.format, "RGBA")
         values = np.repeat(np.asarray(decoded).view(">u2" if order == "B" else "<u2"), (3, 1), axis=2)
     else:
         raw = channels.replace("a", "A")
-        decoded = _decoded_as(file, image.format, f"{raw};16{order}")
-        low = _decoded_as(file, image.format, f"{raw};16{'L' if order == 'B' else 'B'}")
+        decoded = _decode_as(file, image.format, f"{raw};16{order}")
+        low = _decode_as(file, image.format, f"{raw};16{'L' if order == 'B' else 'B'}")
         values = np.asarray(decoded).astype(np.uint16) * 256 + np.asarray(low)
     if channels == "RGBa":
-        values = values[..., :3]  # multiplied by alpha already: as it looks on black
+        values = values[..., :3]  # already multiplied by alpha: as it looks on black
     if channels == "RGB" and "transparency" in decoded.info:
         seen = (values != np.asarray(decoded.info["transparency"])).any(axis=2)
         values = np.dstack([values, seen * np.uint16(65535)])
@@ -131,8 +134,8 @@ def _tag(image: Image.Image, number: int) -> Any:
     return getattr(image, "tag_v2", {}).get(number)
 
 
-def _decoded_as(file: bytes, format: str, raw: str) -> Image.Image:
-    """Return the image, its pixels taken from the file by another raw mode of as many bytes."""
+def _decode_as(file: bytes, format: str, raw: str) -> Image.Image:
+    """Decode the file by another raw mode with the same number of bytes."""
     image: Any = Image.open(io.BytesIO(file), formats=[format])
     image.tile = [
         tile._replace(args=raw if isinstance(tile.args, str) else (raw, *tile.args[1:])) for tile in image.tile

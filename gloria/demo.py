@@ -1,4 +1,4 @@
-"""The demo: trains a small GLoRIA on phantoms, or on tables of X-rays with reports, and shows what it has learned.
+"""Trains a small GLoRIA on phantoms, or on tables of X-rays with reports, and shows what it has learned.
 
 `python -m gloria.demo --out DIR [--data TABLE] [--data phantoms]`
 """
@@ -41,15 +41,19 @@ from gloria.training import CHECKPOINTS, METRICS, PairCollator, TrainingOptions,
 from gloria_ops import local_contrastive_loss
 
 PHANTOMS = "phantoms"
-# Together under three minutes on two cores, most of it the training: 750 steps, 7 x 7 regions.
+# Together under three minutes on two cores, most of it the training.
 PIXELS = 112
-STEPS = 750
+STEPS = 400
+# 14 x 14 regions, each of which sees less than half of the image's width. A region of stage 3 sees nearly all of it, so
+# that a word may find its finding in a region beside it. A sharper attention suits the smaller regions.
+REGION_STAGE = "stage2"
+ATTENTION_SCALE = 20.0
 COUNT = 1600
-ASKED = 25  # phantoms to train on for each one of a class to ask about
+ASKED = 25  # training phantoms for each held-out phantom of a class
 BATCH = 32
 LEARNING_RATE = 1e-3
 ROUNDS = 7
-# What the last lines name, the best first.
+# Files that the last lines name, the best first.
 SHOWN = {
     "attention.html": "in a browser: point at a word of a report to see where it looks",
     "attention.png": "the same as a picture: the first held-out image with a finding",
@@ -59,17 +63,17 @@ SHOWN = {
 
 
 def demo(out: str | Path, data: Sequence[str], steps: int = STEPS, count: int = COUNT, seed: int = 0) -> None:
-    """Train and evaluate on each of the data, print the tables and write the pictures.
+    """Train and evaluate on each data set, print tables and write pictures.
 
     Args:
-        out: folder to write to: one run folder for each of the data, named after it.
+        out: folder to write to; each data set gets a run folder of its name.
         data: paths of tables, in folders of different names, or "phantoms".
-        steps: optimizer steps on each, to the next whole pass.
-        count: number of phantoms to train on; a fifth as many are drawn to ask about.
-        seed: of the split, the order, the weights and the phantoms.
+        steps: optimizer steps on each, rounded up to whole passes.
+        count: number of phantoms to train on; a fifth as many are held out.
+        seed: seed of the split, the order, the weights and the phantoms.
 
     Raises:
-        ValueError, FileNotFoundError: a table that cannot be read; two of one name.
+        ValueError, FileNotFoundError: an unreadable table; two data sets of one name.
     """
     transformers_logging.disable_progress_bar()
     names = [PHANTOMS if source == PHANTOMS else Path(source).resolve().parent.name for source in data]
@@ -80,7 +84,7 @@ def demo(out: str | Path, data: Sequence[str], steps: int = STEPS, count: int = 
         if source == PHANTOMS:
             training, held_out = drawn(Path(out) / "phantoms-data", count, seed)
         else:
-            training, held_out = _split(Path(source), seed)
+            training, held_out = _split_table(Path(source), seed)
         print(f"== {name}: {len(training)} rows to train on, {len(held_out)} of other patients held out", flush=True)
         _train_and_show(training, held_out, Path(out) / name, steps, seed)
         print(f"\n{name}: {time.perf_counter() - started:.0f} s. Open")
@@ -90,7 +94,7 @@ def demo(out: str | Path, data: Sequence[str], steps: int = STEPS, count: int = 
 
 
 def drawn(folder: Path, count: int, seed: int) -> tuple[list[Row], list[Row]]:
-    """Draw phantoms to train on, and a phantom 5x200 to ask about, a fifth as many, in an order drawn by the seed."""
+    """Draw phantoms to train on, and a fifth as many of a phantom 5x200 to hold out, in random order."""
     training = read_table(write_phantoms(folder / "training", count, seed, progress=True))
     of_each = max(1, count // ASKED)
     held_out = read_table(write_five_by_200(folder / "5x200", seed, of_each=of_each, progress=True))
@@ -102,8 +106,8 @@ def local_loss_seconds(model: GloriaModel, processor: GloriaProcessor, rows: Seq
     """Time the parts of a training step, forward and backward: medians of interleaved rounds, in seconds.
 
     Returns:
-        "rest" (encoders and global loss), and the local loss "fused" and "unfused". Unfused is the eager reference,
-        which goes through the texts in a loop, as the released code does.
+        "rest" (encoders and global loss), and the local loss "fused" and "unfused". Unfused is the eager reference, a
+        loop over the texts, as in the released code.
     """
     dataset = TableDataset(rows, processor, group_equal_texts=False)
     batch = PairCollator(processor)([dataset[index] for index in range(len(rows))])
@@ -138,17 +142,14 @@ def local_loss_seconds(model: GloriaModel, processor: GloriaProcessor, rows: Seq
 
 
 def shown_row(rows: Sequence[Row]) -> Row:
-    """Return the first row with a finding that its mask outlines, chosen before anything is known of the attention.
-
-    Where no row has one, the first of all.
-    """
+    """Return the first row whose mask outlines a finding, whatever its attention; the first row if none does."""
     return next((row for row in rows if row.mask and read_mask(row.mask).any()), rows[0])
 
 
 def where_words_look(model: GloriaModel, processor: GloriaProcessor, rows: Sequence[Row]) -> str:
-    """Say how much of the attention of a finding's name falls on the finding, beside chance; "" without masks or boxes.
+    """Say how much attention of a finding's name falls on the finding, and chance; "" without masks or boxes.
 
-    The name is the label where every row has one; else the report is read.
+    The name is the label if every row has one, else the report.
     """
     text: Literal["report", "label"] = "label" if all(row.label for row in rows) else "report"
     found = [each for _, each in localize_rows(model, processor, rows, text)]
@@ -194,8 +195,8 @@ def montage(found: Similarities, rows: Sequence[Row], queries: int = 4, k: int =
     return figure
 
 
-def _split(table: Path, seed: int) -> tuple[list[Row], list[Row]]:
-    """Read a table without its bad rows, to train on and to hold out."""
+def _split_table(table: Path, seed: int) -> tuple[list[Row], list[Row]]:
+    """Read the good rows of a table, and split them."""
     rows = read_table(table)
     bad = {problem.line for problem in find_problems(rows, progress=True) if problem.bad}
     if bad:
@@ -204,7 +205,7 @@ def _split(table: Path, seed: int) -> tuple[list[Row], list[Row]]:
 
 
 def _train_and_show(training: Sequence[Row], held_out: Sequence[Row], out: Path, steps: int, seed: int) -> None:
-    model, processor = small_model([row.report for row in training], seed, PIXELS)
+    model, processor = small_model([row.report for row in training], seed, PIXELS, REGION_STAGE, ATTENTION_SCALE)
     with only_writer(out), tempfile.TemporaryDirectory() as cache:
         options = TrainingOptions(
             epochs=math.ceil(steps / max(1, len(training) // BATCH)),
@@ -215,7 +216,7 @@ def _train_and_show(training: Sequence[Row], held_out: Sequence[Row], out: Path,
             seed=seed,
             cpu=True,
         )
-        # An earlier demo makes way: train() itself overwrites no run.
+        # Remove an earlier demo: train() itself overwrites no run.
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
         (out / METRICS).unlink(missing_ok=True)
         metrics = train(model, processor, training, held_out, out, options)
@@ -234,10 +235,10 @@ def show(
 
     Args:
         model: trained.
-        processor: of that model.
-        training: rows of which one batch is timed.
-        held_out: rows that are shown and measured.
-        precision: Precision@K of these, as `gloria.retrieval.precision_table` gives it.
+        processor: processor of that model.
+        training: rows; the first batch is timed.
+        held_out: rows to show and measure.
+        precision: `gloria.retrieval.precision_table` of the held-out rows.
         out: folder of the pictures.
     """
     found = similarities(model, processor, [row.image for row in held_out], [row.report for row in held_out])
@@ -251,7 +252,7 @@ def show(
     print(f"\nPrecision@K in percent, {len(held_out)} held-out images and reports, relevant = same finding")
     print(format_precision(precision))
     labels = labels_of(held_out)
-    print(_judgment(precision, chance(labels, labels), len(held_out)))
+    print(_verdict(precision, chance(labels, labels), len(held_out)))
     if looks := where_words_look(model, processor, held_out):
         print(f"\n{looks}")
     seconds = local_loss_seconds(model, processor, training[:BATCH])
@@ -261,8 +262,8 @@ def show(
         print(f"{kind:<9}{1000 * seconds[kind]:8.1f} ms {100 * share:5.1f} % of the step{what}")
 
 
-def _judgment(precision: dict[str, dict[str, float]], by_chance: float, rows: int) -> str:
-    """Say in a line what the figures are worth, since a table alone invites over-reading."""
+def _verdict(precision: dict[str, dict[str, float]], by_chance: float, rows: int) -> str:
+    """Say in a line what the figures show, since a table alone may impress too much."""
     reached = statistics.mean(
         value for line in precision.values() for name, value in line.items() if name.startswith("both ")
     )

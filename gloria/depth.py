@@ -1,4 +1,4 @@
-"""Pixels of any depth as bytes: integers by the smallest usual depth that holds them, other values stretched."""
+"""Scales pixels of any depth to bytes: integers by the smallest usual depth that holds them, other values stretched."""
 
 import numpy as np
 
@@ -10,13 +10,13 @@ def eight_bit(values: np.ndarray) -> np.ndarray:
 
     Integers from 0 to 65535 are scaled by the smallest depth of 8, 10, 12, 14 or 16 bits that holds the brightest one,
     because 12-bit radiographs usually come in 16-bit files. Floats within [0, 1] are scaled by 255. Anything else is
-    stretched from its minimum to its maximum. Of four channels the last is alpha: it is scaled apart, and from 0.
+    stretched from its minimum to its maximum. The last of four channels is alpha: it is scaled separately, from 0.
 
     Args:
         values: (H, W), (H, W, 3) or (H, W, 4) of any real dtype, not empty.
 
     Returns:
-        The shape of `values`, uint8.
+        uint8, in the shape of `values`.
 
     Raises:
         ValueError: a pixel that is not finite.
@@ -31,23 +31,21 @@ def eight_bit(values: np.ndarray) -> np.ndarray:
     if values.ndim == 3 and values.shape[2] == 4:
         alpha = values[..., 3]
         opaque = _depth_top(float(alpha.max())) if integral else max(1.0, float(alpha.max()))
-        return np.dstack([eight_bit(values[..., :3]), _scaled(np.maximum(alpha, 0), 0, opaque)])
+        return np.dstack([eight_bit(values[..., :3]), _scale_to_bytes(np.maximum(alpha, 0), 0, opaque)])
     low, high = float(values.min()), float(values.max())
     if integral and low >= 0 and high < 2 ** BIT_DEPTHS[-1]:
         low, high = 0, _depth_top(high)
     elif not integral and low >= 0 and high <= 1:
         low, high = 0, 1
-    return _scaled(values, low, high)
+    return _scale_to_bytes(values, low, high)
 
 
 def _depth_top(brightest: float) -> float:
-    """Return the largest value of the smallest usual depth that holds the brightest one, or that one where none
-    does.
-    """
+    """Return the top value of the smallest usual depth that holds the brightest pixel, else the brightest pixel."""
     return next((2**depth - 1 for depth in BIT_DEPTHS if brightest < 2**depth), brightest)
 
 
-def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
+def _scale_to_bytes(values: np.ndarray, low: float, high: float) -> np.ndarray:
     if high - low < 1e-300:  # nothing to stretch: black, like the padding
         return np.zeros(values.shape, np.uint8)
     scaled = np.multiply(values, 0.5, dtype=np.float64)  # halved, since high - low may be beyond doubles

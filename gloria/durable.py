@@ -1,4 +1,4 @@
-"""Files that are whole or not there: flushed to disk under another name first, and listed with size and SHA-256."""
+"""Writes files completely or not at all, and checks them later by size and SHA-256."""
 
 import errno
 import hashlib
@@ -12,22 +12,22 @@ from pathlib import Path
 from typing import Any
 
 PARTIAL = ".partial"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _PROBE_BYTES = 2**20
 
 
 class DiskFullError(OSError):
-    """A file or folder could not be written, because no space or no quota is left; what was written is removed."""
+    """A file or folder could not be written because no space or quota is left; its incomplete part is removed."""
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """One file of a folder as it was written.
+    """Describes a file of a folder as it was written.
 
     Attributes:
-        name: within the folder.
-        size: bytes.
-        sha256: of its bytes.
+        name: name in the folder.
+        size: size in bytes.
+        sha256: SHA-256 of its bytes.
     """
 
     name: str
@@ -38,7 +38,7 @@ class StoredFile:
         """Say what is wrong with the file, "" = nothing.
 
         Args:
-            folder: that holds it.
+            folder: folder of the file.
             manifest: name of the file that lists it, for the message.
             verify: compare the hash too, which reads the file.
         """
@@ -57,7 +57,7 @@ class StoredFile:
 
 
 def size_and_hash(path: Path) -> tuple[int, str]:
-    """Read a file: its bytes and their SHA-256."""
+    """Return the size of a file in bytes, and its SHA-256."""
     digest, size = hashlib.sha256(), 0
     with path.open("rb") as file:
         while block := file.read(2**20):
@@ -67,7 +67,7 @@ def size_and_hash(path: Path) -> tuple[int, str]:
 
 
 def flush(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
+    """Wait until a file, or the list of a folder's files, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -75,18 +75,27 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill another file, which takes the name `path` when all of it is on the disk.
+def write_whole(path: Path, write: Callable[[Path], Any], flushed: bool = True) -> None:
+    """Let `write` write another file, which gets the name `path` when it is complete.
+
+    Several processes may write the same file: each writes its own, and the last one stays.
+
+    Args:
+        path: name of the file.
+        write: writes the file whose path it is given.
+        flushed: wait until the file is on the disk; False for a file that can be made again.
 
     Raises:
-        DiskFullError: no space is left for it. Whatever is raised, an earlier file of that name is as it was.
+        DiskFullError: no space is left. After any error, an earlier file of that name is unchanged.
     """
-    partial = path.with_name(path.name + PARTIAL)
-    with whole_or_gone(partial):
+    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
+    with whole_or_gone(partial, path):
         write(partial)
-        flush(partial)
+        if flushed:
+            flush(partial)
         partial.replace(path)
-        flush(path.parent)
+        if flushed:
+            flush(path.parent)
 
 
 def write_json(path: Path, content: Any, indent: int = 1) -> None:
@@ -97,15 +106,15 @@ def write_json(path: Path, content: Any, indent: int = 1) -> None:
 
 @contextmanager
 def whole_files(folder: Path) -> Iterator[Path]:
-    """Gives a folder to write files to, which move into `folder` when all of them are on the disk.
+    """Give a folder to write files to, which move into `folder` when all of them are on the disk.
 
     Raises:
-        DiskFullError: no space is left for them. Whatever is raised, what `folder` holds is as it was.
+        DiskFullError: no space is left. After any error, `folder` is unchanged.
     """
     staged = folder / f"files{PARTIAL}"
     _remove(staged)
     staged.mkdir(parents=True)
-    with whole_or_gone(staged):
+    with whole_or_gone(staged, folder):
         yield staged
         written = sorted(staged.iterdir())
         for path in written:
@@ -117,11 +126,15 @@ def whole_files(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_or_gone(path: Path) -> Iterator[None]:
-    """Removes the file or folder that is written to where the writing fails, and names a full disk as the reason.
+def whole_or_gone(path: Path, final: Path | None = None) -> Iterator[None]:
+    """Remove the file or folder being written if writing fails, and name a full disk as the reason.
+
+    Args:
+        path: the file or folder being written.
+        final: its final name, for the message. Default: `path`.
 
     Raises:
-        DiskFullError: the writing failed because no space is left.
+        DiskFullError: writing failed because no space is left.
     """
     try:
         yield
@@ -129,7 +142,7 @@ def whole_or_gone(path: Path) -> Iterator[None]:
         full = isinstance(error, Exception) and _is_full(error, path.parent)
         _remove(path)
         if full:
-            raise DiskFullError(f"{path} could not be written: no space is left on the disk") from error
+            raise DiskFullError(f"{final or path} could not be written: no space is left on the disk") from error
         raise
 
 
@@ -137,11 +150,11 @@ def _is_full(error: Exception, folder: Path) -> bool:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno is not None:
-            return cause.errno in _FULL
+            return cause.errno in _DISK_FULL
         cause = cause.__cause__ or cause.__context__
-    # Writers in Rust and C++ report an error of their own, without errno: some quote the system's, of others the file
-    # system itself must be asked.
-    if any(os.strerror(number) in str(error) for number in _FULL):
+    # Writers in Rust and C++ raise their own errors, without errno: some quote the system's message; for others, only
+    # the file system can tell.
+    if any(os.strerror(number) in str(error) for number in _DISK_FULL):
         return True
     probe = folder / f"probe-{os.getpid()}{PARTIAL}"
     try:
@@ -150,7 +163,7 @@ def _is_full(error: Exception, folder: Path) -> bool:
             file.flush()
             os.fsync(file.fileno())
     except OSError as refused:
-        return refused.errno in _FULL
+        return refused.errno in _DISK_FULL
     finally:
         probe.unlink(missing_ok=True)
     return False

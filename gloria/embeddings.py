@@ -1,4 +1,4 @@
-"""Embeddings: encoded images or texts, packed; the one form that they have from encoding to the index."""
+"""Embeddings: encoded images or texts in packed form, the same form from encoding to the index."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Embeddings(NamedTuple):
-    """N encoded images or texts.
+    """Holds N encoded images or texts.
 
     item_embeds: (N, D), not normalized: image_embeds or text_embeds.
     part_embeds: (sum of L, D), packed: region_embeds in reading order, or word_embeds. Word 0 of a text is [CLS], where
@@ -22,18 +22,18 @@ class Embeddings(NamedTuple):
 
     @classmethod
     def packed(cls, item_embeds: Tensor, part_embeds: Tensor, lengths: Tensor) -> "Embeddings":
-        """Pack items of the given lengths, (N,) int64, whose parts follow one another."""
+        """Pack items whose parts stand one after another, with the given lengths, (N,) int64."""
         return cls(item_embeds, part_embeds, torch.nn.functional.pad(lengths.cumsum(0), (1, 0)))
 
     @classmethod
     def concatenate(cls, some: Sequence["Embeddings"]) -> "Embeddings":
-        """Return the items of all of them, in their order."""
+        """Join several embeddings in the given order."""
         item_embeds, part_embeds, lengths = zip(*((each[0], each[1], each.lengths) for each in some), strict=True)
         return cls.packed(torch.cat(item_embeds), torch.cat(part_embeds), torch.cat(lengths))
 
     @property
     def lengths(self) -> Tensor:
-        """(N,) int64, the number of parts of each item."""
+        """Number of parts of each item, (N,) int64."""
         return self.offsets.diff()
 
     def select(self, numbers: Tensor) -> "Embeddings":
@@ -48,7 +48,7 @@ class Embeddings(NamedTuple):
         )
 
     def singly(self) -> Iterator["Embeddings"]:
-        """Yield each item by itself, as views."""
+        """Yield the items one at a time, as views."""
         parts = self.part_embeds.split(self.lengths.tolist())
         for item_embeds, part_embeds in zip(self.item_embeds, parts, strict=True):
             yield Embeddings(item_embeds[None], part_embeds, self.offsets.new_tensor([0, len(part_embeds)]))

@@ -1,4 +1,4 @@
-"""Encodes images and texts in batches, for whatever compares them: retrieval, zero-shot classification, an index."""
+"""Encodes images and texts in batches, for retrieval, zero-shot classification and indexes."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from gloria.processing import GloriaProcessor
 
 @contextmanager
 def inference(model: GloriaModel) -> Iterator[None]:
-    """No gradients, and the model in evaluation mode; afterwards as before."""
+    """Switch gradients off and put the model into evaluation mode; restore its mode at the end."""
     training = model.training
     model.eval()
     try:
@@ -26,7 +26,7 @@ def inference(model: GloriaModel) -> Iterator[None]:
 
 
 def batches(items: Sequence[Any], size: int, what: str, progress: bool) -> Iterator[list[Any]]:
-    """Consecutive items, `size` at a time, under a bar that names `what` they are."""
+    """Yield `size` consecutive items at a time, under a progress bar that says `what` they are."""
     starts = range(0, len(items), size)
     for start in tqdm(starts, desc=f"encoding {what}", unit="batch", disable=None if progress else True, leave=False):
         yield list(items[start : start + size])
@@ -35,7 +35,7 @@ def batches(items: Sequence[Any], size: int, what: str, progress: bool) -> Itera
 def encode_texts(
     model: GloriaModel, processor: GloriaProcessor, texts: Sequence[str], batch_size: int, progress: bool = False
 ) -> Embeddings:
-    """Encode texts, at least one; call it within `inference`."""
+    """Encode at least one text; call this inside `inference`."""
     encoded = []
     for batch in batches(texts, batch_size, "texts", progress):
         text_embeds, word_embeds, lengths = model.get_text_features(**processor(text=batch).to(model.device))
@@ -45,12 +45,12 @@ def encode_texts(
 
 
 def encode_images(model: GloriaModel, processor: GloriaProcessor, images: Sequence[Any]) -> Embeddings:
-    """Encode a batch of images; call it within `inference`."""
+    """Encode a batch of images; call this inside `inference`."""
     return encode_pixels(model, processor(images=list(images))["pixel_values"])
 
 
 def encode_pixels(model: GloriaModel, pixel_values: Tensor) -> Embeddings:
-    """Encode a batch of images as the processor gives them, (B, 3, H, W); call it within `inference`."""
+    """Encode a batch of the processor's pixel values, (B, 3, H, W); call this inside `inference`."""
     image_embeds, region_embeds = model.get_image_features(pixel_values.to(model.device))
     regions = region_embeds.flatten(2).transpose(1, 2)
     lengths = torch.full((regions.shape[0],), regions.shape[1], device=regions.device)

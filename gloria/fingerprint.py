@@ -1,4 +1,4 @@
-"""Hashes of what makes a vector or a run: the model, what is done to images and texts before it, and the rows."""
+"""Hashes what determines an embedding or a run: the model, the preprocessing of images and texts, and the rows."""
 
 import hashlib
 import json
@@ -14,16 +14,16 @@ from gloria.data import Row, ShardDataset
 from gloria.modeling import GloriaModel
 from gloria.processing import GloriaProcessor
 
-# Bookkeeping of transformers, which changes no vector.
+# Bookkeeping of transformers, which changes no embedding.
 _VOLATILE = ("transformers_version", "_name_or_path", "dtype", "architectures", "processor_class")
 
 
 def model_fingerprint(model: GloriaModel) -> str:
     """Return the SHA-256 of the configuration and of every weight with its name, dtype and shape, on any device.
 
-    A release of transformers that gives an encoder a new setting changes it, since nothing tells whether that matters.
+    It changes when a release of transformers adds a setting to an encoder: nothing tells whether the setting matters.
     """
-    digest = hashlib.sha256(_canonical(model.config.to_dict()))
+    digest = hashlib.sha256(_canonical_json(model.config.to_dict()))
     for name, weight in sorted(model.state_dict().items()):
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
         digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
@@ -40,18 +40,18 @@ def preprocessing_fingerprint(processor: GloriaProcessor) -> str:
         "tokenizer": tokenizer,
         "max_length": processor.max_length,
     }
-    return hashlib.sha256(_canonical(settings)).hexdigest()
+    return hashlib.sha256(_canonical_json(settings)).hexdigest()
 
 
 def config_fingerprint(config: PreTrainedConfig) -> str:
     """Return the SHA-256 of the configuration of a model."""
-    return hashlib.sha256(_canonical(config.to_dict())).hexdigest()
+    return hashlib.sha256(_canonical_json(config.to_dict())).hexdigest()
 
 
 def rows_fingerprint(rows: Sequence[Row] | ShardDataset) -> str:
-    """Return the SHA-256 of rows as `add_rows` takes them; of shards, of what stands in them beside the images.
+    """Return the SHA-256 of rows (see `add_rows`), or of what shards hold besides the images.
 
-    Of images themselves it takes paths, or names and sizes, and reads none.
+    It reads no images: it hashes their paths, or their names and sizes in the shards.
     """
     digest = hashlib.sha256()
     if isinstance(rows, ShardDataset):
@@ -70,7 +70,7 @@ def _add_shard(digest: "hashlib._Hash", path: Path) -> None:
                 digest.update(f"{member.name} {member.size}".encode())
                 if member.name.endswith(".json") and (file := tar.extractfile(member)):
                     digest.update(file.read())
-    except (tarfile.TarError, OSError, EOFError) as error:  # training names it, and reads on if it may
+    except (tarfile.TarError, OSError, EOFError) as error:  # training reports it, and goes on if it may
         digest.update(type(error).__name__.encode())
 
 
@@ -81,11 +81,11 @@ def add_rows(digest: "hashlib._Hash", rows: Sequence[Row]) -> None:
         digest.update(repr((row.line, image, row.report, row.patient, row.label, row.fault)).encode())
 
 
-def _canonical(settings: Any) -> bytes:
-    return json.dumps(_kept(settings), sort_keys=True, default=str).encode()
+def _canonical_json(settings: Any) -> bytes:
+    return json.dumps(_without_volatile(settings), sort_keys=True, default=str).encode()
 
 
-def _kept(settings: Any) -> Any:
+def _without_volatile(settings: Any) -> Any:
     if isinstance(settings, dict):
-        return {str(name): _kept(value) for name, value in settings.items() if name not in _VOLATILE}
+        return {str(name): _without_volatile(value) for name, value in settings.items() if name not in _VOLATILE}
     return settings

@@ -1,4 +1,4 @@
-"""GloriaImageProcessor: a picture of any mode, depth and size to normalized square pixels, with PIL alone."""
+"""GloriaImageProcessor: makes normalized square pixels of a picture of any mode, depth and size, with PIL alone."""
 
 import io
 import os
@@ -19,13 +19,12 @@ from gloria.dicom import is_dicom, read_dicom
 class GloriaImageProcessor(BaseImageProcessor):
     """Resizes the longer side, pads to a square, crops the middle and normalizes, as the released code does.
 
-    The released code resizes to 256, crops 224 and lets the model enlarge that to 299. Here the same field of view is
-    taken from the original at 299 at once, so that pixels are interpolated once: a longer side of 342 = 299 x 256 /
-    224.
+    The released code resizes to 256, crops 224, and lets the model enlarge the crop to 299. Here the same field of view
+    is taken from the original at 299, so that pixels are interpolated once: the longer side is 342 = 299 x 256 / 224.
 
     Args:
-        size: pixels of the longer side, and of the padded square. Default: `crop_size` x 256 / 224, rounded.
-        crop_size: pixels of the side of the middle square that is kept. 299 gives 19 x 19 regions in stage 3 of a
+        size: side of the padded square, in pixels. Default: `crop_size` x 256 / 224, rounded.
+        crop_size: side of the middle square that is kept, in pixels. 299 gives 19 x 19 regions in stage 3 of a
             ResNet-50.
         image_mean: per channel, of pixels in [0, 1]. Default 0.5, released ("half").
         image_std: per channel, of pixels in [0, 1]. Default 0.5, released ("half").
@@ -59,7 +58,7 @@ class GloriaImageProcessor(BaseImageProcessor):
             )
 
     def preprocess(self, images: Any, return_tensors: str | None = None) -> BatchFeature:
-        """Images to pixels.
+        """Turn images into pixels.
 
         Args:
             images: one image or a sequence of them: PIL image, path of a local file (DICOM too), open binary file, or
@@ -70,7 +69,7 @@ class GloriaImageProcessor(BaseImageProcessor):
             BatchFeature with pixel_values (B, 3, crop_size, crop_size) float32.
 
         Raises:
-            TypeError, ValueError: no image; what `to_rgb` cannot read, and the message says which image of the batch.
+            TypeError, ValueError: no image; an image that `to_rgb` cannot read: the message says which of the batch.
         """
         batch = [images] if is_single_image(images) else list(images)
         if not batch:
@@ -86,7 +85,7 @@ class GloriaImageProcessor(BaseImageProcessor):
         return BatchFeature({"pixel_values": np.stack(pixels)}, tensor_type=return_tensors)
 
     def frame(self, image: Any) -> np.ndarray:
-        """Return an image as `preprocess` takes it, resized, padded and cropped: (crop_size, crop_size, 3) uint8."""
+        """Resize, pad and crop an image: (crop_size, crop_size, 3) uint8."""
         return np.asarray(self._framed(to_rgb(image), Image.Resampling.BILINEAR))
 
     def frame_mask(self, mask: np.ndarray) -> np.ndarray:
@@ -94,26 +93,25 @@ class GloriaImageProcessor(BaseImageProcessor):
         return np.asarray(self._framed(Image.fromarray(mask), Image.Resampling.NEAREST))
 
     def to_pixels(self, framed: np.ndarray) -> np.ndarray:
-        """Return what `frame` gives, as pixels for the model: (3, crop_size, crop_size) float32."""
+        """Normalize the result of `frame` for the model: (3, crop_size, crop_size) float32."""
         levels = np.arange(256, dtype=np.float32) / 255
         mean, std = (np.asarray(each, np.float32)[:, None] for each in (self.image_mean, self.image_std))
-        # Looked up, since a byte has 256 values: half the time of computing every pixel's.
+        # A byte has 256 values: looking them up takes half the time of computing every pixel.
         tables, channels = (levels - mean) / std, np.moveaxis(framed, 2, 0)
         return np.stack([table[channel] for table, channel in zip(tables, channels, strict=True)])
 
     def field_of_view(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """Return what of an image reaches the model, in coordinates of that image.
+        """Return the rectangle of an image that the model sees.
 
         Args:
-            width: of the image as `to_rgb` gives it, in pixels.
-            height: likewise.
+            width: width of the result of `to_rgb`, in pixels.
+            height: height of the same image, in pixels.
 
         Returns:
             left, top, right, bottom in pixels of the image, continuous: 0 is the outer edge of the first pixel, 1 its
-            inner one. Padding lies below 0 or beyond the size. Where in it the
-            regions lie is for `gloria.attention` to say.
+            inner one. Padding lies below 0 or beyond the size. `gloria.attention` knows where the regions lie in it.
         """
-        left, top, (scaled_width, scaled_height) = self._placed(width, height)
+        left, top, (scaled_width, scaled_height) = self._crop_placement(width, height)
         x, y = width / scaled_width, height / scaled_height
         return left * x, top * y, (left + self.crop_size) * x, (top + self.crop_size) * y
 
@@ -146,14 +144,12 @@ class GloriaImageProcessor(BaseImageProcessor):
         return sampled.argmax(0).where((places.abs() <= 1).all(-1), 0)
 
     def _framed(self, picture: Image.Image, resampling: Image.Resampling) -> Image.Image:
-        left, top, scaled_size = self._placed(*picture.size)
-        # Beyond the image a crop is black: that is the padding.
+        left, top, scaled_size = self._crop_placement(*picture.size)
+        # A crop is black outside the image: this is the padding.
         return picture.resize(scaled_size, resampling).crop((left, top, left + self.crop_size, top + self.crop_size))
 
-    def _placed(self, width: int, height: int) -> tuple[int, int, tuple[int, int]]:
-        """Return left and top of the crop in the scaled image, below 0 where there is padding, and the size of the
-        latter.
-        """
+    def _crop_placement(self, width: int, height: int) -> tuple[int, int, tuple[int, int]]:
+        """Return left and top of the crop in the scaled image (below 0 is padding), and the size of that image."""
         longer = max(width, height)
         scaled = max(1, round(width / longer * self.size)), max(1, round(height / longer * self.size))
         start = (self.size - self.crop_size) // 2
@@ -165,12 +161,12 @@ def to_rgb(image: Any) -> Image.Image:
     """Convert any image to 8-bit RGB: gray repeated, palette and CMYK converted, transparency on black, EXIF rotation
     applied.
 
-    Deeper pixels, in gray and color, are scaled as `gloria.depth.eight_bit` says, and not clipped; DICOM is shown as
-    `gloria.dicom.read_dicom` says. TIFF whose zero is white is inverted.
+    `gloria.depth.eight_bit` scales deeper pixels, in gray and color, without clipping; `gloria.dicom.read_dicom` reads
+    DICOM. TIFF whose zero is white is inverted.
 
     Args:
-        image: PIL image of any mode, path of a local file, open binary file, or array or tensor (H, W), (H, W, C), (C,
-            H, W), C of 1, 3 or 4.
+        image: PIL image of any mode, path of a local file, open binary file, or array or tensor (H, W), (H, W, C) or
+            (C, H, W) with C of 1, 3 or 4.
 
     Raises:
         TypeError: not an image.
@@ -180,22 +176,21 @@ def to_rgb(image: Any) -> Image.Image:
     if isinstance(image, (str, os.PathLike, io.IOBase)) and is_dicom(image):
         values = read_dicom(image)
     elif isinstance(image, (str, os.PathLike, io.IOBase, Image.Image)):
-        return _flattened(decoded(image))
+        return _flatten(decoded(image))
     elif hasattr(image, "__array__"):
         values = np.asarray(image)
     else:
         raise TypeError(
             f"{type(image).__name__} is not an image; expected a PIL image, the path of a file, an array or a tensor"
         )
-    return _flattened(Image.fromarray(eight_bit(_channels_last(values))))
+    return _flatten(Image.fromarray(eight_bit(_channels_last(values))))
 
 
 def read_mask(mask: Any) -> np.ndarray:
-    """Return a mask as (H, W) bool: True where it is brighter than half of its brightest pixel, so that 0 and 1 do as
-    well.
+    """Return a mask as (H, W) bool: True where it is brighter than half of its brightest pixel.
 
     Args:
-        mask: any image that `to_rgb` takes; a black one is an empty mask.
+        mask: any image that `to_rgb` takes, of values 0 and 1 too; a black one is an empty mask.
 
     Raises:
         TypeError, ValueError: as `to_rgb`.
@@ -212,9 +207,9 @@ def is_single_image(images: Any) -> bool:
     return shape is not None and len(shape) < 4
 
 
-def _flattened(image: Image.Image) -> Image.Image:
+def _flatten(image: Image.Image) -> Image.Image:
     if image.mode == "La":
-        image = image.convert("LA")  # of the gray with alpha that Pillow reads, the one it does not convert further
+        image = image.convert("LA")  # the only mode of gray with alpha that Pillow reads but does not convert further
     if image.has_transparency_data:
         image = image.convert("RGBA")
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))

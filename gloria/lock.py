@@ -1,4 +1,4 @@
-"""One writer a folder: a lock that is held by its process, and ends with it however the process ends."""
+"""Locks a folder for one writer; the lock ends with its process, however the process ends."""
 
 import errno
 import fcntl
@@ -15,19 +15,19 @@ LOCK = ".lock"
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
-class _Held(threading.local):
-    """Folders that this thread holds."""
+class _HeldFolders(threading.local):
+    """Lists the folders whose lock this thread holds."""
 
     def __init__(self) -> None:
         self.folders: set[Path] = set()
 
 
-_held = _Held()
+_held = _HeldFolders()
 _descriptors: set[int] = set()
 
 
-def _let_go_in_child() -> None:
-    # A forked process, such as a worker of a data loader, would keep the lock when its parent is gone.
+def _release_in_child() -> None:
+    # A forked process, such as a data loader's worker, would keep the lock after its parent has ended.
     for descriptor in _descriptors:
         with suppress(OSError):
             os.close(descriptor)
@@ -35,26 +35,25 @@ def _let_go_in_child() -> None:
     _held.folders.clear()
 
 
-os.register_at_fork(after_in_child=_let_go_in_child)
+os.register_at_fork(after_in_child=_release_in_child)
 
 
 @contextmanager
 def only_writer(folder: str | Path) -> Iterator[None]:
-    """Holds the lock of a folder, which is made where it does not exist, and removed again where it stays empty.
+    """Hold the lock of a folder; create the folder if it is missing, and remove it again if it stays empty.
 
-    Within it, the same thread may ask for the same folder again. The lock is that of the operating system (flock) on
-    the file .lock in the folder, so none is left behind by a process that was killed. On a file system without locks,
-    a warning says so once.
+    The thread that holds the lock may ask for the same folder again. The operating system locks the file .lock in the
+    folder (flock), so a killed process leaves no lock behind. On a file system without locks, a warning says so once.
 
     Raises:
-        ValueError: another process, or another thread, writes into the folder; the message has its pid.
+        ValueError: another process or thread writes into the folder; the message has its process id.
     """
     folder = Path(folder).resolve()
     if folder in _held.folders:
         yield
         return
     created = not folder.exists()
-    descriptor = _locked(folder)
+    descriptor = _lock(folder)
     _held.folders.add(folder)
     _descriptors.add(descriptor)
     try:
@@ -69,13 +68,13 @@ def only_writer(folder: str | Path) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _locked(folder: Path) -> int:
+def _lock(folder: Path) -> int:
     path = folder / LOCK
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except FileNotFoundError:  # the folder was removed in between, by who had made it
+        except FileNotFoundError:  # the process that created the folder has removed it
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -90,7 +89,7 @@ def _locked(folder: Path) -> int:
                 os.close(descriptor)
                 raise
             warnings.warn(f"{folder} cannot be locked ({error}): let no other process write into it", stacklevel=4)
-        # Who held the lock removes the file before letting go: a lock on a removed file protects nothing.
+        # The last holder removes the file before it releases the lock: a lock on a removed file protects nothing.
         try:
             if os.path.samestat(os.fstat(descriptor), path.stat()):
                 break

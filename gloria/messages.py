@@ -1,14 +1,14 @@
-"""What messages may show of a file: no character that steers a terminal, and no more than a reader wants."""
+"""Makes text from files safe to print: escapes characters that control a terminal, and cuts what is too long."""
 
 import re
 import reprlib
 
-LINE = 2_000  # characters of a line
-PATH = 300  # characters of a path within it
-MESSAGE = 100_000  # characters of a message of several lines
+LINE = 2_000  # most characters of a line
+PATH = 300  # most characters of a path in a line
+MESSAGE = 100_000  # most characters of a message of several lines
 
-# Control characters, line breaks of Unicode, marks that turn the direction of writing, and lone surrogates.
-_STEERING = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# Control characters, Unicode line breaks, marks that change the writing direction, and lone surrogates.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 200
@@ -17,22 +17,22 @@ _short.maxlevel = 3
 
 
 def shown(value: object) -> str:
-    """Quote a value from a file: its `repr`, shortened, however large, deep or often referenced its parts are."""
+    """Return a short `repr` of a value from a file, however large or deeply nested the value is."""
     return _short.repr(value)
 
 
 def plain(text: str, most: int = LINE) -> str:
-    """Make one line of a text that may quote a file: steering characters as escapes, cut to `most` characters."""
+    """Return text as one safe line: control characters escaped, at most `most` characters of the text."""
     more = len(text) - most
-    return _STEERING.sub(_escaped, text[:most]) + (f" … ({more:,} more characters)" if more > 0 else "")
+    return _CONTROL.sub(_escape, text[:most]) + (f" … ({more:,} more characters)" if more > 0 else "")
 
 
 def plain_lines(text: str) -> str:
-    """Apply `plain` to each line of a message of ours, which is cut to `MESSAGE` characters."""
+    """Apply `plain` to each line of a message, which is cut to `MESSAGE` characters."""
     more = len(text) - MESSAGE
     lines = [plain(line) for line in text[:MESSAGE].split("\n")]
     return "\n".join(lines) + (f" … ({more:,} more characters)" if more > 0 else "")
 
 
-def _escaped(found: re.Match[str]) -> str:
+def _escape(found: re.Match[str]) -> str:
     return repr(found[0])[1:-1]

@@ -1,4 +1,4 @@
-"""GloriaProcessor: images and reports to the tensors that GloriaModel takes, with the word of each piece."""
+"""GloriaProcessor: turns images and reports into the tensors that GloriaModel takes, with the word of each piece."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -22,15 +22,16 @@ from gloria.images import GloriaImageProcessor
 class GloriaProcessor(ProcessorMixin):
     """Wraps an image processor and a tokenizer.
 
-    A word is what the tokenizer splits into pieces: with BERT's tokenizer, whatever stands between blanks or is one
-    punctuation mark, which is what merging the "##" pieces gives in the released code. [CLS] is word 0 and the report's
-    words follow; [SEP] and padding belong to no word, as in the released training. Punctuation stays: the released data
-    loader removes it from the reports before they come here, which is for the caller to decide.
+    The tokenizer splits words into pieces. With BERT's tokenizer a word stands between blanks, or is one punctuation
+    mark: the released code gets the same words when it merges "##" pieces. [CLS] is word 0, and the report's words
+    follow; [SEP] and padding belong to no word, as in the released training. Punctuation stays. The released data
+    loader removes it from the reports beforehand; here the caller decides.
 
     Args:
         image_processor: a [`GloriaImageProcessor`].
-        tokenizer: a fast tokenizer, since slow ones do not tell which word a piece belongs to.
-        max_length: word pieces to which reports are cut, [CLS] and [SEP] included. Default 97, released ("word_num").
+        tokenizer: a fast tokenizer: slow ones do not tell which word a piece belongs to.
+        max_length: most word pieces of a report, [CLS] and [SEP] included; longer reports are cut. Default 97,
+            released ("word_num").
 
     Raises:
         TypeError: an image processor of another class; a tokenizer that is not fast.
@@ -65,17 +66,17 @@ class GloriaProcessor(ProcessorMixin):
         Args:
             images: one image or a sequence of them, see `GloriaImageProcessor.preprocess`.
             text: one report or a sequence of them. An empty report is the one word [CLS].
-            max_length: word pieces to which the reports of this call are cut. Default: the processor's.
+            max_length: most word pieces of a report in this call. Default: the processor's.
             padding: True pads to the longest report of the batch, "max_length" to `max_length`.
             return_tensors: "pt", "np", or None for lists.
 
         Returns:
-            BatchFeature with pixel_values (B, 3, H, W) float32 where there are images; and where there is text, all (B,
-            L) int64, input_ids, attention_mask, token_type_ids if the tokenizer has them, and word_ids: the index of
-            the word that each piece belongs to, -1 for [SEP] and padding. A single image or report is a batch of one.
+            BatchFeature. For images: pixel_values (B, 3, H, W) float32. For text, each (B, L) int64: input_ids,
+            attention_mask, token_type_ids if the tokenizer has them, and word_ids, the index of the word that each
+            piece belongs to, -1 for [SEP] and padding. A single image or report is a batch of one.
 
         Raises:
-            TypeError: `text` is not made of strings.
+            TypeError: `text` holds something other than strings.
             ValueError: neither images nor text; an unreadable image.
         """
         if images is None and text is None:
@@ -91,8 +92,8 @@ class GloriaProcessor(ProcessorMixin):
         """Return the words as strings, one list per report, in the order of the model's `word_embeds`.
 
         Args:
-            input_ids: (B, L) integers, a tensor, array or list, as a call gives it.
-            word_ids: (B, L) integers, likewise.
+            input_ids: (B, L) integers as tensor, array or list, as a call returns them.
+            word_ids: (B, L) integers as a call returns them.
         """
         reports = []
         for pieces, ids in zip(np.asarray(input_ids), np.asarray(word_ids), strict=True):
@@ -104,7 +105,7 @@ class GloriaProcessor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        """Names of the tensors that a call gives, as `GloriaModel.forward` takes them."""
+        """Names of the tensors that a call returns and `GloriaModel.forward` takes."""
         return ["pixel_values", *self.tokenizer.model_input_names, "word_ids"]
 
     @classmethod
@@ -136,7 +137,7 @@ class GloriaProcessor(ProcessorMixin):
 
 
 def _word_ids(encoding: BatchEncoding, row: int, cls_token_id: int | None) -> list[int]:
-    """Return the dense word indices of a report's pieces; [CLS], if any, is a word, and other special pieces are -1."""
+    """Return the word index of each piece of a report; [CLS] counts as a word, other special pieces get -1."""
     words: list[int | None] = encoding.word_ids(row)
     pieces = encoding["input_ids"][row]
     if cls_token_id in pieces:

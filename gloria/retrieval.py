@@ -21,11 +21,11 @@ BY: tuple[By, ...] = ("global", "local", "both")
 
 @dataclass(frozen=True)
 class Similarities:
-    """Every image with every text, (N_v, N_t) float32 on the CPU.
+    """Holds the scores of every image with every text, (N_v, N_t) float32 on the CPU.
 
     Attributes:
         of_global: cosines of the item embeddings.
-        of_local: local scores Z, as `model.config.score` says.
+        of_local: local scores Z by `model.config.score`.
     """
 
     of_global: Tensor
@@ -34,8 +34,8 @@ class Similarities:
     def by(self, by: By) -> Tensor:
         """Return the similarities to rank by; "both" is their plain mean, ½ (global + local).
 
-        The loss puts a scale of the same size on each (released: 10), so that their sum is what training has made of
-        them; nothing is standardized, so that an answer does not depend on what else is ranked.
+        The loss multiplies both by the same scale (released: 10), so training shapes their plain sum. Nothing is
+        standardized, so an answer does not depend on what else is ranked.
 
         Raises:
             ValueError: another `by`.
@@ -63,15 +63,15 @@ def similarities(
 ) -> Similarities:
     """Score every image with every report.
 
-    Texts are encoded first and kept as packed words; images are encoded and scored a batch at a time, so that no more
-    than a batch of region vectors is ever held.
+    Texts are encoded first and kept as packed words. Images are encoded and scored a batch at a time, so the regions of
+    one batch at most are in memory.
 
     Args:
-        model: in evaluation mode while this runs, then as before.
-        processor: of the same run.
-        images: N_v images as `GloriaProcessor` takes them, paths for instance.
+        model: put into evaluation mode while this runs.
+        processor: processor of the same run.
+        images: N_v images as `GloriaProcessor` takes them, such as paths.
         reports: N_t reports.
-        batch_size: of both.
+        batch_size: images, and texts, encoded at once.
         progress: show progress bars, on a terminal.
 
     Raises:
@@ -96,7 +96,7 @@ def similarities_to(
     batch_size: int,
     progress: bool = False,
 ) -> Similarities:
-    """Score every image with texts that are encoded already, by any local score; call it within `inference`."""
+    """Score every image with already encoded texts, by any local score; call this inside `inference`."""
     of_global, of_local = [], []
     for batch in batches(images, batch_size, "images", progress):
         encoded = encode_images(model, processor, batch)
@@ -107,17 +107,16 @@ def similarities_to(
 
 
 def precision_at(scores: Tensor, queries: Sequence[str], candidates: Sequence[str], k: int) -> float:
-    """Return Precision@K, the mean over the queries of the share of relevant ones among the K best; relevant = equal
-    label.
+    """Return Precision@K: the share of the K best candidates that have the query's label, averaged over the queries.
 
     Args:
-        scores: (queries, candidates), high = good.
+        scores: (queries, candidates), higher is better.
         queries: label of each query; one without a relevant candidate counts as 0.
         candidates: label of each candidate.
         k: 1 to the number of candidates.
 
     Raises:
-        ValueError: `k` out of range; labels that are not as many as the scores.
+        ValueError: `k` out of range; a number of labels that does not match the scores.
     """
     return precision_of_ranked(_ranked_relevance(scores, queries, candidates, k), k)
 
@@ -126,7 +125,7 @@ def recall_at(scores: Tensor, queries: Sequence[str], candidates: Sequence[str],
     """Return Recall@K as in image-text retrieval: the share of queries with a relevant candidate among the K best.
 
     Args, Raises:
-        As `precision_at`; labels say here which report it is.
+        As `precision_at`; a label stands for one report here.
     """
     return hit_rate_of_ranked(_ranked_relevance(scores, queries, candidates, k), k)
 
@@ -135,7 +134,7 @@ def precision_of_ranked(relevant: Tensor, k: int) -> float:
     """Return Precision@K of rankings.
 
     Args:
-        relevant: (queries, K at least) bool, whether the item at each place is relevant, best first.
+        relevant: (queries, at least K) bool, whether the item at each rank is relevant, best first.
         k: 1 or more.
     """
     return relevant[:, :k].double().mean().item()
@@ -153,7 +152,7 @@ def chance(queries: Sequence[str], candidates: Sequence[str]) -> float:
 
 
 def labels_of(rows: Sequence[Row]) -> list[str]:
-    """Return what makes two rows relevant to one another: the label where every row has one, else the report itself."""
+    """Return what makes rows relevant to each other: their labels, or their reports if any row lacks a label."""
     if all(row.label for row in rows):
         return [row.label for row in rows]
     return [row.report for row in rows]
@@ -162,12 +161,12 @@ def labels_of(rows: Sequence[Row]) -> list[str]:
 def precision_table(found: Similarities, rows: Sequence[Row], ks: Sequence[int]) -> dict[str, dict[str, float]]:
     """Return Precision@K of images and reports of the same rows, in both directions.
 
-    A row's own report counts among the relevant ones, as in the released evaluation.
+    A row's own report counts as relevant, as in the released evaluation.
 
     Args:
-        found: of these rows' images with these rows' reports.
+        found: similarities of these rows' images with their reports.
         rows: one image and one report each.
-        ks: the K; those beyond the number of rows are left out.
+        ks: values of K; those above the number of rows are left out.
 
     Returns:
         For "image to text" and "text to image": "<by> P@<k>" for every way of ranking, and "chance".
@@ -183,9 +182,7 @@ def precision_table(found: Similarities, rows: Sequence[Row], ks: Sequence[int])
 
 
 def format_precision(table: dict[str, dict[str, float]]) -> str:
-    """Return the table of `precision_table` as text, a line for each direction and way of ranking, figures in
-    percent.
-    """
+    """Format the table of `precision_table`, in percent: a line for each direction and way of ranking."""
     ks = [name.removeprefix("global ") for name in table["image to text"] if name.startswith("global ")]
     lines = [f"{'direction':<15}{'ranked by':<11}" + "".join(f"{k:>8}" for k in ks) + f"{'chance':>9}"]
     for direction, values in table.items():
@@ -196,7 +193,7 @@ def format_precision(table: dict[str, dict[str, float]]) -> str:
 
 
 def _ranked_relevance(scores: Tensor, queries: Sequence[str], candidates: Sequence[str], k: int) -> Tensor:
-    """Return, as (queries, candidates) bool, whether the candidate at each place of a query's ranking is relevant."""
+    """Return whether the candidate at each rank of each query is relevant, (queries, candidates) bool."""
     if scores.shape != (len(queries), len(candidates)):
         raise ValueError(
             f"scores are {tuple(scores.shape)} for {len(queries)} queries and {len(candidates)} candidates; expected "

@@ -1,4 +1,4 @@
-"""A GLoRIA for two CPU cores, from scratch: a four-block ResNet, a one-layer BERT, a vocabulary of its own."""
+"""Makes a small GLoRIA that two CPU cores can train: a four-block ResNet, a one-layer BERT, its own vocabulary."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -18,27 +18,34 @@ from gloria.processing import GloriaProcessor
 from gloria_ops import LocalScore
 
 TEXT_WIDTH = 128
-# Not the text's own width: words of the shared width are not projected.
+# Differs from the text's width, so that words are projected.
 SHARED_WIDTH = 96
-# Chosen by single runs from scratch (bench/README.md): with a pool of the size of a cosine the local loss learned
-# nearly as fast as the global one, with the released pool hardly. One layer of BERT is to mix the words less.
+# Chosen by single runs from scratch (bench/README.md). With a pool in the range of a cosine the local loss learned
+# nearly as fast as the global one; with the released pool it barely learned. One layer of BERT mixes the words less.
 SCORE = replace(LocalScore.released(), word_norm="none", attention_scale=10.0, pool_divide=True, logit_scale=20.0)
 PIXELS = 160  # 10 x 10 regions in stage 3
-LONGEST = 97  # word pieces of a report, as in the released code
+LONGEST = 97  # most word pieces of a report, as in the released code
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MOST_WORDS = 4000
 
 
 def small_model(
-    reports: Sequence[str], seed: int = 0, pixels: int = PIXELS, **fields: Any
+    reports: Sequence[str],
+    seed: int = 0,
+    pixels: int = PIXELS,
+    region_stage: str = "stage3",
+    attention_scale: float = SCORE.attention_scale,
+    **fields: Any,
 ) -> tuple[GloriaModel, GloriaProcessor]:
-    """Make a new model and its processor, with a vocabulary of the reports.
+    """Make a new model and its processor, with a vocabulary made of the reports.
 
     Args:
-        reports: those that the model will be trained on, at least one.
-        seed: of the initial weights.
-        pixels: side of the square that the model sees, a multiple of 16, which is one region. Default 160.
-        fields: of `GloriaConfig`, such as those of an objective.
+        reports: at least one report to train on.
+        seed: seed of the initial weights.
+        pixels: side of the square that the model sees, a multiple of 16. Default 160.
+        region_stage: stage of the ResNet that gives the regions: "stage3", of 16 pixels a side, or "stage2", of 8.
+        attention_scale: of the local score.
+        fields: other fields of `GloriaConfig`, such as those of an objective.
 
     Raises:
         ValueError: no report.
@@ -47,11 +54,13 @@ def small_model(
         raise ValueError("reports is empty; expected the reports to train on, which the vocabulary is made of")
     processor = GloriaProcessor(GloriaImageProcessor(crop_size=pixels), _tokenizer(reports), max_length=LONGEST)
     torch.manual_seed(seed)
-    return GloriaModel(small_config(len(processor.tokenizer), **fields)), processor
+    return GloriaModel(small_config(len(processor.tokenizer), region_stage, attention_scale, **fields)), processor
 
 
-def small_config(vocabulary: int, **fields: Any) -> GloriaConfig:
-    """Return the configuration of such a model, for a vocabulary of so many word pieces, with other fields as given."""
+def small_config(
+    vocabulary: int, region_stage: str = "stage3", attention_scale: float = SCORE.attention_scale, **fields: Any
+) -> GloriaConfig:
+    """Return the configuration of the small model for a vocabulary of this many word pieces, and other fields."""
     return GloriaConfig(
         image_config=ResNetConfig(
             embedding_size=32, hidden_sizes=[32, 64, 128, 128], depths=[1, 1, 1, 1], layer_type="basic"
@@ -65,9 +74,10 @@ def small_config(vocabulary: int, **fields: Any) -> GloriaConfig:
             max_position_embeddings=LONGEST,
         ),
         projection_dim=SHARED_WIDTH,
-        last_layers=2,  # the embeddings included: words mean something from the first step
+        last_layers=2,  # includes the embeddings, so that words differ from the first step on
+        region_stage=region_stage,
         normalize_local=True,
-        local_score=SCORE,
+        local_score=replace(SCORE, attention_scale=attention_scale),
         **fields,
     )
 
@@ -75,7 +85,7 @@ def small_config(vocabulary: int, **fields: Any) -> GloriaConfig:
 def _tokenizer(reports: Sequence[str]) -> BertTokenizer:
     """Make BERT's tokenizer with the words that occur at least twice, and single characters for all others.
 
-    Counted here, since the trainer of `tokenizers` breaks ties arbitrarily: a seed would not make a run repeatable.
+    The trainer of `tokenizers` breaks ties arbitrarily, which no seed would make repeatable: words are counted here.
     """
     normalizer, splitter = BertNormalizer(lowercase=True), BertPreTokenizer()
     counts = Counter(

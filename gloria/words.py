@@ -1,4 +1,4 @@
-"""From the hidden layers of a text encoder to word and sentence vectors, on the device, with static shapes."""
+"""Makes word and sentence embeddings of a text encoder's hidden layers, on the device, with static shapes."""
 
 from collections.abc import Sequence
 
@@ -7,27 +7,27 @@ from torch import Tensor
 
 
 def sum_last_layers(hidden_states: Sequence[Tensor], layers: int) -> Tensor:
-    """Return sum of the last `layers` hidden states, each (B, L, H): the vectors of the word pieces, (B, L, H)."""
+    """Return the sum of the last `layers` hidden states, each (B, L, H): the embeddings of the pieces, (B, L, H)."""
     return torch.stack(tuple(hidden_states[-layers:])).sum(0)
 
 
 def sum_pieces(pieces: Tensor, word_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum the pieces of each word into the vector of that word.
+    """Sum the pieces of each word into the embedding of that word.
 
-    A product with the one-hot membership matrix, not a scatter: its order of summation is fixed, forward and backward,
-    on every device, and nothing waits for the device. It costs B L² H, little beside one layer of the encoder.
+    This is a product with the one-hot membership matrix and not a scatter: the order of summation is fixed, forward and
+    backward, on every device, and nothing waits for the device. It costs B L² H, little beside a layer of the encoder.
 
     Args:
         pieces: (B, L, H) floating point.
         word_ids: (B, L) integers: index of the word that each piece belongs to, 0, 1, 2, ... without gaps; -1 = no word
-            ([SEP], padding). What such a piece holds, NaN included, never matters.
+            ([SEP], padding). The values of such a piece, NaN included, never matter.
 
     Returns:
-        words (B, L, H), word w of text b in [b, w], zeros from that text's number of words on (there are never more
-        words than pieces), and the numbers of words, (B,) int64.
+        words (B, L, H), with word w of text b in [b, w] and zeros after the text's last word (there are never more
+        words than pieces); and the number of words of each text, (B,) int64.
 
     Raises:
-        ValueError: shapes that do not belong together.
+        ValueError: shapes that do not match.
         TypeError: `word_ids` is not integral.
     """
     if pieces.dim() != 3 or word_ids.shape != pieces.shape[:2]:
@@ -45,16 +45,15 @@ def sum_pieces(pieces: Tensor, word_ids: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def mean_pieces(pieces: Tensor, attention_mask: Tensor) -> Tensor:
-    """Return the sentence vector: the mean over a text's pieces, [CLS] and [SEP] included.
+    """Return the sentence embedding: the mean over a text's pieces, [CLS] and [SEP] included.
 
-    The released code takes the mean over the words after merging, with the zeros of the padding counted in. Merging is
-    a sum, so both are the same sum over the pieces, divided by another number: a positive factor per text, which the
-    cosine of the global score removes. Dividing by the text's own number of pieces leaves padding without effect.
+    The released code takes the mean over the merged words, and counts the zeros of the padding. Merging is a sum, so
+    both are the same sum over the pieces with different divisors. The ratio is a positive factor for each text, which
+    the cosine of the global score removes. Dividing by the text's own number of pieces makes padding irrelevant.
 
     Args:
         pieces: (B, L, H) floating point.
-        attention_mask: (B, L), nonzero = a piece of the text, 0 = padding; what padding holds, NaN included, never
-            matters.
+        attention_mask: (B, L), nonzero = a piece of the text, 0 = padding, whose values, NaN included, never matter.
 
     Returns:
         (B, H) in the dtype of `pieces`.

@@ -1,4 +1,4 @@
-"""Fused word-region contrastive scores and losses of every image with every text of a batch, differentiable."""
+"""Fused, differentiable word-region scores and contrastive losses of every image with every text of a batch."""
 
 from gloria_ops.cached import CachedLocalGlobalLoss, in_micro_batches
 from gloria_ops.functional import attention_maps, cosines, local_contrastive_loss, local_scores

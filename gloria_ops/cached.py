@@ -1,9 +1,9 @@
-"""Batches beyond memory: encoders run in micro-batches, whose activations are computed again when backward needs them.
+"""Runs encoders in micro-batches, for batches beyond memory; backward computes their activations again.
 
 The loss still sees the whole batch. This is gradient caching (Gao et al., 2021, "Scaling Deep Contrastive Learning
-Batch Size under Memory Limited Setup"), written as one graph: the embeddings of all micro-batches are kept, the loss
-is taken of all of them, and their gradients go back through one micro-batch after the other, each replayed with the
-random numbers and the autocast settings of its first pass.
+Batch Size under Memory Limited Setup") as one graph. It keeps the embeddings of all micro-batches and computes the loss
+of all of them. Backward replays one micro-batch after another, with the random numbers and the autocast settings of its
+first pass.
 """
 
 import functools
@@ -24,41 +24,41 @@ PairLoss = Callable[..., tuple[Tensor, Tensor]]
 def in_micro_batches(
     encode: Callable[..., Any], inputs: Inputs, micro_batch_size: int | None, module: nn.Module | None = None
 ) -> Any:
-    """What `encode` gives for a batch, computed a micro-batch at a time; backward keeps the activations of one only.
+    """Return what `encode` gives for a batch, a micro-batch at a time; backward keeps the activations of one only.
 
-    Values and gradients are those of encoding the micro-batches one after the other and keeping everything. They
-    differ from one call with the whole batch where rows of a batch see each other: the batch statistics of a BatchNorm
-    are those of a micro-batch, and dropout draws a micro-batch at a time. Running statistics are updated by the first
-    pass alone: a replay works on copies of the buffers.
+    Values and gradients equal those of encoding the micro-batches one after another and keeping everything. They differ
+    from one call with the whole batch if rows of a batch affect each other: a BatchNorm takes the batch statistics of a
+    micro-batch, and dropout draws for a micro-batch at a time. Only the first pass updates running statistics: a replay
+    works on copies of the buffers.
 
-    One backward adds to each parameter's gradient once, so DistributedDataParallel reduces it once, with nothing to
-    set, as long as this is called inside the wrapped module.
+    One backward adds to each parameter's gradient once. So DistributedDataParallel reduces it once, without any
+    setting, if this is called inside the wrapped module.
 
     Args:
-        encode: called as encode(inputs), encode(*inputs) or encode(**inputs); returns a tensor or a tuple of tensors of
-            one row for each input row.
-        inputs: a tensor (N, ...), a sequence, or a mapping of such tensors. None among them is passed on as it is.
-        micro_batch_size: most rows in a micro-batch, which are made as equal as can be; None, or N at least: all rows
-            at once, replaying nothing.
+        encode: called as encode(inputs), encode(*inputs) or encode(**inputs); returns a tensor or a tuple of tensors
+            with one row for each input row.
+        inputs: a tensor (N, ...), or a sequence or mapping of such tensors. None among them is passed on.
+        micro_batch_size: most rows of a micro-batch; their sizes differ by one at most. None, or at least N: all rows
+            at once, without a replay.
         module: holds the buffers that `encode` may change. Default: `encode`, or the module whose method it is.
 
     Returns:
-        The outputs of `encode` along the whole batch, a tensor or a tuple.
+        The outputs of `encode` for the whole batch, a tensor or a tuple.
 
     Raises:
-        TypeError: `encode` is a plain function and `module` is missing; an input or an output that is no tensor.
-        ValueError: micro_batch_size below 1; inputs without rows, or of different numbers of rows; outputs of another
-            number of rows than the inputs.
+        TypeError: a plain function as `encode`, without `module`; an input or an output that is not a tensor.
+        ValueError: micro_batch_size below 1; inputs without rows, or with different numbers of rows; outputs with
+            another number of rows than the inputs.
     """
-    call, tensors = _positional(encode, inputs)
+    call, tensors = _as_positional(encode, inputs)
     rows = _row_count(tensors)
     if micro_batch_size is not None and micro_batch_size < 1:
-        raise ValueError(f"micro_batch_size is {micro_batch_size}; expected 1 at least, or None for the whole batch")
+        raise ValueError(f"micro_batch_size is {micro_batch_size}; expected at least 1, or None for the whole batch")
     if micro_batch_size is None or micro_batch_size >= rows:
         return call(*tensors)
     contexts = functools.partial(_replay_contexts, _module_of(encode) if module is None else module)
     count = -(-rows // micro_batch_size)
-    # Views, and as equal as can be: a remainder of one row would have batch statistics of its own.
+    # Views of nearly equal size: a remainder of one row would have its own batch statistics.
     parts = [[None] * count if each is None else each.tensor_split(count) for each in tensors]
     outputs = [checkpoint(call, *part, use_reentrant=False, context_fn=contexts) for part in zip(*parts, strict=True)]
     single = isinstance(outputs[0], Tensor)
@@ -73,19 +73,19 @@ def in_micro_batches(
 
 
 class CachedLocalGlobalLoss(nn.Module):
-    """Local plus global contrastive loss of a batch whose encoders run in micro-batches, see `in_micro_batches`.
+    """Computes local plus global contrastive loss of a batch with encoders in micro-batches, see `in_micro_batches`.
 
-    For training loops of one's own; `GloriaModel` has a `micro_batch_size` instead. Encoders that are modules become
-    part of this one, so that DistributedDataParallel may be put around it.
+    It is for your own training loop; `GloriaModel` has a `micro_batch_size` instead. Encoders that are modules become
+    submodules, so that DistributedDataParallel may wrap this module.
 
     Args:
-        encode_images: images to (N, D) vectors and regions, as `local_contrastive_loss` takes them.
-        encode_texts: texts to (N, D) vectors, (N, W, D) words, and (N,) numbers of words.
-        micro_batch_size: pairs that are encoded at once.
+        encode_images: maps images to (N, D) embeddings and to regions, as `local_contrastive_loss` takes them.
+        encode_texts: maps texts to (N, D) embeddings, (N, W, D) words, and (N,) numbers of words.
+        micro_batch_size: pairs encoded at once.
         local_loss: called with regions, words, word_lengths and pair_mask; returns (image_to_text, text_to_image).
-            Default: `LocalContrastiveLoss()`, released. A distributed loss fits as well.
-        global_loss: called with both vectors and pair_mask; returns the same. Default: `GlobalContrastiveLoss()`.
-        local_weight, global_weight: of the two in the total. Default 1, released.
+            Default: `LocalContrastiveLoss()`, released. A distributed loss works too.
+        global_loss: called with both embeddings and pair_mask; returns the same. Default: `GlobalContrastiveLoss()`.
+        local_weight, global_weight: weights of the two in the total. Default 1, released.
         image_module, text_module: as `module` of `in_micro_batches`.
     """
 
@@ -111,7 +111,7 @@ class CachedLocalGlobalLoss(nn.Module):
         self.image_module, self.text_module = image_module, text_module
 
     def forward(self, images: Inputs, texts: Inputs, pair_mask: Tensor | None = None) -> Tensor:
-        """The loss, a scalar, both directions of both parts; backward replays the micro-batches.
+        """Return the loss, a scalar: both directions of both parts; backward replays the micro-batches.
 
         Args:
             images, texts: inputs of N rows each, see `in_micro_batches`.
@@ -120,14 +120,14 @@ class CachedLocalGlobalLoss(nn.Module):
         size = self.micro_batch_size
         image_vectors, regions = in_micro_batches(self.encode_images, images, size, self.image_module)
         text_vectors, words, lengths = in_micro_batches(self.encode_texts, texts, size, self.text_module)
-        # Under autocast the two sides need not have come out in one dtype, which the scores ask for.
+        # The scores need one dtype, and autocast may give two.
         local = self.local_loss(regions, words.to(regions.dtype), word_lengths=lengths, pair_mask=pair_mask)
         whole = self.global_loss(image_vectors, text_vectors, pair_mask=pair_mask)
         return self.local_weight * (local[0] + local[1]) + self.global_weight * (whole[0] + whole[1])
 
 
-def _positional(encode: Callable[..., Any], inputs: Inputs) -> tuple[Callable[..., Any], list[Tensor | None]]:
-    """`encode` and its inputs with positional arguments alone: by those a replay finds the devices of the RNG."""
+def _as_positional(encode: Callable[..., Any], inputs: Inputs) -> tuple[Callable[..., Any], list[Tensor | None]]:
+    """Return `encode` and its inputs as positional arguments, by which a replay finds the devices of the RNG."""
     if isinstance(inputs, Tensor):
         return encode, [inputs]
     if isinstance(inputs, Mapping):
@@ -142,7 +142,7 @@ def _row_count(tensors: Sequence[Tensor | None]) -> int:
             raise TypeError(f"input {position} is a {type(each).__name__}; expected a tensor (N, ...) or None")
     rows = [len(each) for each in tensors if each is not None]
     if len(set(rows)) != 1 or rows[0] < 1:
-        raise ValueError(f"inputs have {rows} rows; expected tensors of one number of rows, 1 at least")
+        raise ValueError(f"inputs have {rows} rows; expected tensors of one number of rows, at least 1")
     return rows[0]
 
 
@@ -157,14 +157,14 @@ def _module_of(encode: Callable[..., Any]) -> nn.Module:
 
 
 def _replay_contexts(module: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Of the first pass, and of the replay."""
-    return nullcontext(), _BuffersCopied(module)
+    """Return the contexts of the first pass and of the replay."""
+    return nullcontext(), _CopiedBuffers(module)
 
 
-class _BuffersCopied(AbstractContextManager[None]):
-    """The buffers of `module` are copies within, so that what is run changes nothing; may be entered again.
+class _CopiedBuffers(AbstractContextManager[None]):
+    """Replaces the buffers of `module` by copies, so that a replay changes nothing; may be entered again.
 
-    Copies, and not a BatchNorm without running statistics: the replay must save as many tensors as the first pass.
+    A BatchNorm without running statistics would not do: the replay must save as many tensors as the first pass.
     """
 
     def __init__(self, module: nn.Module) -> None:

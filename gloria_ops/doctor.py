@@ -1,4 +1,4 @@
-"""`python -m gloria_ops.doctor`: which backends can run here, which is chosen for each device and dtype, and why."""
+"""`python -m gloria_ops.doctor` says which backends can run here, and which one each device and dtype gets, and why."""
 
 import platform
 import sys
@@ -12,9 +12,9 @@ from gloria_ops.tokens import DTYPES
 
 
 def report() -> str:
-    """What `main` prints."""
+    """Return the report that `main` prints."""
     title = "Automatic choice, LocalScore.released()"
-    return "\n".join([*_machine(), "", "Backends", *_available(), "", title, *_chosen()])
+    return "\n".join([*_machine(), "", "Backends", *_available(), "", title, *_choices()])
 
 
 def _machine() -> Iterator[str]:
@@ -32,7 +32,7 @@ def _available() -> Iterator[str]:
         yield f"  {name:<10} {state}"
 
 
-def _chosen() -> Iterator[str]:
+def _choices() -> Iterator[str]:
     devices = [torch.device("cpu"), *(torch.device("cuda", index) for index in range(torch.cuda.device_count()))]
     for device in devices:
         for dtype in DTYPES:

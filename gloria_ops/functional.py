@@ -1,4 +1,4 @@
-"""The functions people call: local_scores, local_contrastive_loss, attention_maps. Validate, then call a backend."""
+"""Public functions: local_scores, local_contrastive_loss, attention_maps. They validate, then call a backend."""
 
 import math
 from collections.abc import Sequence
@@ -29,23 +29,23 @@ def local_scores(
     score: LocalScore = RELEASED,
     backend: str | None = None,
 ) -> Tensor:
-    """Local score of every image with every text, differentiable in regions and words.
+    """Return the local score of every image with every text, differentiable in regions and words.
 
     Args:
         regions: (N_v, M, D), or feature maps (N_v, D, H, W), whose regions are the pixels in reading order. float16,
             bfloat16, float32 or float64; kernels accumulate in float32.
-        words: (N_t, W, D) padded, or (sum of W, D) packed; dtype and device of the regions. What padding holds never
-            matters, NaN included.
+        words: (N_t, W, D) padded, or (sum of W, D) packed; dtype and device of the regions. The values of padding, NaN
+            included, never matter.
         word_lengths: (N_t,) integers, words of each padded text, 1 to W. Default: W for all.
-        word_mask: (N_t, W) bool or integers, instead of word_lengths: True = word. Any pattern, one word at least.
+        word_mask: (N_t, W) bool or integers, instead of word_lengths: True = word. Any pattern with at least one word.
         word_offsets: (N_t + 1,) integers, for packed words: text i owns words[word_offsets[i] : word_offsets[i + 1]].
         region_lengths: (N_v,) integers, regions of each padded image, 1 to M. Default: M for all.
-        score: what is computed. Default: the authors' released code.
+        score: score to compute. Default: the authors' released code.
         backend: "cpu", "triton" or "reference". Default: the fused one for the device and dtype; the reference for
-            float64 and, with a warning, where no fused one serves.
+            float64, and, with a warning, if no fused one serves.
 
     Returns:
-        (N_v, N_t), float32 (float64 for float64). The backends but "reference" are differentiable once.
+        (N_v, N_t), float32 (float64 for float64). All backends but "reference" are differentiable only once.
 
     Raises:
         TypeError, ValueError: an argument that does not fit, named with its value and the fix.
@@ -79,22 +79,22 @@ def local_contrastive_loss(
     reduction: Reduction = "mean",
     pair_mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Contrastive loss over the local scores of N images and their N texts; image i and text i belong together.
+    """Return the contrastive loss over the local scores of N images and their N texts; image i belongs to text i.
 
     Args:
         regions, words, word_lengths, word_mask, word_offsets, region_lengths, score, backend: as in `local_scores`.
         logit_scale: multiplies the scores: a float, or a tensor of one element, which may be learnable. Default: the
             score's own (released: 10).
         reduction: over the N candidates: "mean" (released code), "sum" (paper) or "none".
-        pair_mask: (N, N) bool: False = this image and text are no negatives of one another, as with equal reports. The
+        pair_mask: (N, N) bool: False = this image and text are not negatives of each other, as with equal reports. The
             diagonal must be True.
 
     Returns:
         (image_to_text, text_to_image): cross entropy of each image over the texts, and of each text over the images.
-        Scalars, (N,) each for reduction "none"; float32 (float64 for float64).
+        Scalars, or (N,) each for reduction "none"; float32 (float64 for float64).
 
     Raises:
-        As `local_scores`; ValueError where N_v and N_t differ.
+        As `local_scores`; ValueError if N_v and N_t differ.
     """
     scores = local_scores(
         regions,
@@ -119,20 +119,20 @@ def global_contrastive_loss(
     eps: float = 1e-8,
     pair_mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """InfoNCE over the cosines of N whole images and their N texts; image i and text i belong together.
+    """Return InfoNCE over the cosines of N image embeddings and their N text embeddings; image i belongs to text i.
 
     Args:
-        image_vectors, text_vectors: (N, D), floating, not necessarily normalised.
+        image_vectors, text_vectors: (N, D), floating, not necessarily normalized.
         logit_scale: multiplies the cosines: a float, or a tensor of one element. Default 10, released (temp3).
         reduction: over the N candidates: "mean" (released code) or "sum" (paper).
-        eps: smallest product of two norms that is divided by. Default 1e-8, released.
+        eps: smallest product of two norms to divide by. Default 1e-8, released.
         pair_mask: as in `local_contrastive_loss`.
 
     Returns:
-        (image_to_text, text_to_image), scalars, float32 (float64 where either side is float64).
+        (image_to_text, text_to_image), scalars, float32 (float64 if either side is float64).
 
     Raises:
-        TypeError, ValueError: vectors that are not (N, D) each; a pair_mask that does not fit.
+        TypeError, ValueError: embeddings that are not (N, D) each; a pair_mask that does not fit.
     """
     check_vectors(image_vectors, text_vectors)
     scores = cosines(image_vectors, text_vectors, eps)
@@ -150,7 +150,7 @@ def attention_maps(
     score: LocalScore = RELEASED,
     pairs: Literal["matched"] | Tensor = "matched",
 ) -> list[Tensor]:
-    """Attention between the words and the regions of chosen pairs; nothing is computed for the others.
+    """Return the attention between the words and the regions of chosen pairs; others are not computed.
 
     Args:
         regions, words, word_lengths, word_mask, word_offsets, region_lengths, score: as in `local_scores`.
@@ -159,11 +159,11 @@ def attention_maps(
     Returns:
         P tensors (W_t, M_v), or (W_t, H, W) for feature maps: row i belongs to the i-th real word of the text. float32
         (float64 for float64). In direction t2i each word's map sums to 1 over the regions; in direction i2t each
-        region's attention sums to 1 over the words. Their sizes depend on the lengths, which are therefore read on the
-        host: on a GPU this call waits for them.
+        region's attention sums to 1 over the words. Their sizes depend on the lengths, which are read on the host: on a
+        GPU this call waits for them.
 
     Raises:
-        TypeError, ValueError: as `local_scores`; pairs of another shape or beyond the batch.
+        TypeError, ValueError: as `local_scores`; pairs of another shape or outside the batch.
     """
     batch = canonical(
         regions,
@@ -191,12 +191,12 @@ def contrastive_losses(
     pair_mask: Tensor | None = None,
     positives: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Cross entropy of logit_scale * scores over rows and over columns.
+    """Return the cross entropies of logit_scale * scores over rows and over columns.
 
     Args:
         scores: (N, N), rows images, columns texts, float32 or float64.
         logit_scale, reduction, pair_mask: as in `local_contrastive_loss`.
-        positives: (N,) int64, the right column of each row, and as well the right row of each column. Default: the
+        positives: (N,) int64, the right column of each row, and also the right row of each column. Default: the
             diagonal.
 
     Returns:
@@ -219,7 +219,7 @@ def contrastive_losses(
 
 
 def check_pairs(images: int, texts: int) -> None:
-    """Raises ValueError where images and texts are not as many."""
+    """Raise ValueError if the numbers of images and texts differ."""
     if images != texts:
         raise ValueError(
             f"there are {images} images (N_v) and {texts} texts (N_t); expected as many of one as of the other, image "
@@ -228,14 +228,14 @@ def check_pairs(images: int, texts: int) -> None:
 
 
 def check_reduction(reduction: Reduction, known: Sequence[str] = get_args(Reduction)) -> None:
-    """Raises ValueError where `reduction` is none of the known ones."""
+    """Raise ValueError if `reduction` is not a known one."""
     if reduction not in known:
         meant = {"mean": "'mean' (released code)", "sum": "'sum' (paper)", "none": "'none'"}
         raise ValueError(f"reduction is {reduction!r}; expected {' or '.join(meant[each] for each in known)}")
 
 
 def checked_logit_scale(logit_scale: float | Tensor, dtype: torch.dtype) -> float | Tensor:
-    """The scale on scores of `dtype`: a tensor as a scalar of it, a float as it is; else a TypeError or ValueError."""
+    """Return a scale on scores of `dtype`: a tensor as a scalar of that dtype, or a float; raise if it is neither."""
     if isinstance(logit_scale, Tensor):
         if logit_scale.numel() != 1:
             raise ValueError(f"logit_scale has the shape {tuple(logit_scale.shape)}; expected one element")
@@ -246,15 +246,15 @@ def checked_logit_scale(logit_scale: float | Tensor, dtype: torch.dtype) -> floa
 
 
 def cosines(images: Tensor, texts: Tensor, eps: float = 1e-8) -> Tensor:
-    """Cosine of every image vector with every text vector, in float32 at least, autocast or not.
+    """Return the cosine of every image embedding with every text embedding, in float32 or float64 despite autocast.
 
     Args:
         images: (N_v, D), floating.
         texts: (N_t, D), floating, on the same device.
-        eps: smallest product of two norms that is divided by. Default 1e-8, as in the released code.
+        eps: smallest product of two norms to divide by. Default 1e-8, as in the released code.
 
     Returns:
-        (N_v, N_t), float32 (float64 where either is float64).
+        (N_v, N_t), float32 (float64 if either is float64).
     """
     dtype = score_dtype(images.dtype, texts.dtype)
     with no_autocast(images.device):
@@ -264,7 +264,7 @@ def cosines(images: Tensor, texts: Tensor, eps: float = 1e-8) -> Tensor:
 
 
 def check_vectors(images: Tensor, texts: Tensor) -> None:
-    """Raises TypeError or ValueError where these are not the vectors of whole images and texts."""
+    """Raise TypeError or ValueError if these are not embeddings of images and texts, (N, D) each."""
     for name, vectors in (("image_vectors", images), ("text_vectors", texts)):
         if not vectors.is_floating_point():
             raise TypeError(f"{name} is {vectors.dtype}; expected a floating dtype: {name}.float()")
@@ -278,14 +278,14 @@ def check_vectors(images: Tensor, texts: Tensor) -> None:
 
 
 def check_square(scores: Tensor) -> None:
-    """Raises ValueError where the scores are not (N, N): of as many images as texts."""
+    """Raise ValueError if the scores are not (N, N), as many images as texts."""
     if scores.dim() != 2:
         raise ValueError(f"scores has the shape {tuple(scores.shape)}; expected (N, N), images by texts")
     check_pairs(*scores.shape)
 
 
 def check_score(score: LocalScore) -> None:
-    """Raises TypeError where `score` is no LocalScore."""
+    """Raise TypeError if `score` is not a LocalScore."""
     if not isinstance(score, LocalScore):
         raise TypeError(f"score is {score!r}; expected a gloria_ops.LocalScore, such as LocalScore.released()")
 

@@ -1,4 +1,4 @@
-"""The losses as modules, for a training script to hold."""
+"""Modules of the losses."""
 
 import math
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from gloria_ops.score import LocalScore, checked_scale
 
 
 class LogitScale(nn.Module):
-    """A factor on the scores: fixed, or learned through its logarithm, so that it stays above 0.
+    """Gives a factor on the scores: fixed, or learned through its logarithm, so that it stays above 0.
 
     Args:
         initial: 1.2e-38 to 3.4e38.
@@ -25,19 +25,19 @@ class LogitScale(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(math.log(self.initial))) if learnable else None
 
     def forward(self) -> float | Tensor:
-        """The factor: a float, or a scalar tensor where it is learned."""
+        """Return the factor: a float, or a scalar tensor if it is learned."""
         return self.initial if self.log_scale is None else self.log_scale.exp()
 
     def extra_repr(self) -> str:
-        """The start value and whether it is learned, for the printed module."""
+        """Return the initial value and whether it is learned, for the printed module."""
         return f"{self.initial:g}, learnable={self.log_scale is not None}"
 
 
 class LocalContrastiveLoss(nn.Module):
-    """`local_contrastive_loss` with its settings held.
+    """Computes `local_contrastive_loss` with fixed settings.
 
     Args:
-        score: what is computed. Default: the authors' released code. Its logit_scale is where the scale starts.
+        score: score to compute. Default: the authors' released code. Its logit_scale is the initial scale.
         learnable_scale: learn the scale on the scores (CLIP does; released: fixed at 10).
         reduction: "mean" (released code), "sum" (paper) or "none".
         backend: see `local_scores`.
@@ -60,7 +60,7 @@ class LocalContrastiveLoss(nn.Module):
         self.backend = backend
 
     def forward(self, regions: Tensor, words: Tensor, **described: Any) -> tuple[Tensor, Tensor]:
-        """(image_to_text, text_to_image), scalars.
+        """Return (image_to_text, text_to_image), scalars.
 
         Args:
             regions, words: as in `local_contrastive_loss`.
@@ -77,18 +77,18 @@ class LocalContrastiveLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """The score and the reduction, for the printed module."""
+        """Return the score, reduction and backend, for the printed module."""
         return f"{self.score}, reduction={self.reduction!r}, backend={self.backend!r}"
 
 
 class GlobalContrastiveLoss(nn.Module):
-    """InfoNCE over the cosines of whole image and text vectors, both ways.
+    """Computes InfoNCE over the cosines of image and text embeddings, in both directions.
 
     Args:
-        logit_scale: multiplies the cosines, or where the learned scale starts. Default 10, released (temp3).
+        logit_scale: multiplies the cosines; the initial value if learned. Default 10, released (temp3).
         learnable_scale: learn it (released: fixed).
         reduction: "mean" (released code), "sum" (paper) or "none".
-        eps: smallest product of two norms that is divided by. Default 1e-8, released.
+        eps: smallest product of two norms to divide by. Default 1e-8, released.
     """
 
     _losses: ClassVar[Callable[..., tuple[Tensor, Tensor]]] = staticmethod(global_contrastive_loss)
@@ -107,7 +107,7 @@ class GlobalContrastiveLoss(nn.Module):
         self.eps = checked_scale("eps", eps)
 
     def forward(self, image_vectors: Tensor, text_vectors: Tensor, **described: Any) -> tuple[Tensor, Tensor]:
-        """(image_to_text, text_to_image), scalars, float32 (float64 for float64).
+        """Return (image_to_text, text_to_image), scalars, float32 (float64 for float64).
 
         Args:
             image_vectors, text_vectors: as in `gloria_ops.functional.global_contrastive_loss`.
@@ -123,5 +123,5 @@ class GlobalContrastiveLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """The reduction, for the printed module."""
+        """Return the reduction, for the printed module."""
         return f"reduction={self.reduction!r}"

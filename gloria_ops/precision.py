@@ -1,13 +1,13 @@
-"""The precision of scores and losses: float32 at least, whatever the dtype of the rows and autocast say."""
+"""Keeps scores and losses in float32 or float64, whatever the dtype of the rows and autocast."""
 
 import torch
 
 
 def score_dtype(*dtypes: torch.dtype) -> torch.dtype:
-    """Return the dtype of scores of rows of these dtypes: float64 where one of them is float64, else float32."""
+    """Return the dtype of scores of rows of these dtypes: float64 if one of them is float64, else float32."""
     return torch.float64 if torch.float64 in dtypes else torch.float32
 
 
 def no_autocast(device: torch.device) -> torch.autocast:
-    """Switch autocast off for what must not lose precision."""
+    """Switch autocast off where precision must not be lost."""
     return torch.autocast(device.type, enabled=False)

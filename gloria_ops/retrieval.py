@@ -1,4 +1,4 @@
-"""Queries against a corpus that is read chunk by chunk: local_topk keeps the best scores, scored_chunks gives all."""
+"""Searches a corpus chunk by chunk: local_topk keeps the best scores, scored_chunks gives all."""
 
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple, get_args
@@ -15,14 +15,14 @@ from gloria_ops.tokens import Lengths, Ragged, queries_and_corpus
 
 ItemKind = Literal["images", "texts"]
 
-# What one call of the kernel is given. So many rows keep it busy for milliseconds with a single query, beside which the
-# call and the packing of the queries are nothing; the scores bound what sorting takes, for items of a few rows.
+# Limits of one kernel call. This many rows keep it busy for milliseconds even with one query, beside which the cost of
+# the call and of packing the queries is negligible. The number of scores limits the cost of sorting, for short items.
 CHUNK_ROWS = 2**16
 CHUNK_SCORES = 2**18
 
 
 class TopK(NamedTuple):
-    """The best items of each query, best first.
+    """Holds the best items of each query, best first.
 
     scores: (Q, k) float32 (float64 for float64).
     indices: (Q, k) int64, items of the corpus.
@@ -45,30 +45,29 @@ def local_topk(
     score: LocalScore = RELEASED,
     backend: str | None = None,
 ) -> TopK:
-    """The k items of a corpus with the highest local scores, for each query; every item is scored, without gradients.
+    """Return the k items of a corpus with the highest local scores for each query, without gradients.
 
-    The corpus may be larger than memory: it is never copied, and its rows are read chunk by chunk, once. What is held
-    beside it is the scores of a chunk, k scores a query, and 16 bytes an item for where it begins and how long it is.
+    Every item is scored. The corpus may be larger than memory: it is never copied, and its rows are read once, chunk by
+    chunk. Memory holds the scores of a chunk, k scores for each query, and 16 bytes for each item's start and length.
 
     Args:
-        queries: (Q, L, D) padded, or (sum of L, D) packed: words of texts where the corpus holds images, regions of
-            images where it holds texts. float16, bfloat16, float32 or float64; autocast does not change it.
+        queries: (Q, L, D) padded, or (sum of L, D) packed: words of texts for a corpus of images, regions of images for
+            a corpus of texts. float16, bfloat16, float32 or float64; autocast does not change it.
         corpus: (sum of L, D) packed, or (N, L, D) padded, contiguous; dtype and device of the queries. A tensor, such
-            as `torch.from_file` maps, or a numpy array, such as `np.memmap`, which may be open for reading only.
+            as `torch.from_file` maps, or a numpy array, such as a read-only `np.memmap`.
         k: 1 to N.
-        of: "images" or "texts": what the corpus holds. The queries are the other.
+        of: kind of the corpus, "images" or "texts". The queries are the other kind.
         query_lengths, corpus_lengths: (Q,) and (N,) integers, real rows of each padded item. Default: L for all.
         query_offsets, corpus_offsets: (Q + 1,) and (N + 1,) integers, for packed rows: item n owns
             rows[offsets[n] : offsets[n + 1]].
-        score: what is computed, in either direction. Default: the authors' released code.
+        score: score to compute, in either direction. Default: the authors' released code.
         backend: as in `local_scores`.
 
     Returns:
-        Scores, descending, and indices. Of equal scores the lower index comes first. A score that is NaN, for a NaN in
-        the item or in the query, ranks below every number, so that it hides nothing: it is among the best only where
-        fewer than k scores are numbers. With backend "cpu" nothing depends, to the bit, on where the corpus is cut; but
-        the cosines of few queries may differ from those of `local_scores` by rounding, where another way to them is
-        cheaper.
+        Scores, descending, and indices. Among equal scores the lower index comes first. A NaN score, from a NaN in item
+        or query, ranks below every number: it is among the best only if fewer than k scores are numbers. With backend
+        "cpu", no bit depends on where the corpus is cut. But for few queries, the cosines may differ from those of
+        `local_scores` by rounding, because a cheaper way computes them.
 
     Raises:
         TypeError, ValueError: an argument that does not fit, named with its value and the fix.
@@ -101,14 +100,14 @@ def scored_chunks(
 ) -> Iterator[tuple[int, Tensor]]:
     """Score every query with every item of a corpus, without gradients, some items at a time.
 
-    For searches that keep something else than the k best.
+    It serves searches that need more than the k best.
 
     Args:
         queries, corpus, of, score, backend: as in `local_topk`.
         described: its query_lengths, query_offsets, corpus_lengths and corpus_offsets.
 
     Returns:
-        For each chunk: the index of its first item, and scores (Q, n), float32 (float64 for float64).
+        An iterator over chunks: the index of the first item, and scores (Q, n), float32 (float64 for float64).
 
     Raises:
         TypeError, ValueError, RuntimeError, NotImplementedError: as `local_topk`, before the first chunk.
@@ -126,7 +125,7 @@ def _scored_chunks(
     chosen = backends.choose(backend, score, queries.rows.dtype, queries.rows.device)
     corpus_is_attended = in_roles("images", "texts", score)[0] == of
     _check_attended(corpus if corpus_is_attended else queries, chosen)
-    # Of all queries, so that no score depends on where the corpus is cut.
+    # The words of all queries, so that no score depends on where the corpus is cut.
     search_words = int(queries.lengths.sum()) if corpus_is_attended else 0
 
     def scores_of(chunk: Ragged) -> Tensor:
@@ -138,13 +137,13 @@ def _scored_chunks(
 
 
 def _chunks(items: Ragged, most_items: int) -> Iterator[tuple[int, Ragged]]:
-    """Consecutive items, at least one at a time, as views of the rows; with the index of the first."""
+    """Yield chunks of at least one consecutive item, as views of the rows, each with the index of its first item."""
     rows, starts, lengths = items
     count, first = starts.shape[0], 0
     while first < count:
         begin = int(starts[first])
         limit = begin + CHUNK_ROWS
-        # The last item that begins within the limit may end beyond it; all before it do not.
+        # The last item that begins within the limit may end beyond it, and is left to the next chunk.
         last = int(torch.searchsorted(starts, limit, right=True)) - 1 if limit < rows.shape[0] else count
         last = max(first + 1, min(last, first + most_items))
         end = int(starts[last]) if last < count else rows.shape[0]
@@ -155,18 +154,18 @@ def _chunks(items: Ragged, most_items: int) -> Iterator[tuple[int, Ragged]]:
 def merge_best(best: TopK | None, scores: Tensor, first: int, k: int) -> TopK:
     """Return the k best of `best` and of a chunk's scores, in the order of `local_topk`.
 
-    For searches that make their scores themselves, chunk after chunk.
+    It serves searches that compute their own scores, chunk after chunk.
 
     Args:
-        best: of the chunks before; None = this is the first chunk.
-        scores: (Q, n), floating, of the n items from `first` on.
+        best: best of the earlier chunks; None = this is the first chunk.
+        scores: (Q, n), floating, scores of the n items from `first` on.
         first: index of the chunk's first item.
-        k: at least 1; fewer are returned until so many items have been seen.
+        k: at least 1; fewer are returned until k items have been seen.
     """
     indices = torch.arange(first, first + scores.shape[1], device=scores.device).expand(scores.shape)
     if best is not None:
         scores, indices = torch.cat([best.scores, scores], dim=1), torch.cat([best.indices, indices], dim=1)
-    # topk leaves the order of equals open. A stable sort keeps that of the corpus, and an ascending one has NaN last.
+    # topk does not define the order of equal scores. A stable sort keeps the corpus's order, and sorts NaN last.
     order = torch.sort(-scores, dim=1, stable=True).indices[:, :k]
     return TopK(scores.gather(1, order), indices.gather(1, order))
 
@@ -179,7 +178,7 @@ def _check_k(k: int, count: int) -> None:
 
 
 def _check_attended(attended: Ragged, backend: str) -> None:
-    """A backend that takes the attended items as padded to one length answers NaN to others, which would rank."""
+    """Refuse unequal attended items for a backend that needs them padded to one length: it would return NaN."""
     if backends.BACKENDS[backend].attended_of_any_length:
         return
     longest, padded = int(attended.lengths.max()), attended.rows.shape[0] // attended.starts.shape[0]

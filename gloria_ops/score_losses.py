@@ -7,19 +7,19 @@ from gloria_ops.functional import check_square, contrastive_losses
 
 
 def hinge_loss(scores: Tensor, *, margin: float = 0.2, max_violation: bool = False) -> Tensor:
-    """How far every wrong text, and every wrong image, is from losing to the right one by the margin.
+    """Return the hinge loss: wrong texts and wrong images must score below the right one by the margin.
 
-    With s_ii the scores of the pairs::
+    With s_ii the scores of the matching pairs::
 
         sum_i sum_{j != i} max(0, margin + s_ij - s_ii)  +  sum_j sum_{i != j} max(0, margin + s_ij - s_jj)
 
     Args:
         scores: (N, N), rows images, columns texts, float32 or float64: those of `local_scores`, or any others.
-        margin: in units of the scores. Default 0.2, what VSE++ and SCAN train with.
-        max_violation: take the greatest of each inner sum for the sum ("hardest negative", VSE++).
+        margin: margin in units of the scores. Default 0.2, as in VSE++ and SCAN.
+        max_violation: take the largest term of each inner sum ("hardest negative", VSE++).
 
     Returns:
-        A scalar of the dtype of the scores; 0 for a pair alone.
+        A scalar of the dtype of the scores; 0 for a single pair.
 
     Raises:
         ValueError: scores that are not (N, N).
@@ -35,20 +35,20 @@ def hinge_loss(scores: Tensor, *, margin: float = 0.2, max_violation: bool = Fal
 
 
 def symmetric_loss(scores: Tensor, *, logit_scale: float | Tensor = 1.0, image_weight: float = 0.5) -> Tensor:
-    """Cross entropy of each image over the texts and of each text over the images, as one weighted mean.
+    """Return a weighted mean of the cross entropies of each image over the texts and of each text over the images.
 
     Args:
         scores: (N, N), rows images, columns texts, float32 or float64: those of `local_scores`, or any others.
         logit_scale: multiplies the scores; a float, or a tensor of one element, which may be learnable. Default 1, for
-            logits that have been scaled (CLIP); ConVIRT divides cosines by 0.1: 10.
-        image_weight: weight of image to text, 0 to 1, text to image having the rest. Default 0.5, CLIP; ConVIRT's
-            lambda, 0.75.
+            scaled logits (CLIP); ConVIRT divides cosines by 0.1: 10.
+        image_weight: weight of image to text, 0 to 1; text to image has the rest. Default 0.5, as in CLIP; ConVIRT's
+            lambda is 0.75.
 
     Returns:
         A scalar of the dtype of the scores.
 
     Raises:
-        ValueError: scores that are not (N, N), or a weight beyond 0 to 1.
+        ValueError: scores that are not (N, N), or a weight outside 0 to 1.
         TypeError, ValueError: logit_scale, as in `local_contrastive_loss`.
     """
     check_weight("image_weight", image_weight)
@@ -57,6 +57,6 @@ def symmetric_loss(scores: Tensor, *, logit_scale: float | Tensor = 1.0, image_w
 
 
 def check_weight(name: str, value: float) -> None:
-    """Raises ValueError, naming the argument, where the weight of image to text is not 0 to 1."""
+    """Raise ValueError, with the argument's name, if the weight of image to text is not 0 to 1."""
     if not 0 <= value <= 1:
         raise ValueError(f"{name} is {value!r}; expected 0 to 1, the weight of image to text")

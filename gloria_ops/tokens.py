@@ -1,4 +1,4 @@
-"""Every layout of regions and words, made into one canonical ragged form; the one place that validates them."""
+"""Validates every layout of regions and words, and converts it to one canonical ragged form."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ Lengths = Tensor | np.ndarray | Sequence[int]
 
 
 class Ragged(NamedTuple):
-    """One side of the batch: item n owns `rows[starts[n] : starts[n] + lengths[n]]`.
+    """Holds one side of the batch: item n owns `rows[starts[n] : starts[n] + lengths[n]]`.
 
-    rows: (L, D), contiguous; rows that no item owns may hold anything.
+    rows: (L, D), contiguous; rows that no item owns may have any values.
     starts, lengths: (N,) int64, on the device of the rows.
     """
 
@@ -25,12 +25,12 @@ class Ragged(NamedTuple):
     lengths: Tensor
 
     def to(self, dtype: torch.dtype) -> "Ragged":
-        """Return it with rows of another dtype."""
+        """Return the side with rows of another dtype."""
         return self._replace(rows=self.rows.to(dtype))
 
 
 class Batch(NamedTuple):
-    """Both sides, and the (H, W) of the feature maps where regions came as such."""
+    """Holds both sides, and (H, W) if the regions were feature maps."""
 
     images: Ragged
     texts: Ragged
@@ -38,8 +38,8 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Names:
-    """What messages call one side that may come padded or packed, its sizes, and an item and a row of it."""
+class _SideNames:
+    """Names a side that may be padded or packed, its sizes, its items and its rows, for messages."""
 
     rows: str
     prefix: str
@@ -57,9 +57,9 @@ class _Names:
         return f"(sum of {self.longest}, D)"
 
 
-_WORDS = _Names("words", "word", "N_t", "W", "text", "word")
-_QUERIES = _Names("queries", "query", "Q", "L", "item", "row")
-_CORPUS = _Names("corpus", "corpus", "N", "L", "item", "row")
+_WORDS = _SideNames("words", "word", "N_t", "W", "text", "word")
+_QUERIES = _SideNames("queries", "query", "Q", "L", "item", "row")
+_CORPUS = _SideNames("corpus", "corpus", "N", "L", "item", "row")
 
 
 def canonical(
@@ -71,11 +71,11 @@ def canonical(
     word_offsets: Lengths | None = None,
     region_lengths: Lengths | None = None,
 ) -> Batch:
-    """Both sides in canonical form; the arguments are those of `gloria_ops.local_scores`.
+    """Return both sides in canonical form; the arguments are those of `gloria_ops.local_scores`.
 
-    Dtypes, devices and shapes are always checked. Values (lengths within range, offsets that rise) are checked where
-    they can be read without a device sync: on the CPU, outside torch.compile and torch.export. Backends check ranges
-    again before they take an address. Under autocast both sides are cast to its dtype, float64 excepted.
+    Dtypes, devices and shapes are always checked. Values (lengths in range, rising offsets) are checked if they can be
+    read without a device sync: on the CPU, outside torch.compile and torch.export. Backends check ranges again before
+    they take an address. Under autocast both sides are cast to its dtype, except float64.
 
     Raises:
         TypeError, ValueError: an argument that does not fit, named with its value and the fix.
@@ -105,9 +105,9 @@ def queries_and_corpus(
     corpus_lengths: Lengths | None = None,
     corpus_offsets: Lengths | None = None,
 ) -> tuple[Ragged, Ragged]:
-    """Both sides of a search in canonical form; the arguments are those of `gloria_ops.local_topk`.
+    """Return both sides of a search in canonical form; the arguments are those of `gloria_ops.local_topk`.
 
-    The rows of the corpus are never copied, nor cast under autocast, and only read when they are scored.
+    The rows of the corpus are never copied or cast, even under autocast, and are only read when they are scored.
 
     Raises:
         TypeError, ValueError: an argument that does not fit, named with its value and the fix.
@@ -132,8 +132,8 @@ def queries_and_corpus(
     return asking, searched
 
 
-class _SaidToBeWritable:
-    """The memory of an array, said to be writable: torch warns of any other, once a process, and has no read-only."""
+class _AsWritable:
+    """Presents an array's memory as writable: torch has no read-only tensors, and warns about other arrays."""
 
     def __init__(self, array: np.ndarray) -> None:
         self.array = array  # keeps the memory
@@ -142,13 +142,13 @@ class _SaidToBeWritable:
 
 
 def _tensor_over(array: np.ndarray) -> Tensor:
-    """A tensor over the memory of `array`, which must not be written where it is a memory map opened for reading."""
+    """Return a tensor over the memory of `array`; never write to it, since the array may be a read-only memory map."""
     if array.dtype not in (np.float16, np.float32, np.float64):
         raise TypeError(
             f"corpus is an array of {array.dtype}; expected float16, float32 or float64 in this machine's byte order, "
             "or a tensor, which may be bfloat16: torch.from_file"
         )
-    return torch.from_numpy(np.asarray(_SaidToBeWritable(array)))
+    return torch.from_numpy(np.asarray(_AsWritable(array)))
 
 
 def _check_alike(name: str, rows: Tensor, other: str, others: Tensor) -> None:
@@ -203,7 +203,7 @@ def _texts(
     return _padded_or_packed(_WORDS, words, word_lengths, word_offsets)
 
 
-def _padded_or_packed(names: _Names, rows: Tensor, lengths: Lengths | None, offsets: Lengths | None) -> Ragged:
+def _padded_or_packed(names: _SideNames, rows: Tensor, lengths: Lengths | None, offsets: Lengths | None) -> Ragged:
     described, bounds = f"{names.prefix}_lengths", f"{names.prefix}_offsets"
     if rows.dim() == 2:
         _check_shape(names.rows, rows, names.packed)
@@ -243,7 +243,7 @@ def _padded(name: str, lengths: Lengths | None, rows: Tensor) -> Ragged:
         if lengths.dim() != 1 or lengths.shape[0] != count:
             raise ValueError(f"{name} has the shape {tuple(lengths.shape)}; expected ({count},), one for each item")
         lengths = _checked_on_device(name, lengths, rows, lambda value: _check_lengths(name, value, longest))
-    if torch.compiler.is_compiling():  # which cannot derive the length of a range with a step from dynamic sizes
+    if torch.compiler.is_compiling():  # the compiler cannot derive a stepped range's length from dynamic sizes
         starts = torch.arange(count, device=rows.device) * longest
     else:
         starts = torch.arange(0, count * longest, longest, device=rows.device)
@@ -251,11 +251,11 @@ def _padded(name: str, lengths: Lengths | None, rows: Tensor) -> Ragged:
 
 
 def real_rows_first(name: str, rows: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows (N, L, D) with the real ones of each item first, in their order, and how many they are (N,).
+    """Return rows (N, L, D) with each item's real rows first, in their order, and the number of real rows (N,).
 
     Args:
-        name: of the mask, in messages.
-        mask: (N, L) bool or integers, True or 1 = real; one in each item at least.
+        name: name of the mask in messages.
+        mask: (N, L) bool or integers, True or 1 = real; at least one in each item.
 
     Raises:
         TypeError, ValueError: a mask that does not fit.
@@ -271,12 +271,12 @@ def real_rows_first(name: str, rows: Tensor, mask: Tensor) -> tuple[Tensor, Tens
     mask = _checked_on_device(
         name, mask != 0, rows, lambda value: _check_lengths(f"{name}.sum(1)", value.sum(1), longest)
     )
-    # A stable sort keeps static shapes, where indexing by the mask would sync.
+    # A stable sort keeps shapes static; indexing by the mask would sync.
     order = torch.argsort(mask.to(torch.uint8), dim=1, descending=True, stable=True)
     return rows.gather(1, order[:, :, None].expand(rows.shape)), mask.sum(dim=1)
 
 
-def _packed(names: _Names, rows: Tensor, offsets: Lengths) -> Ragged:
+def _packed(names: _SideNames, rows: Tensor, offsets: Lengths) -> Ragged:
     name, total = f"{names.prefix}_offsets", rows.shape[0]
     offsets = _int64(name, offsets)
     if offsets.dim() != 1 or offsets.shape[0] < 2:
@@ -288,7 +288,7 @@ def _packed(names: _Names, rows: Tensor, offsets: Lengths) -> Ragged:
 
 
 def _int64(name: str, values: Lengths) -> Tensor:
-    """Lengths or offsets as an int64 tensor."""
+    """Return lengths or offsets as an int64 tensor."""
     if isinstance(values, np.ndarray):
         values = torch.tensor(values)
     elif not isinstance(values, Tensor):
@@ -305,7 +305,7 @@ def _is_integer(value: object) -> bool:
 
 
 def _checked_on_device(name: str, values: Tensor, rows: Tensor, check: Callable[[Tensor], None]) -> Tensor:
-    """`values` on the device of the rows, checked first where that needs no device sync."""
+    """Return `values` on the device of the rows, after a check if it needs no device sync."""
     if values.device.type == "cpu":
         if not torch.compiler.is_compiling():
             check(values)
@@ -326,7 +326,7 @@ def _check_lengths(name: str, lengths: Tensor, longest: int) -> None:
         raise ValueError(f"{name}[{item}] is {length}; expected 1 to {longest}, the padded length: {fix}")
 
 
-def _check_offsets(names: _Names, offsets: Tensor, total: int) -> None:
+def _check_offsets(names: _SideNames, offsets: Tensor, total: int) -> None:
     name = f"{names.prefix}_offsets"
     first, last = int(offsets[0]), int(offsets[-1])
     if first != 0 or last != total:
@@ -341,5 +341,5 @@ def _check_offsets(names: _Names, offsets: Tensor, total: int) -> None:
 
 
 def _first_place(wrong: Tensor) -> list[int]:
-    """The first place where `wrong` holds, or none: corpora have too many items for a loop over them."""
+    """Return the first index where `wrong` is True, if any; a loop over a corpus's items would be slow."""
     return wrong.nonzero()[:1, 0].tolist()

@@ -1,7 +1,7 @@
-"""`python -m gloria_ops.tune --out FILE`: times other block sizes of the Triton kernels on the GPU at hand.
+"""`python -m gloria_ops.tune --out FILE` times other block sizes of the Triton kernels on this machine's GPU.
 
-Writes the table that ships, with the rows of this GPU replaced where another choice was faster. To use it, set
-GLORIA_OPS_BLOCKS=FILE; to ship it, put it in place of gloria_ops/backends/triton/block_sizes.json.
+It writes the shipped table with faster choices in this GPU's rows. To use it, set GLORIA_OPS_BLOCKS=FILE; to ship it,
+replace gloria_ops/backends/triton/block_sizes.json.
 """
 
 import argparse
@@ -18,17 +18,17 @@ from gloria_ops.backends.triton.block_sizes import ELEMENTWISE, PRODUCTS, Choice
 from gloria_ops.score import LocalScore
 from gloria_ops.tokens import Ragged
 
-# What stands for each kind of score.
+# One score of each kind.
 SCORES = {"plain": LocalScore.paper(0.1, 0.2), "normed": LocalScore.released()}
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-# A change must gain more than what two timings of the same thing differ by.
+# A change must gain more than the difference between two timings of the same choice.
 LEAST_GAIN = 0.02
 
 
 def neighbors(choice: Choice, name: str, kind: str) -> Iterator[Choice]:
-    """Choices that differ from one in one size of one kernel, by a factor of two, or in its warps or stages.
+    """Yield choices that differ in one size of one kernel by a factor of two, or in its warps or stages.
 
-    `name`: of a field of the choice; "way" has the other way as its only neighbor.
+    `name` is a field of the choice; "way" has the other way as its only neighbor.
     """
     if name == "way":
         others = [choice._replace(way="split" if choice.way == "fused" else "fused")]
@@ -39,12 +39,13 @@ def neighbors(choice: Choice, name: str, kind: str) -> Iterator[Choice]:
         changed += [own._replace(**{size: getattr(own, size) * 2}) for size in sizes]
         if name in PRODUCTS:
             changed += [own._replace(stages=stages) for stages in (own.stages - 1, own.stages + 1)]
-        others = [_together(choice._replace(**{name: blocks}), name) for blocks in changed if _sensible(blocks)]
+        feasible = filter(_is_feasible, changed)
+        others = [_with_shared_columns(choice._replace(**{name: blocks}), name) for blocks in feasible]
     yield from (other for other in others if other.misfit(kind) is None)
 
 
-def _together(choice: Choice, name: str) -> Choice:
-    """With the columns that two kernels must share."""
+def _with_shared_columns(choice: Choice, name: str) -> Choice:
+    """Give two kernels that must share their columns the same number."""
     if name == "square":
         return choice._replace(gram=choice.gram._replace(columns=choice.square.columns))
     if name == "gram":
@@ -52,7 +53,7 @@ def _together(choice: Choice, name: str) -> Choice:
     return choice
 
 
-def _sensible(blocks: Any) -> bool:
+def _is_feasible(blocks: Any) -> bool:
     return 1 <= blocks.warps <= 8 and 1 <= getattr(blocks, "stages", 1) <= 5
 
 
@@ -74,15 +75,15 @@ def faster(
 def tuned(
     dtype: torch.dtype, score: LocalScore, batch: int, regions: int, width: int, say: Callable[[str], None]
 ) -> Choice:
-    """The fastest choice found for a batch of random images and texts of 5 to 97 words.
+    """Return the fastest choice found for a batch of random images and texts of 5 to 97 words.
 
     Args:
-        dtype: of the rows.
-        score: what is computed.
-        batch: images, and texts.
-        regions: of each image.
+        dtype: dtype of the rows.
+        score: score to compute.
+        batch: number of images, and of texts.
+        regions: regions of each image.
         width: D.
-        say: takes a line for each choice that was faster.
+        say: called with a line for each faster choice.
     """
     device = torch.device("cuda")
     random = torch.Generator().manual_seed(0)
@@ -110,7 +111,7 @@ def tuned(
 
 
 def _milliseconds(step: Callable[[], object]) -> float:
-    """Median of a call, infinite where these blocks do not fit the GPU."""
+    """Return the median time of a call, infinite if these blocks do not fit the GPU."""
     try:
         return float(do_bench(step, warmup=50, rep=200, return_mode="median"))
     except (OutOfResources, PTXASError):

@@ -170,11 +170,15 @@ inline void attend_by_maximum(const Tile& t, float scale) {
   });
 }
 
+inline bool is_bounded(const Problem& problem) {
+  return problem.word_norm != WordNorm::kNone && problem.attention_scale <= kBoundedScale;
+}
+
 template <class Operand, WordNorm norm>
 inline void attend(const Problem& problem, const Tile& t) {
   std::memset(t.sum, 0, t.rows * kPanel * 4);
   std::memset(t.dot, 0, t.rows * kPanel * 4);
-  if (norm != WordNorm::kNone && problem.attention_scale <= kBoundedScale)
+  if (is_bounded(problem))
     attend_bounded<Operand, norm>(t, problem.attention_scale);
   else
     attend_by_maximum<Operand, norm>(t, problem.attention_scale);

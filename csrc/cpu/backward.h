@@ -9,7 +9,6 @@
 #include <type_traits>
 #include <vector>
 
-#include "parallel.h"
 #include "words.h"
 
 namespace gloria::GLORIA_ISA {
@@ -29,7 +28,8 @@ struct ImageGradient {
   float* center_weight;  // beta (sum e)
   double* lengthwise;    // coefficient of t in dL/dt of each word, from |t| in the cosine
 
-  ImageGradient(Arena& arena, const Problem& problem, const Bins& bins, const ImageShape<Operand>& largest) {
+  ImageGradient(Arena& arena, const Problem& problem, const Bins& bins) {
+    const ImageShape<Operand> largest(longest(problem.images), problem.dim);
     constexpr bool rounds = Operand::kValuesPerUnit > 1;
     regions = arena.take<float>(largest.width * largest.rows);
     gram = problem.cosine ? arena.take<float>(largest.gram_size()) : nullptr;
@@ -50,51 +50,69 @@ struct WordSum {
   float* gradient;     // C forms, one a bin
   double* lengthwise;  // [rows of all bins]
   int64_t* images;     // how many images each bin has taken in
+
+  WordSum(Arena& arena, const Problem& problem, const Bins& bins) {
+    gradient = arena.take<float>(bins.rows * panels_of(problem.dim) * kPanel);
+    lengthwise = arena.take<double>(bins.rows);
+    images = arena.take<int64_t>(bins.count);
+  }
 };
 
+// What the threads have in common.
+struct Common {
+  const Bins& bins;
+  const Gradients& gradients;
+  const double* norms;
+  const float* word_center;
+  const WordSum& total;
+};
+
+// The coefficients of every word in the gradients, from its similarity.
 template <class Operand>
-inline void word_gradients(const Problem& problem, int64_t index, const Bin& bin, const Scratch<Operand>& scratch,
-                           const double* norms, const float* grad_scores, const ImageGradient<Operand>& out) {
+inline void word_gradients(Worker<Operand>& w, const Common& common, const ImageGradient<Operand>& out) {
+  const Problem& problem = w.problem;
+  const Bin& bin = *w.bin;
+  const double* similarity = w.scratch.similarity;
   for (int64_t r = bin.used; r < bin.rows; ++r) out.gram_weight[r] = 0.0f, out.center_weight[r] = 0.0f;
   for (int64_t t = 0; t < bin.text_count; ++t) {
     const BinText& text = bin.texts[t];
-    for (int64_t r = text.begin; r < text.end; ++r)
-      scratch.similarity[r] = word_similarity(problem, scratch.sums[r], norms[bin.offset + r]);
-    pool_weights(problem, scratch.similarity + text.begin, text.end - text.begin, scratch.weights + text.begin);
-    const float upstream = grad_scores[index * problem.texts.count + text.text];
+    pool_weights(problem, similarity + text.begin, text.end - text.begin, w.scratch.weights + text.begin);
+    const float upstream = common.gradients.scores[w.index * problem.texts.count + text.text];
     for (int64_t r = text.begin; r < text.end; ++r) {
-      const WordSums& w = scratch.sums[r];
-      const double norm = norms[bin.offset + r], u = scratch.similarity[r], du = upstream * scratch.weights[r];
-      double alpha = du / w.sum, beta = 0.0;
+      const WordSums& word = w.scratch.sums[r];
+      const double norm = common.norms[bin.offset + r], u = similarity[r], du = upstream * w.scratch.weights[r];
+      double alpha = du / word.sum, beta = 0.0;
       out.lengthwise[r] = 0.0;
-      if (problem.cosine && cosine_is_clamped(w, norm)) {
+      if (problem.cosine && cosine_is_clamped(word, norm)) {
         alpha /= kCosineEpsilon;
       } else if (problem.cosine) {
-        alpha = du / (w.context * norm);
-        beta = -du * u / (w.context * w.context);
+        alpha = du / (word.context * norm);
+        beta = -du * u / (word.context * word.context);
         out.lengthwise[r] = -du * u / (norm * norm);
       }
-      out.terms[r] = {static_cast<float>(alpha), static_cast<float>(beta), static_cast<float>(w.mean_s),
-                      static_cast<float>(w.mean_h), 0.0f};
-      out.terms[r].rest =
-          static_cast<float>(alpha * (w.mean_s - out.terms[r].mean_s) + beta * (w.mean_h - out.terms[r].mean_h));
-      out.gram_weight[r] = w.direct ? 0.0f : out.terms[r].beta;
-      out.center_weight[r] = static_cast<float>(out.terms[r].beta * w.sum);
+      WordGradient& term = out.terms[r] = {static_cast<float>(alpha), static_cast<float>(beta),
+                                           static_cast<float>(word.mean_s), static_cast<float>(word.mean_h), 0.0f};
+      term.rest = static_cast<float>(alpha * (word.mean_s - term.mean_s) + beta * (word.mean_h - term.mean_h));
+      out.gram_weight[r] = word.direct ? 0.0f : term.beta;
+      out.center_weight[r] = static_cast<float>(term.beta * word.sum);
     }
   }
 }
 
 template <class Operand, bool cosine>
-inline void affinity_gradient_of(const Problem& problem, const Tile& tile, const WordGradient* terms, float* spread,
-                                 double* columns) {
+inline void affinity_gradient_of(const Worker<Operand>& w, const ImageGradient<Operand>& out) {
   constexpr bool totals = cosine && kCenters<Operand>;
-  switch (problem.word_norm) {
+  const auto find = [&](auto gradient) {
+    gradient(w.problem, w.tile(), out.terms, w.scratch.spread, out.by_words);
+    clear_padding(w.scratch.spread, *w.bin, w.shape.panels);
+  };
+  switch (w.problem.word_norm) {
     case WordNorm::kNone:
-      return affinity_gradient<WordNorm::kNone, cosine, totals>(problem, tile, terms, spread, columns);
+      return find(affinity_gradient<WordNorm::kNone, cosine, totals>);
     case WordNorm::kSoftmax:
-      return affinity_gradient<WordNorm::kSoftmax, cosine, totals>(problem, tile, terms, spread, columns);
+      return find(affinity_gradient<WordNorm::kSoftmax, cosine, totals>);
     case WordNorm::kClippedL2:
-      return affinity_gradient<WordNorm::kClippedL2, cosine, totals>(problem, tile, terms, spread, columns);
+      return find(affinity_gradient<WordNorm::kClippedL2, cosine, totals>);
   }
 }
 
@@ -117,67 +135,65 @@ inline void weight_attention(const Tile& tile, const ImageGradient<Operand>& sum
 
 // What the norm of the context gives back: through the Gram matrix, or straight to the regions.
 template <class Operand>
-inline void context_gradient(const Problem& problem, int64_t index, const Bin& bin, const ImageShape<Operand>& shape,
-                             const Image<Operand>& image, const Tile& tile, const Scratch<Operand>& scratch,
-                             const ImageGradient<Operand>& out) {
+inline void context_gradient(const Worker<Operand>& w, const ImageGradient<Operand>& out) {
+  const Scratch<Operand>& scratch = w.scratch;
   float* weighted_values = scratch.affinity;  // s is no longer needed
-  weight_attention(tile, out, weighted_values);
-  const int64_t alloc = bin.rows / Operand::kValuesPerUnit, words = units_of<Operand>(bin.used);
-  const Unit* weighted = to_right(Operand{}, weighted_values, bin.rows, shape.panels, out.weighted);
-  if (use_gram(problem, shape.regions)) {
-    const Unit* attention = to_right(Operand{}, scratch.attention, bin.rows, shape.panels, scratch.right);
-    product<Operand>({weighted, alloc, true}, {attention, alloc}, {out.gram, shape.rows, true}, shape.panels * kPanel,
-                     shape.panels, words, Extent::kUpperRows);
-    if (scratch.direct.any())
-      direct_gradient(problem, index, bin, shape, image, scratch.attention, scratch.sums, out.terms, scratch.direct,
-                      out.regions);
+  weight_attention(w.tile(), out, weighted_values);
+  const int64_t rows = w.bin->rows, alloc = rows / Operand::kValuesPerUnit, words = units_of<Operand>(w.bin->used),
+                panels = w.shape.panels, dim_panels = panels_of(w.problem.dim);
+  const Unit* weighted = to_right(Operand{}, weighted_values, rows, panels, out.weighted);
+  if (use_gram(w.problem, w.shape.regions)) {
+    const Unit* attention = to_right(Operand{}, scratch.attention, rows, panels, scratch.right);
+    product<Operand>({weighted, alloc, true}, {attention, alloc}, {out.gram, w.shape.rows, true}, panels * kPanel,
+                     panels, words, Extent::kUpperRows);
+    if (scratch.direct.any()) direct_gradient(w, out.terms, out.regions);
   } else {
-    const int64_t dim_panels = panels_of(problem.dim);
-    center_contexts(shape, image, bin.rows, bin.used, [&](int64_t r) { return scratch.sums[r].sum; }, scratch.context);
-    const Unit* context = to_right(Operand{}, scratch.context, bin.rows, dim_panels, scratch.right);
-    product<Operand>({context, alloc, true}, {weighted, alloc}, {out.regions, shape.width, true}, dim_panels * kPanel,
-                     shape.panels, words);
+    center_contexts(w, rows, w.bin->used, [](int64_t r) { return r; }, scratch.context);
+    const Unit* context = to_right(Operand{}, scratch.context, rows, dim_panels, scratch.right);
+    product<Operand>({context, alloc, true}, {weighted, alloc}, {out.regions, w.shape.width, true}, dim_panels * kPanel,
+                     panels, words);
   }
 }
 
+// dV^T += T^T ds, then in turn dT += ds V, where ds is in `spread`.
 template <class Operand>
-inline void bin_gradient(const Problem& problem, int64_t index, int64_t bin_index, const Bins& bins,
-                         const ImageShape<Operand>& shape, const WordOperands& words, const Image<Operand>& image,
-                         const Scratch<Operand>& scratch, const double* norms, const float* grad_scores,
-                         const ImageGradient<Operand>& out, const WordSum& total, Member& member, StageClock& clock) {
-  const Bin& bin = bins.bins[bin_index];
-  attention_of(problem, bin, words, shape, image, scratch, clock);
-  clock.enter(Stage::kContext);
-  sum_words(problem, index, bin, shape, image, scratch, true);
-  clock.enter(Stage::kPool);
-  word_gradients(problem, index, bin, scratch, norms, grad_scores, out);
-  clock.enter(Stage::kGradient);
-  const Tile tile = tile_of(scratch, bin, shape.regions);
-  if (problem.cosine)
-    affinity_gradient_of<Operand, true>(problem, tile, out.terms, scratch.spread, out.by_words);
-  else
-    affinity_gradient_of<Operand, false>(problem, tile, out.terms, scratch.spread, out.by_words);
-  clear_padding(scratch.spread, bin, shape.panels);
-  clock.enter(Stage::kGradGram);
-  if (problem.cosine) context_gradient(problem, index, bin, shape, image, tile, scratch, out);
+inline void add_products(Worker<Operand>& w, int64_t bin_index, const WordSum& total,
+                         const ImageGradient<Operand>& out) {
+  const int64_t rows = w.bin->rows, offset = w.bin->offset, panels = w.shape.panels,
+                dim_panels = panels_of(w.problem.dim);
+  w.clock.enter(Stage::kGradRegions);
+  const Unit* gradient = to_right(Operand{}, w.scratch.spread, rows, panels, w.scratch.right);
+  product<Operand>(w.words.down, {gradient, rows / Operand::kValuesPerUnit}, {out.regions, w.shape.width, true},
+                   dim_panels * kPanel, panels, units_of<Operand>(w.bin->used));
+  gradient = to_left(Operand{}, w.scratch.spread, rows, panels, w.scratch.left);
+  w.clock.enter(Stage::kWait);
+  w.member.wait_until([&] { return __atomic_load_n(total.images + bin_index, __ATOMIC_ACQUIRE) == w.index; });
+  if (w.member.stopped()) return;
+  w.clock.enter(Stage::kGradWords);
+  const bool further = w.index > 0;
+  product<Operand>({gradient, rows, false}, {w.image.down, w.shape.rows / Operand::kValuesPerUnit},
+                   {total.gradient + offset * dim_panels * kPanel, rows, further}, rows, dim_panels,
+                   units_of<Operand>(w.shape.regions));
+  for (int64_t r = 0; r < w.bin->used; ++r)
+    total.lengthwise[offset + r] = (further ? total.lengthwise[offset + r] : 0.0) + out.lengthwise[r];
+  __atomic_store_n(total.images + bin_index, w.index + 1, __ATOMIC_RELEASE);
+}
 
-  // dV^T += T^T ds, then in turn dT += ds V.
-  clock.enter(Stage::kGradRegions);
-  const int64_t dim_panels = panels_of(problem.dim);
-  const Unit* gradient = to_right(Operand{}, scratch.spread, bin.rows, shape.panels, scratch.right);
-  product<Operand>(words.down, {gradient, bin.rows / Operand::kValuesPerUnit}, {out.regions, shape.width, true},
-                   dim_panels * kPanel, shape.panels, units_of<Operand>(bin.used));
-  gradient = to_left(Operand{}, scratch.spread, bin.rows, shape.panels, scratch.left);
-  clock.enter(Stage::kWait);
-  member.wait_until([&] { return __atomic_load_n(total.images + bin_index, __ATOMIC_ACQUIRE) == index; });
-  if (member.stopped()) return;
-  clock.enter(Stage::kGradWords);
-  product<Operand>({gradient, bin.rows, false}, {image.down, shape.rows / Operand::kValuesPerUnit},
-                   {total.gradient + bin.offset * dim_panels * kPanel, bin.rows, index > 0}, bin.rows, dim_panels,
-                   units_of<Operand>(shape.regions));
-  for (int64_t r = 0; r < bin.used; ++r)
-    total.lengthwise[bin.offset + r] = (index > 0 ? total.lengthwise[bin.offset + r] : 0.0) + out.lengthwise[r];
-  __atomic_store_n(total.images + bin_index, index + 1, __ATOMIC_RELEASE);
+template <class Operand>
+inline void bin_gradient(Worker<Operand>& w, int64_t bin_index, const Common& common,
+                         const ImageGradient<Operand>& out) {
+  find_attention(w);
+  sum_words(w, true);
+  find_similarities(w, common.norms);
+  word_gradients(w, common, out);
+  w.clock.enter(Stage::kGradient);
+  if (w.problem.cosine)
+    affinity_gradient_of<Operand, true>(w, out);
+  else
+    affinity_gradient_of<Operand, false>(w, out);
+  w.clock.enter(Stage::kGradGram);
+  if (w.problem.cosine) context_gradient(w, out);
+  add_products(w, bin_index, common.total, out);
 }
 
 // row[d] = the chunks' value + more(d)
@@ -206,102 +222,114 @@ inline void write_words(const Problem& problem, const Bin& bin, const WordSum& t
   });
 }
 
+// (dL/dV)^T += V^T (dL/dG + (dL/dG)^T)
 template <class Operand>
-inline void image_gradient(const Problem& problem, int64_t index, const Bins& bins, const WordOperands* words,
-                           const WordPack<Operand>& pack, const Image<Operand>& image, const Scratch<Operand>& scratch,
-                           const double* norms, const Gradients& gradients, const ImageGradient<Operand>& sums,
-                           const WordSum& total, const float* word_center, Member& member, StageClock& clock) {
-  const ImageShape<Operand> shape(problem.images.lengths[index], problem.dim);
-  prepare_image(problem, index, true, image, clock);
-  std::memset(sums.regions, 0, shape.width * shape.panels * kPanel * 4);
-  if (problem.cosine) std::memset(sums.gram, 0, shape.gram_size() * 4);
-  for (double* coefficients : {sums.by_words, sums.by_regions}) std::memset(coefficients, 0, shape.rows * 8);
-  for (int64_t b = 0; b < bins.count; ++b) {
-    if (member.stopped()) return;
-    clock.enter(Stage::kPack);
-    const WordOperands packed = words ? words[b] : pack.pack(problem, bins.bins[b], 0, sums.operands);
-    bin_gradient(problem, index, b, bins, shape, packed, image, scratch, norms, gradients.scores, sums, total, member,
-                 clock);
-  }
-  clock.enter(Stage::kGradGram);
-  if (use_gram(problem, shape.regions)) {
-    mirror(sums.gram, shape.rows, shape.panels);
-    const Unit* gram = to_right(Operand{}, sums.gram, shape.rows, shape.panels, image.gram);
-    const int64_t alloc = shape.rows / Operand::kValuesPerUnit;
-    const Left regions = kCenters<Operand> ? Left{image.across, shape.width, false} : Left{image.down, alloc, true};
-    product<Operand>(regions, {gram, alloc}, {sums.regions, shape.width, true}, panels_of(problem.dim) * kPanel,
-                     shape.panels, units_of<Operand>(shape.regions));
-  }
-  clock.enter(Stage::kPack);
+inline void gram_gradient(const Worker<Operand>& w, const ImageGradient<Operand>& sums) {
+  const ImageShape<Operand>& shape = w.shape;
+  mirror(sums.gram, shape.rows, shape.panels);
+  const Unit* gram = to_right(Operand{}, sums.gram, shape.rows, shape.panels, w.image.gram);
+  const int64_t alloc = shape.rows / Operand::kValuesPerUnit;
+  const Left regions = kCenters<Operand> ? Left{w.image.across, shape.width, false} : Left{w.image.down, alloc, true};
+  product<Operand>(regions, {gram, alloc}, {sums.regions, shape.width, true}, panels_of(w.problem.dim) * kPanel,
+                   shape.panels, units_of<Operand>(shape.regions));
+}
+
+// dL/dV = its sums + by_words (center of the words) + by_regions (center of the regions), into the image's rows.
+template <class Operand>
+inline void write_regions(const Worker<Operand>& w, const Common& common, const ImageGradient<Operand>& sums) {
+  const ImageShape<Operand>& shape = w.shape;
+  const int64_t dim = w.problem.dim;
   transpose_blocks(reinterpret_cast<const Unit*>(sums.regions), shape.panels, shape.width,
                    reinterpret_cast<Unit*>(sums.flat));
-  with_typed<Operand>(problem.dtype, gradients.regions, [&](const auto* typed) {
+  with_typed<Operand>(w.problem.dtype, common.gradients.regions, [&](const auto* typed) {
     using Value = std::remove_const_t<std::remove_pointer_t<decltype(typed)>>;
-    Value* rows = static_cast<Value*>(gradients.regions) + problem.images.starts[index] * problem.dim;
+    Value* rows = static_cast<Value*>(common.gradients.regions) + w.problem.images.starts[w.index] * dim;
     for (int64_t r = 0; r < shape.regions; ++r) {
       const double by_words = sums.by_words[r], by_regions = sums.by_regions[r];
       const auto write = [&](auto more) {
-        write_row(sums.flat + r * kPanel, shape.panels * kPanel * kPanel, problem.dim, rows + r * problem.dim, more);
+        write_row(sums.flat + r * kPanel, shape.panels * kPanel * kPanel, dim, rows + r * dim, more);
       };
-      if (word_center)
-        write([=, center = image.center](int64_t d) { return by_words * word_center[d] + by_regions * center[d]; });
+      if (common.word_center)
+        write([=, center = w.image.center, word_center = common.word_center](int64_t d) {
+          return by_words * word_center[d] + by_regions * center[d];
+        });
       else
         write([](int64_t) { return 0.0f; });
     }
   });
-  clock.enter(Stage::kWait);
+}
+
+// `operands_of(bin)` are the words of a bin, packed.
+template <class Operand, class OperandsOf>
+inline void image_gradient(Worker<Operand>& w, const Common& common, const ImageGradient<Operand>& sums,
+                           OperandsOf operands_of) {
+  const ImageShape<Operand>& shape = w.shape;
+  prepare_image(w.problem, w.index, true, w.image, w.clock);
+  std::memset(sums.regions, 0, shape.width * shape.panels * kPanel * 4);
+  if (w.problem.cosine) std::memset(sums.gram, 0, shape.gram_size() * 4);
+  for (double* coefficients : {sums.by_words, sums.by_regions}) std::memset(coefficients, 0, shape.rows * 8);
+  for (int64_t b = 0; b < common.bins.count; ++b) {
+    if (w.member.stopped()) return;
+    w.clock.enter(Stage::kPack);
+    w.take_bin(common.bins.bins[b], operands_of(b));
+    bin_gradient(w, b, common, sums);
+  }
+  w.clock.enter(Stage::kGradGram);
+  if (use_gram(w.problem, shape.regions)) gram_gradient(w, sums);
+  w.clock.enter(Stage::kPack);
+  write_regions(w, common, sums);
+  w.clock.enter(Stage::kWait);
 }
 
 // False if it was interrupted.
 template <class Operand>
 bool backward(const Problem& problem, const Bins& bins, const Gradients& gradients) {
-  const ImageShape<Operand> largest(longest(problem.images), problem.dim);
-  const bool direct = any_direct(problem), packed_once = bins_together<Operand>(problem, bins, 0, true) == bins.count;
-  const Buffers center_buffer("the mean word", 1, largest.width * 4);
-  float* word_center = kCenters<Operand> && problem.cosine ? reinterpret_cast<float*>(center_buffer[0]) : nullptr;
+  const bool packed_once = bins_together<Operand>(problem, bins, 0, true) == bins.count;
+  const int64_t threads = std::min<int64_t>(problem.threads, problem.images.count);
+  const Layouts centers("the mean word", 1,
+                        [&](Arena& arena) { return arena.take<float>(padded<Operand>(problem.dim)); });
+  float* word_center = kCenters<Operand> && problem.cosine ? centers[0] : nullptr;
   if (word_center) find_word_center<Operand>(problem, bins, word_center);
-  Arena measure;
-  const auto layout = [&](Arena& arena, auto&& use) {
-    const Image<Operand> image(arena, problem, largest, true, direct);
-    const Scratch<Operand> scratch(arena, problem, bins, largest, direct, true);
-    const ImageGradient<Operand> sums(arena, problem, bins, largest);
-    const WordPack<Operand> pack(arena, problem.dim, packed_once ? 0 : bins.max_rows, true, word_center);
-    use(image, scratch, sums, pack);
+  const auto pack_of = [&](Arena& arena, int64_t rows) {
+    return WordPack<Operand>(arena, problem.dim, rows, true, word_center);
   };
-  layout(measure, [](auto&&...) {});
-  const int64_t threads = problem.threads < problem.images.count ? problem.threads : problem.images.count;
-  Arena words_size;
-  WordPack<Operand>(words_size, problem.dim, packed_once ? bins.rows : 0, true, word_center);
-  const Buffers buffers("the images and tiles of each thread", threads, measure.used()),
-      words_buffer("packed words", 1, words_size.used()), norms_buffer("the lengths of words", 1, bins.rows * 8),
-      lengthwise("the coefficients of words", 1, bins.rows * 8), turns("the turns of bins", 1, bins.count * 8),
-      sum_buffer("the sums of word gradients", 1, bins.rows * panels_of(problem.dim) * kPanel * 4);
-  double* norms = reinterpret_cast<double*>(norms_buffer[0]);
-  const WordSum total{reinterpret_cast<float*>(sum_buffer[0]), reinterpret_cast<double*>(lengthwise[0]),
-                      reinterpret_cast<int64_t*>(turns[0])};
+  const Layouts image_of("the images of each thread", threads,
+                         [&](Arena& arena) { return Image<Operand>(arena, problem, true); });
+  const Layouts scratch_of("the tiles of each thread", threads,
+                           [&](Arena& arena) { return Scratch<Operand>(arena, problem, bins, true); });
+  const Layouts sums_of("the gradients of each thread", threads,
+                        [&](Arena& arena) { return ImageGradient<Operand>(arena, problem, bins); });
+  const Layouts packs("packed words", packed_once ? 1 : threads,
+                      [&](Arena& arena) { return pack_of(arena, packed_once ? bins.rows : bins.max_rows); });
+  const Layouts norms_of("the lengths of words", 1, [&](Arena& arena) { return arena.take<double>(bins.rows); });
+  const Layouts totals("the sums of word gradients", 1, [&](Arena& arena) { return WordSum(arena, problem, bins); });
+  double* norms = norms_of[0];
+  const WordSum total = totals[0];
+  const Common common{bins, gradients, norms, word_center, total};
   std::memset(total.images, 0, bins.count * 8);
-  Arena words_memory(words_buffer[0]);
-  const WordPack<Operand> common(words_memory, problem.dim, packed_once ? bins.rows : 0, true, word_center);
   std::vector<WordOperands> words(bins.count);
 
   return parallel(threads, problem.interrupted, [&](Member member) {
-    StageClock clock(problem.stage_nanoseconds);
-    Arena arena(buffers[member.index]);
-    layout(arena, [&](const auto& image, const auto& scratch, const auto& sums, const auto& pack) {
-      clock.enter(Stage::kPack);
-      member.share(bins.count, [&](int64_t b) {
-        word_norms<Operand>(problem, bins.bins[b], norms);
-        if (packed_once) words[b] = common.pack(problem, bins.bins[b], bins.bins[b].offset, sums.operands);
-      });
-      // In rising order, so that the image whose turn it is always belongs to a running thread.
-      member.share(problem.images.count, [&](int64_t i) {
-        image_gradient(problem, i, bins, packed_once ? words.data() : nullptr, pack, image, scratch, norms, gradients,
-                       sums, total, word_center, member, clock);
-      });
-      clock.enter(Stage::kPack);
-      member.share(bins.count, [&](int64_t b) { write_words<Operand>(problem, bins.bins[b], total, gradients.words); });
+    Worker<Operand> w{problem, member, scratch_of[member.index]};
+    const ImageGradient<Operand> sums = sums_of[member.index];
+    const Image<Operand> image = image_of[member.index];
+    const WordPack<Operand> pack = packs[packed_once ? 0 : member.index];
+    const auto packed = [&](int64_t b) {
+      return pack.pack(problem, bins.bins[b], packed_once ? bins.bins[b].offset : 0, sums.operands);
+    };
+    w.clock.enter(Stage::kPack);
+    w.member.share(bins.count, [&](int64_t b) {
+      word_norms<Operand>(problem, bins.bins[b], norms);
+      if (packed_once) words[b] = packed(b);
     });
-    clock.add_to(problem.stage_nanoseconds);
+    // In rising order, so that the image whose turn it is always belongs to a running thread.
+    w.member.share(problem.images.count, [&](int64_t i) {
+      w.take_image(i, image);
+      image_gradient(w, common, sums, [&](int64_t b) { return packed_once ? words[b] : packed(b); });
+    });
+    w.clock.enter(Stage::kPack);
+    w.member.share(bins.count, [&](int64_t b) { write_words<Operand>(problem, bins.bins[b], total, gradients.words); });
+    w.clock.add_to(problem.stage_nanoseconds);
   });
 }
 

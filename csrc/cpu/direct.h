@@ -11,6 +11,9 @@
 
 namespace gloria::GLORIA_ISA {
 
+template <class Operand>
+struct Worker;
+
 // What the score of one word with one image is made of; e is the attention without its denominator, s' and h' are the
 // affinities and e G of regions less the center.
 struct WordSums {
@@ -58,15 +61,6 @@ struct Direct {
   }
   bool any() const { return count && *count > 0; }
   void add(int64_t row) const { rows[(*count)++] = row; }
-
-  const Unit* down_of(const Problem& problem, int64_t image, const ImageShape<Operand>& shape) const {
-    if (*held != image) {
-      pack_regions<Operand>(problem, image, shape, nullptr, a_form, nullptr);
-      rows_to_right(Operand{}, a_form, shape.rows, shape.blocks, down);
-      *held = image;
-    }
-    return down;
-  }
 };
 
 // `use(row)` with the word in row `r` of its bin, typed.
@@ -79,101 +73,110 @@ inline void with_word(const Problem& problem, const Bin& bin, int64_t r, Use use
   });
 }
 
+// V of the worker's image, as the right operand of a context.
+template <class Operand>
+inline const Unit* down_of(const Worker<Operand>& w, bool backward) {
+  if (backward) return w.image.down;
+  const Direct<Operand>& direct = w.scratch.direct;
+  if (*direct.held != w.index) {
+    pack_regions<Operand>(w.problem, w.index, w.shape, nullptr, direct.a_form, nullptr);
+    rows_to_right(Operand{}, direct.a_form, w.shape.rows, w.shape.blocks, direct.down);
+    *direct.held = w.index;
+  }
+  return direct.down;
+}
+
 // |c| and <c, t> of the word in row `r` of its bin, from row `i` of a C form of `alloc` contexts. <c, t> from the
 // affinities would not err as |c| does, and their ratio then by more than either.
 template <class Operand>
-inline void sum_context(const Problem& problem, const Bin& bin, int64_t r, const float* contexts, int64_t alloc,
-                        int64_t i, WordSums& sums) {
+inline void sum_context(const Worker<Operand>& w, int64_t r, const float* contexts, int64_t alloc, int64_t i) {
+  const int64_t dim = w.problem.dim;
   alignas(32) double square[kPanel] = {}, dot[kPanel] = {};
-  with_word<Operand>(problem, bin, r, [&](const auto* word) {
-    for (int64_t d = 0; d < problem.dim; d += kPanel)
-      for (int64_t k = 0; k < kPanel && d + k < problem.dim; ++k) {
+  with_word<Operand>(w.problem, *w.bin, r, [&](const auto* word) {
+    for (int64_t d = 0; d < dim; d += kPanel)
+      for (int64_t k = 0; k < kPanel && d + k < dim; ++k) {
         const double c = contexts[(d / kPanel * alloc + i) * kPanel + k];
         square[k] += c * c;
         dot[k] += c * widen(word[d + k]);
       }
   });
-  sums.context = std::sqrt(lane_sum(square));
-  sums.dot = lane_sum(dot);
+  w.scratch.sums[r].context = std::sqrt(lane_sum(square));
+  w.scratch.sums[r].dot = lane_sum(dot);
 }
 
 // e of the words in the list from `first` on, gathered, and e V of them. Returns how many they are; the rest of the
 // rows are zeros.
 template <class Operand>
-inline int64_t direct_contexts(const Problem& problem, int64_t index, const Bin& bin, const ImageShape<Operand>& shape,
-                               const Image<Operand>& image, const float* attention, bool backward,
-                               const Direct<Operand>& direct, int64_t first) {
+inline int64_t direct_contexts(const Worker<Operand>& w, bool backward, int64_t first) {
   constexpr int64_t n = Direct<Operand>::kTogether;
+  const Direct<Operand>& direct = w.scratch.direct;
   const int64_t used = *direct.count - first < n ? *direct.count - first : n;
-  for (int64_t p = 0; p < shape.panels; ++p)
+  for (int64_t p = 0; p < w.shape.panels; ++p)
     for (int64_t i = 0; i < n; ++i) {
       float* to = direct.attention + (p * n + i) * kPanel;
       if (i < used)
-        std::memcpy(to, attention + (p * bin.rows + direct.rows[first + i]) * kPanel, kPanel * 4);
+        std::memcpy(to, w.scratch.attention + (p * w.bin->rows + direct.rows[first + i]) * kPanel, kPanel * 4);
       else
         std::memset(to, 0, kPanel * 4);
     }
-  const Right down{backward ? image.down : direct.down_of(problem, index, shape), shape.rows / Operand::kValuesPerUnit};
-  product<Operand>({to_left(Operand{}, direct.attention, n, shape.panels, direct.left), n, false}, down,
-                   {direct.context, n, false}, n, panels_of(problem.dim), units_of<Operand>(shape.regions));
+  product<Operand>({to_left(Operand{}, direct.attention, n, w.shape.panels, direct.left), n, false},
+                   {down_of(w, backward), w.shape.rows / Operand::kValuesPerUnit}, {direct.context, n, false}, n,
+                   panels_of(w.problem.dim), units_of<Operand>(w.shape.regions));
   return used;
 }
 
 // The sums of the words in the list; backward also writes h' over their rows of `spread`.
 template <class Operand>
-inline void direct_words(const Problem& problem, int64_t index, const Bin& bin, const ImageShape<Operand>& shape,
-                         const Image<Operand>& image, const float* attention, float* spread, WordSums* sums,
-                         bool backward, const Direct<Operand>& direct) {
+inline void direct_words(const Worker<Operand>& w, bool backward) {
   constexpr int64_t n = Direct<Operand>::kTogether;
+  const Direct<Operand>& direct = w.scratch.direct;
   for (int64_t first = 0; first < *direct.count; first += n) {
-    const int64_t used = direct_contexts(problem, index, bin, shape, image, attention, backward, direct, first);
+    const int64_t used = direct_contexts(w, backward, first);
     const int64_t* rows = direct.rows + first;
-    for (int64_t i = 0; i < used; ++i) sum_context<Operand>(problem, bin, rows[i], direct.context, n, i, sums[rows[i]]);
+    for (int64_t i = 0; i < used; ++i) sum_context(w, rows[i], direct.context, n, i);
     if (!backward) continue;
-    product<Operand>({to_left(Operand{}, direct.context, n, panels_of(problem.dim), direct.left), n, false},
-                     {image.across, shape.blocks * 16}, {direct.spread, n, false}, n, shape.panels,
-                     units_of<Operand>(problem.dim));
+    product<Operand>({to_left(Operand{}, direct.context, n, panels_of(w.problem.dim), direct.left), n, false},
+                     {w.image.across, w.shape.blocks * 16}, {direct.spread, n, false}, n, w.shape.panels,
+                     units_of<Operand>(w.problem.dim));
     for (int64_t i = 0; i < used; ++i) {
       alignas(32) double lanes[kPanel] = {};
-      for (int64_t p = 0; p < shape.panels; ++p) {
+      for (int64_t p = 0; p < w.shape.panels; ++p) {
         const float *e = direct.attention + (p * n + i) * kPanel, *h = direct.spread + (p * n + i) * kPanel;
         for (int k = 0; k < kPanel; ++k) lanes[k] += static_cast<double>(e[k]) * h[k];
-        std::memcpy(spread + (p * bin.rows + rows[i]) * kPanel, h, kPanel * 4);
+        std::memcpy(w.scratch.spread + (p * w.bin->rows + rows[i]) * kPanel, h, kPanel * 4);
       }
-      sums[rows[i]].mean_h = lane_sum(lanes) / sums[rows[i]].sum;
+      w.scratch.sums[rows[i]].mean_h = lane_sum(lanes) / w.scratch.sums[rows[i]].sum;
     }
   }
 }
 
-// c less what the center gives it: C form of `alloc` rows, of which row i belongs to the word whose sum of e is
-// `sum(i)`.
-template <class Operand, class Sum>
-inline void center_contexts(const ImageShape<Operand>& shape, const Image<Operand>& image, int64_t alloc, int64_t used,
-                            Sum sum, float* contexts) {
-  if (!kCenters<Operand> || *image.center_square == 0.0) return;
-  for (int64_t p = 0; p < panels_of(shape.dim); ++p)
+// c less what the center gives it: C form of `alloc` rows, of which row i belongs to the word in row `row(i)`.
+template <class Operand, class Row>
+inline void center_contexts(const Worker<Operand>& w, int64_t alloc, int64_t used, Row row, float* contexts) {
+  if (!kCenters<Operand> || *w.image.center_square == 0.0) return;
+  for (int64_t p = 0; p < panels_of(w.problem.dim); ++p)
     for (int64_t i = 0; i < used; ++i)
       for (int64_t k = 0; k < kPanel; ++k)
-        contexts[(p * alloc + i) * kPanel + k] -= static_cast<float>(sum(i)) * image.center[p * kPanel + k];
+        contexts[(p * alloc + i) * kPanel + k] -=
+            static_cast<float>(w.scratch.sums[row(i)].sum) * w.image.center[p * kPanel + k];
 }
 
 // (dL/dV)^T += c'^T (beta e) of the words in the list.
 template <class Operand>
-inline void direct_gradient(const Problem& problem, int64_t index, const Bin& bin, const ImageShape<Operand>& shape,
-                            const Image<Operand>& image, const float* attention, const WordSums* sums,
-                            const WordGradient* terms, const Direct<Operand>& direct, float* grad_regions) {
+inline void direct_gradient(const Worker<Operand>& w, const WordGradient* terms, float* grad_regions) {
   constexpr int64_t n = Direct<Operand>::kTogether, alloc = n / Operand::kValuesPerUnit;
-  const int64_t dim_panels = panels_of(problem.dim);
+  const Direct<Operand>& direct = w.scratch.direct;
+  const int64_t dim_panels = panels_of(w.problem.dim);
   for (int64_t first = 0; first < *direct.count; first += n) {
-    const int64_t used = direct_contexts(problem, index, bin, shape, image, attention, true, direct, first);
+    const int64_t used = direct_contexts(w, true, first);
     const int64_t* rows = direct.rows + first;
-    center_contexts(shape, image, n, used, [&](int64_t i) { return sums[rows[i]].sum; }, direct.context);
-    for (int64_t p = 0; p < shape.panels; ++p)
+    center_contexts(w, n, used, [&](int64_t i) { return rows[i]; }, direct.context);
+    for (int64_t p = 0; p < w.shape.panels; ++p)
       for (int64_t i = 0; i < used; ++i)
         for (int64_t k = 0; k < kPanel; ++k) direct.attention[(p * n + i) * kPanel + k] *= terms[rows[i]].beta;
     product<Operand>({to_right(Operand{}, direct.context, n, dim_panels, direct.left), alloc, true},
-                     {to_right(Operand{}, direct.attention, n, shape.panels, direct.right), alloc},
-                     {grad_regions, shape.width, true}, dim_panels * kPanel, shape.panels, alloc);
+                     {to_right(Operand{}, direct.attention, n, w.shape.panels, direct.right), alloc},
+                     {grad_regions, w.shape.width, true}, dim_panels * kPanel, w.shape.panels, alloc);
   }
 }
 

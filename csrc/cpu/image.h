@@ -68,10 +68,11 @@ struct Image {
   float* squares;         // [regions] diagonal of G: |v_j - m|^2
   float* pull;            // [regions] <m, v_j - m>
 
-  // `backward` and `direct` (contexts formed directly) need `down`.
-  Image(Arena& arena, const Problem& problem, const ImageShape<Operand>& largest, bool backward, bool direct) {
+  Image() = default;
+  Image(Arena& arena, const Problem& problem, bool backward) {
     constexpr bool rounds = Operand::kValuesPerUnit > 1;
-    const bool needs_down = backward || direct;
+    const ImageShape<Operand> largest(longest(problem.images), problem.dim);
+    const bool needs_down = backward || any_direct(problem);
     across = arena.take<Unit>(largest.regions_size());
     rows = rounds || needs_down ? arena.take<Unit>(largest.regions_size()) : nullptr;
     product = problem.cosine ? arena.take<float>(largest.gram_size()) : nullptr;

@@ -85,4 +85,25 @@ class Buffers {
   char* base_ = nullptr;
 };
 
+// `count` equal buffers, each laid out by `make(arena)`: how much that takes is found by trying.
+template <class Make>
+class Layouts {
+ public:
+  Layouts(const char* what, int64_t count, Make make) : make_(make), buffers_(what, count, measured()) {}
+  auto operator[](int64_t i) const {
+    Arena arena(buffers_[i]);
+    return make_(arena);
+  }
+
+ private:
+  int64_t measured() const {
+    Arena arena;
+    make_(arena);
+    return arena.used();
+  }
+
+  Make make_;
+  Buffers buffers_;
+};
+
 }  // namespace gloria::GLORIA_ISA

@@ -1,52 +1,10 @@
 // One bin of texts with one image: the affinities, the attention and the word similarities.
 #pragma once
 
-#include "attention.h"
-#include "direct.h"
-#include "image.h"
-#include "pack.h"
 #include "pool.h"
-#include "stages.h"
+#include "worker.h"
 
 namespace gloria::GLORIA_ISA {
-
-// A thread's buffers for one tile, sized for the largest bin and the largest image.
-template <class Operand>
-struct Scratch {
-  float* affinity;  // C forms, rows x regions
-  float* normed;
-  float* attention;
-  float* spread;                                   // e G: backward; forward reuses `affinity`
-  float* context;                                  // C form, rows x width: e V, where the Gram way is not taken
-  Unit* left;                                      // a tile rounded to an A form; unused in float32
-  Unit* right;                                     // a tile rounded to a B form; likewise
-  float *top, *sum, *dot, *square, *bound, *pull;  // [rows][16]
-  float* shift;                                    // [rows]
-  WordSums* sums;
-  double* similarity;  // u of each word
-  float* weights;
-  Direct<Operand> direct;
-
-  Scratch(Arena& arena, const Problem& problem, const Bins& bins, const ImageShape<Operand>& largest, bool any_direct,
-          bool backward)
-      : direct(arena, problem, largest, bins.max_rows, backward) {
-    const int64_t rows = bins.max_rows, tile = rows * largest.rows;
-    const int64_t wide = any_direct && largest.width > largest.rows ? rows * largest.width : tile;
-    const bool rounds = Operand::kValuesPerUnit > 1;
-    affinity = arena.take<float>(tile);
-    attention = arena.take<float>(tile);
-    normed = problem.word_norm == WordNorm::kNone ? affinity : backward ? arena.take<float>(tile) : attention;
-    spread = backward ? arena.take<float>(tile) : affinity;
-    context = any_direct ? arena.take<float>(rows * largest.width) : nullptr;
-    left = rounds ? arena.take<Unit>(wide / 2) : nullptr;
-    right = rounds && backward ? arena.take<Unit>(wide / 2) : nullptr;
-    for (float** lanes : {&top, &sum, &dot, &square, &bound, &pull}) *lanes = arena.take<float>(rows * kPanel);
-    shift = arena.take<float>(rows);
-    sums = arena.take<WordSums>(rows);
-    similarity = arena.take<double>(rows);
-    weights = arena.take<float>(rows);
-  }
-};
 
 // out[r] = sum over the panels of a * b, lane by lane, eight rows at a time in registers.
 inline void row_products(const float* a, const float* b, int64_t rows, int64_t panels, float* out) {
@@ -91,103 +49,99 @@ inline void clear_padding(float* c_form, const Bin& bin, int64_t panels) {
     std::memset(c_form + (p * bin.rows + bin.used) * kPanel, 0, (bin.rows - bin.used) * kPanel * 4);
 }
 
-template <class Operand>
-inline Tile tile_of(const Scratch<Operand>& scratch, const Bin& bin, int64_t regions) {
-  return {bin.texts,      bin.text_count,    bin.rows,    regions,     scratch.affinity, scratch.shift,
-          scratch.normed, scratch.attention, scratch.top, scratch.sum, scratch.dot};
-}
-
 // <t, center> of every word of the bin.
 template <class Operand>
-inline void shifts_of(const Bin& bin, const WordOperands& words, const ImageShape<Operand>& shape,
-                      const Image<Operand>& image, const Scratch<Operand>& scratch) {
-  if (!kCenters<Operand> || *image.center_square == 0.0) {
-    std::memset(scratch.shift, 0, bin.rows * 4);
+inline void find_shifts(const Worker<Operand>& w) {
+  const int64_t words = w.bin->rows;
+  if (!kCenters<Operand> || *w.image.center_square == 0.0) {
+    std::memset(w.scratch.shift, 0, words * 4);
     return;
   }
-  const float* rows = reinterpret_cast<const float*>(words.across.units);
-  for (int64_t r = 0; r < bin.rows; ++r) {
+  const float* rows = reinterpret_cast<const float*>(w.words.across.units);
+  for (int64_t r = 0; r < words; ++r) {
     Vec sum[kParts] = {};
-    for (int64_t k = 0; k < shape.blocks; ++k)
+    for (int64_t k = 0; k < w.shape.blocks; ++k)
       for (int part = 0; part < kParts; ++part)
         sum[part] +=
-            load(rows + (k * bin.rows + r) * kPanel + part * kLanes) * load(image.center + k * kPanel + part * kLanes);
+            load(rows + (k * words + r) * kPanel + part * kLanes) * load(w.image.center + k * kPanel + part * kLanes);
     alignas(64) float lanes[kPanel];
     for (int part = 0; part < kParts; ++part) store(lanes + part * kLanes, sum[part]);
-    scratch.shift[r] = static_cast<float>(lane_sum(lanes));
+    w.scratch.shift[r] = static_cast<float>(lane_sum(lanes));
   }
 }
 
 // Affinities of the words with the image, then their attention.
 template <class Operand>
-inline void attention_of(const Problem& problem, const Bin& bin, const WordOperands& words,
-                         const ImageShape<Operand>& shape, const Image<Operand>& image, const Scratch<Operand>& scratch,
-                         StageClock& clock) {
-  clock.enter(Stage::kAffinity);
-  product<Operand>(words.across, {image.across, shape.blocks * 16}, {scratch.affinity, bin.rows, false}, bin.rows,
-                   shape.panels, units_of<Operand>(problem.dim));
-  clock.enter(Stage::kAttention);
-  shifts_of(bin, words, shape, image, scratch);
-  clear_padding(scratch.attention, bin, shape.panels);
-  const Tile tile = tile_of(scratch, bin, shape.regions);
-  switch (problem.word_norm) {
+inline void find_attention(Worker<Operand>& w) {
+  w.clock.enter(Stage::kAffinity);
+  product<Operand>(w.words.across, {w.image.across, w.shape.blocks * 16}, {w.scratch.affinity, w.bin->rows, false},
+                   w.bin->rows, w.shape.panels, units_of<Operand>(w.problem.dim));
+  w.clock.enter(Stage::kAttention);
+  find_shifts(w);
+  clear_padding(w.scratch.attention, *w.bin, w.shape.panels);
+  switch (w.problem.word_norm) {
     case WordNorm::kNone:
-      return attend<Operand, WordNorm::kNone>(problem, tile);
+      return attend<Operand, WordNorm::kNone>(w.problem, w.tile());
     case WordNorm::kSoftmax:
-      return attend<Operand, WordNorm::kSoftmax>(problem, tile);
+      return attend<Operand, WordNorm::kSoftmax>(w.problem, w.tile());
     case WordNorm::kClippedL2:
-      return attend<Operand, WordNorm::kClippedL2>(problem, tile);
+      return attend<Operand, WordNorm::kClippedL2>(w.problem, w.tile());
   }
+}
+
+// What the cosine needs beside the attention: e G in `spread` with its sums, or the contexts.
+template <class Operand>
+inline void find_contexts(Worker<Operand>& w, bool gram, bool backward) {
+  const Scratch<Operand>& scratch = w.scratch;
+  const int64_t rows = w.bin->rows, panels = w.shape.panels, dim_panels = panels_of(w.problem.dim),
+                regions = units_of<Operand>(w.shape.regions), alloc = w.shape.rows / Operand::kValuesPerUnit;
+  const Left attention{to_left(Operand{}, scratch.attention, rows, panels, scratch.left), rows, false};
+  const Result spread{scratch.spread, rows, false};
+  if (gram) {
+    product<Operand>(attention, {w.image.gram, alloc}, spread, rows, panels, regions,
+                     backward ? Extent::kFull : Extent::kUpperInner);
+    const auto sums = *w.image.center_square != 0.0 ? gram_products<true> : gram_products<false>;
+    sums(scratch.attention, scratch.spread, w.image.squares, w.image.pull, rows, panels, scratch.square, scratch.bound,
+         scratch.pull);
+    return;
+  }
+  product<Operand>(attention, {w.image.down, alloc}, {scratch.context, rows, false}, rows, dim_panels, regions);
+  if (!backward) return;
+  product<Operand>({to_left(Operand{}, scratch.context, rows, dim_panels, scratch.left), rows, false},
+                   {w.image.across, w.shape.blocks * 16}, spread, rows, panels, units_of<Operand>(w.problem.dim));
+  row_products(scratch.attention, scratch.spread, rows, panels, scratch.square);
 }
 
 // The sums of every word over the regions, and what backward needs beside them: e G in `spread`.
 template <class Operand>
-inline void sum_words(const Problem& problem, int64_t index, const Bin& bin, const ImageShape<Operand>& shape,
-                      const Image<Operand>& image, const Scratch<Operand>& scratch, bool backward) {
-  const bool gram = use_gram(problem, shape.regions);
-  if (problem.cosine) {
-    const Unit* attention = to_left(Operand{}, scratch.attention, bin.rows, shape.panels, scratch.left);
-    const int64_t region_words = units_of<Operand>(shape.regions), dim_panels = panels_of(problem.dim);
-    const Left left{attention, bin.rows, false};
-    if (gram) {
-      product<Operand>(left, {image.gram, shape.rows / Operand::kValuesPerUnit}, {scratch.spread, bin.rows, false},
-                       bin.rows, shape.panels, region_words, backward ? Extent::kFull : Extent::kUpperInner);
-      const auto sums = *image.center_square != 0.0 ? gram_products<true> : gram_products<false>;
-      sums(scratch.attention, scratch.spread, image.squares, image.pull, bin.rows, shape.panels, scratch.square,
-           scratch.bound, scratch.pull);
-    } else {
-      product<Operand>(left, {image.down, shape.rows / Operand::kValuesPerUnit}, {scratch.context, bin.rows, false},
-                       bin.rows, dim_panels, region_words);
-      if (backward) {
-        const Unit* context = to_left(Operand{}, scratch.context, bin.rows, dim_panels, scratch.left);
-        product<Operand>({context, bin.rows, false}, {image.across, shape.blocks * 16},
-                         {scratch.spread, bin.rows, false}, bin.rows, shape.panels, units_of<Operand>(problem.dim));
-        row_products(scratch.attention, scratch.spread, bin.rows, shape.panels, scratch.square);
-      }
-    }
-  }
-  const double center = *image.center_square;
+inline void sum_words(Worker<Operand>& w, bool backward) {
+  w.clock.enter(Stage::kContext);
+  const Scratch<Operand>& scratch = w.scratch;
+  const bool gram = use_gram(w.problem, w.shape.regions);
+  if (w.problem.cosine) find_contexts(w, gram, backward);
+  const double center = *w.image.center_square;
   scratch.direct.clear();
-  for (int64_t r = 0; r < bin.used; ++r) {
+  for (int64_t r = 0; r < w.bin->used; ++r) {
     const auto lanes = [&](const float* values) { return lane_sum(values + r * kPanel); };
     const double sum = lanes(scratch.sum), dot = lanes(scratch.dot);
-    WordSums& w = scratch.sums[r] = {sum, dot + sum * scratch.shift[r], 0.0, dot / sum, 0.0, false};
-    if (!problem.cosine) continue;
-    if (backward) w.mean_h = lanes(scratch.square) / sum;
+    WordSums& word = scratch.sums[r] = {sum, dot + sum * scratch.shift[r], 0.0, dot / sum, 0.0, false};
+    if (!w.problem.cosine) {
+      if (may_be_flat(w.problem, sum, dot, w.shape.regions)) word.dot = flat_dot(w, r);
+      continue;
+    }
+    if (backward) word.mean_h = lanes(scratch.square) / sum;
     if (gram) {
       // e G e, with <m, v'> in G once or not at all, and what is missing of (m + sum e v' / sum e)^2.
       const double pull = center != 0.0 ? (backward ? 1 : 2) * lanes(scratch.pull) : 0.0;
       const double square = lanes(scratch.square) + sum * (pull + sum * center);
-      w.context = std::sqrt(square > 0.0 || square != square ? square : 0.0);
-      w.direct = cancels(square, std::max(lanes(scratch.bound), sum * sum * center));
-      if (w.direct) scratch.direct.add(r);
+      word.context = std::sqrt(square > 0.0 || square != square ? square : 0.0);
+      word.direct = cancels(square, std::max(lanes(scratch.bound), sum * sum * center));
+      if (word.direct) scratch.direct.add(r);
     } else {
-      sum_context<Operand>(problem, bin, r, scratch.context, bin.rows, r, w);
+      sum_context(w, r, scratch.context, w.bin->rows, r);
     }
   }
-  if (scratch.direct.any())
-    direct_words(problem, index, bin, shape, image, scratch.attention, scratch.spread, scratch.sums, backward,
-                 scratch.direct);
+  if (scratch.direct.any()) direct_words(w, backward);
 }
 
 // u of one word. The cosine does not change when the attention is scaled, so its denominator only meets epsilon.
@@ -195,6 +149,14 @@ inline bool cosine_is_clamped(const WordSums& w, double norm) { return w.context
 inline double word_similarity(const Problem& problem, const WordSums& w, double norm) {
   if (!problem.cosine) return w.dot / w.sum;
   return cosine_is_clamped(w, norm) ? w.dot / w.sum / kCosineEpsilon : w.dot / (w.context * norm);
+}
+
+// u of every word of the bin.
+template <class Operand>
+inline void find_similarities(Worker<Operand>& w, const double* norms) {
+  w.clock.enter(Stage::kPool);
+  for (int64_t r = 0; r < w.bin->used; ++r)
+    w.scratch.similarity[r] = word_similarity(w.problem, w.scratch.sums[r], norms[w.bin->offset + r]);
 }
 
 }  // namespace gloria::GLORIA_ISA

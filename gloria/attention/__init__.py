@@ -1,4 +1,4 @@
-"""Where the words of a report look in an image: as a grid of pictures, as a page, and as figures."""
+"""Shows and measures where the words of a report look in an image: a grid of pictures, a page, and figures."""
 
 from gloria.attention.figure import (
     attention_figure,

@@ -1,4 +1,4 @@
-"""Pictures of what the words of a report look at, and of a training run."""
+"""Draws what the words of a report look at, and the loss of a training run."""
 
 import textwrap
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ from gloria_ops import attention_maps
 
 PER_ROW = 6
 MOST_WORDS = 28  # with the image itself and the whole report, five rows of six
-# Where there is no more than even attention the X-ray shows as it is; the strongest attention hides two thirds of it.
-# The opacity rises fast at first, since a pale color on a gray picture is easily missed.
+# Even attention, or less, leaves the X-ray as it is; the strongest attention hides two thirds of it. The opacity rises
+# fast at first, since a pale color on a gray picture is easy to miss.
 SEE_THROUGH = ListedColormap(
     np.c_[plt.get_cmap("inferno")(np.linspace(0.3, 1, 256))[:, :3], 0.67 * np.linspace(0, 1, 256) ** 0.6]
 )
@@ -29,33 +29,32 @@ SEE_THROUGH = ListedColormap(
 def attention_figure(
     model: GloriaModel, processor: GloriaProcessor, image: Any, report: str, mask: Any = None, title: str = ""
 ) -> Figure:
-    """Return the image as the model sees it, with the mean attention of the report, and once more for each of its
-    words.
+    """Draw the image as the model sees it, with the mean attention of the report, and again for each of its words.
 
-    Attention is drawn as a multiple of what even attention would give (attention times the number of regions), on one
-    scale for all; what gets less is not colored. Punctuation is left out; long reports are cut after `MOST_WORDS`
-    words, and the title says so.
+    Attention is drawn as a multiple of even attention (attention times the number of regions), on one scale for all
+    panels; regions with less than even attention are not colored. Punctuation is left out. Long reports are cut after
+    `MOST_WORDS` words, and the title says so.
 
     Args:
-        model: read in evaluation mode; left as it was.
-        processor: of the same run.
+        model: put into evaluation mode while it works.
+        processor: processor of the same run.
         image: any image that the processor takes.
         report: its report, or any other text.
-        mask: an image that is bright where the finding is, for an outline, see `read_mask`; None draws none.
-        title: stands above the report.
+        mask: image that is bright where the finding is, see `read_mask`; it is outlined. None draws no outline.
+        title: line above the report.
 
     Returns:
         A figure, for `savefig`; close it with `matplotlib.pyplot.close`.
     """
     words, maps = word_attention(model, processor, image, report)
-    gray = _shown(processor, image)
-    outline = None if mask is None else _shown(processor, read_mask(mask))
+    gray = _gray_input(processor, image)
+    outline = None if mask is None else _gray_input(processor, read_mask(mask))
     relative = maps * maps[0].size
-    told = content_words(words)
-    chosen = told[:MOST_WORDS]
+    content = content_words(words)
+    chosen = content[:MOST_WORDS]
     rows = -(-(len(chosen) + 2) // PER_ROW)
     heading = textwrap.wrap(report, 110, max_lines=4, placeholder=" ...")
-    cut = [f"(the first {len(chosen)} of {len(told)} words)"] if len(chosen) < len(told) else []
+    cut = [f"(the first {len(chosen)} of {len(content)} words)"] if len(chosen) < len(content) else []
     heading = [*([title] if title else []), *heading, *cut]
     figure, axes = plt.subplots(
         rows, PER_ROW, figsize=(2.0 * PER_ROW, 2.1 * rows + 0.24 * len(heading)), layout="constrained"
@@ -74,7 +73,7 @@ def attention_figure(
     height, width = gray.shape
     (upper, bottom), (left, right) = (regions_extent(model.config, width, each) for each in maps.shape[1:])
     top = scale_top(relative[chosen])
-    drawings = [("whole report", relative[told].mean(0)), *((words[index], relative[index]) for index in chosen)]
+    drawings = [("whole report", relative[content].mean(0)), *((words[index], relative[index]) for index in chosen)]
     for axis, (name, drawn) in zip(panels[1:], drawings, strict=False):
         shown = axis.imshow(
             drawn,
@@ -93,14 +92,12 @@ def attention_figure(
 
 
 def scale_top(relative: np.ndarray) -> float:
-    """Return the multiple of even attention with the strongest color; one region that takes it all must not dim the
-    rest.
-    """
+    """Return the multiple of even attention with the strongest color; one extreme region must not dim the others."""
     return max(2.0, float(np.quantile(relative, 0.995)))
 
 
 def content_words(words: Sequence[str]) -> list[int]:
-    """Return the indices of the words that are not punctuation; the first where all are."""
+    """Return the indices of the words that are not punctuation; the first index if all are."""
     return [index for index, word in enumerate(words) if any(map(str.isalnum, word))] or [0]
 
 
@@ -108,7 +105,7 @@ def content_words(words: Sequence[str]) -> list[int]:
 def word_attention(
     model: GloriaModel, processor: GloriaProcessor, image: Any, report: str
 ) -> tuple[list[str], np.ndarray]:
-    """Return the words of a report and where each looks in an image, [CLS] left out unless it is all there is.
+    """Return the words of a report and where each looks in an image, without [CLS] unless there is no other word.
 
     Returns:
         W words, and their attention over the regions, (W, H, Wd) float32; each map sums to 1 where words attend to
@@ -127,7 +124,7 @@ def word_attention(
 
 
 def loss_figure(history: Sequence[dict[str, float]]) -> Figure:
-    """Training and held-out loss over the epochs, from the log of `transformers.Trainer`."""
+    """Draw training and held-out loss over the epochs, from the log of `transformers.Trainer`."""
     figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
     for key, label, style in (("loss", "training", "-"), ("eval_loss", "held-out patients", "o-")):
         points = [(entry["epoch"], entry[key]) for entry in history if key in entry]
@@ -149,8 +146,8 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     return Path(path)
 
 
-def _shown(processor: GloriaProcessor, image: Any) -> np.ndarray:
-    """Return an image as the model sees it, gray in [0, 1], (H, W)."""
+def _gray_input(processor: GloriaProcessor, image: Any) -> np.ndarray:
+    """Return the image that the model sees, gray in [0, 1], (H, W)."""
     pixels = processor(images=image)["pixel_values"][0].numpy().transpose(1, 2, 0)
     seen = np.clip(pixels * processor.image_processor.image_std + processor.image_processor.image_mean, 0, 1)
     return seen.mean(-1)

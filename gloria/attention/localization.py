@@ -1,4 +1,4 @@
-"""How well attention falls on a finding: pointing game, mass inside the mask and overlap, in pixels of the image."""
+"""Measures how well attention falls on a finding: pointing game, mass inside the mask, and overlap, in image pixels."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,18 +20,18 @@ THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 
 @dataclass(frozen=True)
 class Localization:
-    """One attention map against one mask; `*_by_chance` is what a map that looks at nothing in particular would get.
+    """Holds the figures of one attention map against one mask; `*_by_chance` are those of even or random attention.
 
     Attributes:
-        hit: pointing game (Zhang et al., "Top-down Neural Attention by Excitation Backprop", ECCV 2016): the point of
-            the strongest attention lies on the mask, or no farther from it than the tolerance.
-        hit_by_chance: share of the regions whose center would have been a hit.
-        mass: share of the attention that lies inside the mask, each region's attention spread evenly over its area.
-        mass_by_chance: share of what the model sees that the mask covers, which is the mass of even attention.
+        hit: pointing game (Zhang et al., "Top-down Neural Attention by Excitation Backprop", ECCV 2016): the strongest
+            attention lies on the mask, or within the tolerance of it.
+        hit_by_chance: share of the regions whose center would be a hit.
+        mass: share of the attention inside the mask, with each region's attention spread evenly over its area.
+        mass_by_chance: share of the visible image that the mask covers, which is the mass of even attention.
         ious: intersection over union of the mask with the pixels whose attention, interpolated bilinearly, is at least
             a share of its maximum, for each of `THRESHOLDS` (those of Boecking et al., "Making the Most of Text
-            Semantics to Improve Biomedical Vision-Language Processing", ECCV 2022, who put them on cosines).
-        iou_by_chance: intersection over union of the mask with all that the model sees.
+            Semantics to Improve Biomedical Vision-Language Processing", ECCV 2022, who apply them to cosines).
+        iou_by_chance: intersection over union of the mask with the visible image.
     """
 
     hit: bool
@@ -49,12 +49,12 @@ def measure_localization(
 
     Args:
         attention: (H, W) over the regions, not negative, not all 0.
-        mask: (height, width) bool, in pixels of the image; not all False. What of it the model does not see counts in
+        mask: (height, width) bool, in pixels of the image; not all False. A part that the model does not see counts in
             the union, and can be hit only from within the tolerance.
-        view: what the regions cover, see `gloria.attention.regions_view`.
-        tolerance: of the pointing game, in pixels of the image. Default 15, as in its source; radiographs are larger
-            than the photographs that it was chosen for.
-        seen: what the model sees, see `GloriaImageProcessor.field_of_view`. Default: `view`.
+        view: rectangle that the regions cover, see `gloria.attention.regions_view`.
+        tolerance: tolerance of the pointing game, in pixels of the image. Default 15, as in its source, which chose it
+            for photographs; radiographs are larger.
+        seen: rectangle that the model sees, see `GloriaImageProcessor.field_of_view`. Default: `view`.
 
     Raises:
         ValueError: shapes of another number of dimensions; attention that is negative, not finite or 0 everywhere; an
@@ -70,8 +70,8 @@ def measure_localization(
         raise ValueError(f"tolerance is {tolerance}; expected pixels, 0 or more")
     rows, columns = attention.shape
     left, top, right, bottom = view
-    xs, ys = left + (right - left) * _middles(columns), top + (bottom - top) * _middles(rows)
-    hits = np.array([[_near(mask, x, y, tolerance) for x in xs] for y in ys])
+    xs, ys = left + (right - left) * _centers(columns), top + (bottom - top) * _centers(rows)
+    hits = np.array([[_is_near(mask, x, y, tolerance) for x in xs] for y in ys])
     covered = coverage(mask, view, (rows, columns))
     drawn, in_sight = in_image(attention, view, mask.shape, seen)
     return Localization(
@@ -87,51 +87,51 @@ def measure_localization(
 def in_image(
     attention: np.ndarray, view: View, shape: tuple[int, ...], seen: View | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the attention at the pixels of an image, interpolated bilinearly between the centers of the regions.
+    """Interpolate attention bilinearly between the centers of the regions, at the pixels of an image.
 
     Args:
         attention: (H, W) over the regions.
-        view: what the regions cover, see `gloria.attention.regions_view`.
+        view: rectangle that the regions cover, see `gloria.attention.regions_view`.
         shape: (height, width) of the image.
-        seen: what the model sees, see `GloriaImageProcessor.field_of_view`. Default: `view`.
+        seen: rectangle that the model sees, see `GloriaImageProcessor.field_of_view`. Default: `view`.
 
     Returns:
-        (height, width) floating point, 0 where the model does not see; and (height, width) bool, True where it does.
+        (height, width) floating point, 0 outside the visible part; and (height, width) bool, True inside it.
     """
     left, top, right, bottom = view
     first_column, first_row, last_column, last_row = seen or view
-    rows_seen, columns_seen = _between(shape[0], first_row, last_row), _between(shape[1], first_column, last_column)
-    down = _interpolation(shape[0], top, bottom, attention.shape[0]) * rows_seen[:, None]
-    across = _interpolation(shape[1], left, right, attention.shape[1]) * columns_seen[:, None]
+    rows_seen, columns_seen = _within(shape[0], first_row, last_row), _within(shape[1], first_column, last_column)
+    down = _interpolation_weights(shape[0], top, bottom, attention.shape[0]) * rows_seen[:, None]
+    across = _interpolation_weights(shape[1], left, right, attention.shape[1]) * columns_seen[:, None]
     return down @ attention @ across.T, np.outer(rows_seen, columns_seen)
 
 
 def coverage(mask: np.ndarray, view: View, grid: tuple[int, int]) -> np.ndarray:
-    """Return the share of each region's area that a mask covers, exact to parts of a pixel; it covers no padding.
+    """Return the share of each region's area that a mask covers, exact to parts of a pixel; padding is never covered.
 
     Args:
         mask: (height, width) bool, in pixels of the image.
-        view: what the regions cover, see `gloria.attention.regions_view`.
+        view: rectangle that the regions cover, see `gloria.attention.regions_view`.
         grid: rows and columns of regions.
 
     Returns:
         (rows, columns) floating point, 0 to 1.
     """
     left, top, right, bottom = view
-    down = _overlap(mask.shape[0], np.linspace(top, bottom, grid[0] + 1))
-    across = _overlap(mask.shape[1], np.linspace(left, right, grid[1] + 1))
+    down = _overlap_lengths(mask.shape[0], np.linspace(top, bottom, grid[0] + 1))
+    across = _overlap_lengths(mask.shape[1], np.linspace(left, right, grid[1] + 1))
     area = (right - left) * (bottom - top) / (grid[0] * grid[1])
     return down @ mask @ across.T / area
 
 
 def boxes_mask(boxes: Iterable[Box], width: int, height: int) -> np.ndarray:
-    """Return the union of boxes as a mask (height, width) bool: pixels whose center lies in one.
+    """Return the union of boxes as a mask (height, width) bool: the pixels whose center lies in a box.
 
     Args:
-        boxes: left, top, width, height each, as `gloria.data.Row.boxes`, in pixels of the image, continuous as in
-            `field_of_view`.
-        width: of the image.
-        height: of the image.
+        boxes: left, top, width, height of each, as in `gloria.data.Row.boxes`, in pixels of the image, continuous as
+            in `field_of_view`.
+        width: width of the image in pixels.
+        height: height of the image in pixels.
 
     Raises:
         ValueError: a box without width or height.
@@ -154,21 +154,21 @@ def localize_rows(
     tolerance: float = TOLERANCE,
     progress: bool = False,
 ) -> Iterator[tuple[Row, Localization]]:
-    """Measure the mean attention of a row's words against its mask, or the union of its boxes where it has no mask.
+    """Measure the mean attention of a row's words against its mask, or against its boxes if it has no mask.
 
-    Rows with neither, or an empty mask, are left out.
+    Rows with neither, or with an empty mask, are left out.
 
     Args:
-        model: read in evaluation mode; left as it was.
-        processor: of the same run.
-        rows: as `read_table` gives them.
-        text: what is read: the report, or the label, which names the finding. Punctuation and [CLS] do not count.
+        model: put into evaluation mode while it works.
+        processor: processor of the same run.
+        rows: rows of `read_table`.
+        text: text to read: the report, or the label, which names the finding. Punctuation and [CLS] do not count.
         tolerance: see `measure_localization`.
         progress: show a progress bar, on a terminal.
 
     Raises:
-        ValueError: a mask of another size than its image; an image or mask that cannot be read; with `text` "label", a
-            row without one.
+        ValueError: a mask whose size differs from its image's; an unreadable image or mask; with `text` "label", a row
+            without a label.
     """
     for row in tqdm(rows, desc="localizing", unit="row", disable=None if progress else True, leave=False):
         if row.mask is None and not row.boxes:
@@ -196,9 +196,7 @@ def localize_rows(
 
 
 def format_localization(found: Sequence[tuple[Row, Localization]]) -> str:
-    """Return the means in percent as text, a line for each label and one for all, each figure beside what chance would
-    give.
-    """
+    """Format the means in percent, a line for each label and one for all, with chance beside each figure."""
     groups: dict[str, list[Localization]] = {}
     for row, each in found:
         groups.setdefault(row.label or "-", []).append(each)
@@ -220,13 +218,13 @@ def format_localization(found: Sequence[tuple[Row, Localization]]) -> str:
     return "\n".join(lines)
 
 
-def _middles(count: int) -> np.ndarray:
+def _centers(count: int) -> np.ndarray:
     return (np.arange(count) + 0.5) / count
 
 
-def _near(mask: np.ndarray, x: float, y: float, tolerance: float) -> bool:
+def _is_near(mask: np.ndarray, x: float, y: float, tolerance: float) -> bool:
     """Return whether a pixel of the mask, as a square, lies within the tolerance of a point."""
-    # Pixel n reaches from n to n + 1, and one that only touches is near.
+    # Pixel n reaches from n to n + 1; a pixel that only touches is near.
     first_row, first_column = (max(0, int(np.ceil(center - tolerance)) - 1) for center in (y, x))
     last_row, last_column = (int(np.floor(center + tolerance)) for center in (y, x))
     around = mask[first_row : max(0, last_row + 1), first_column : max(0, last_column + 1)]
@@ -242,21 +240,19 @@ def _iou(marked: np.ndarray, mask: np.ndarray) -> float:
     return float((marked & mask).sum() / (marked | mask).sum())
 
 
-def _between(pixels: int, first: float, last: float) -> np.ndarray:
-    """Return which pixels have their centers between two points, (pixels,) bool."""
+def _within(pixels: int, first: float, last: float) -> np.ndarray:
+    """Return which pixels have their center between two points, (pixels,) bool."""
     centers = np.arange(pixels) + 0.5
     return (first <= centers) & (centers < last)
 
 
-def _interpolation(pixels: int, first: float, last: float, regions: int) -> np.ndarray:
-    """Return the weights (pixels, regions) of linear interpolation at pixels' centers, constant beyond the outer
-    regions.
-    """
+def _interpolation_weights(pixels: int, first: float, last: float, regions: int) -> np.ndarray:
+    """Return weights (pixels, regions) of linear interpolation at the pixels' centers, constant at both ends."""
     position = np.clip((np.arange(pixels) + 0.5 - first) / (last - first) * regions - 0.5, 0, regions - 1)
     return np.maximum(0, 1 - np.abs(position[:, None] - np.arange(regions)))
 
 
-def _overlap(pixels: int, edges: np.ndarray) -> np.ndarray:
+def _overlap_lengths(pixels: int, edges: np.ndarray) -> np.ndarray:
     """Return the length (regions, pixels) of each pixel, one wide, that lies between neighboring edges."""
     start = np.arange(pixels)
     return np.clip(np.minimum(edges[1:, None], start + 1) - np.maximum(edges[:-1, None], start), 0, None)

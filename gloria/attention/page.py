@@ -1,4 +1,4 @@
-"""One HTML file in which a person points at the words of a report and sees where each looks; it needs nothing else."""
+"""Makes one self-contained HTML file: point at a word of a report to see where it looks."""
 
 import base64
 from io import BytesIO
@@ -16,8 +16,8 @@ from gloria.images import read_mask, to_rgb
 from gloria.modeling import GloriaModel
 from gloria.processing import GloriaProcessor
 
-LONGEST_SIDE = 1024  # of the picture in the page: what a screen shows, in some 100 kB
-OUTLINE_SIDE = 512  # of the mask that the outline is drawn around, with edges softened to half tones
+LONGEST_SIDE = 1024  # of the picture in the page: what a screen shows, in about 100 kB
+OUTLINE_SIDE = 512  # of the mask that the outline follows, after its edges were softened
 
 
 def attention_page(
@@ -28,32 +28,32 @@ def attention_page(
     mask: Any = None,
     title: str = "What the words look at",
 ) -> str:
-    """Return a page with the whole image, the report as it was written, and the attention of the word pointed at.
+    """Return a page with the whole image, the report as written, and the attention of the word under the pointer.
 
-    Scale and colors are those of `attention_figure`. Everything is inside the page, and the page forbids itself to
-    ask for anything else (content security policy), so it can be mailed, archived, or opened from a disk.
+    Scale and colors are those of `attention_figure`. The page holds everything it needs, and its content security
+    policy forbids requests, so it can be mailed, archived, or opened from a disk.
 
     Args:
-        model: read in evaluation mode; left as it was.
-        processor: of the same run.
+        model: put into evaluation mode while it works.
+        processor: processor of the same run.
         image: any single image that the processor takes.
-        report: its report, or any other text; a part that the model does not read is shown as such.
-        mask: an image of the same size, bright where the finding is, for an outline; None draws none.
-        title: stands above the report.
+        report: its report, or any other text; a part that the model does not read is marked.
+        mask: image of the same size, bright where the finding is; it is outlined. None draws no outline.
+        title: line above the report.
 
     Returns:
         The page, HTML; write it in UTF-8.
 
     Raises:
-        ValueError: a mask of another size than the image.
+        ValueError: a mask whose size differs from the image's.
     """
     picture = to_rgb(image)
     width, height = picture.size
     words, maps = word_attention(model, processor, picture, report)
-    told = content_words(words)
+    content = content_words(words)
     relative = maps * maps[0].size
-    top = scale_top(relative[told])
-    shown = np.concatenate([relative[told].mean(0, keepdims=True), relative[told]])
+    top = scale_top(relative[content])
+    shown = np.concatenate([relative[content].mean(0, keepdims=True), relative[content]])
     picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
@@ -64,7 +64,7 @@ def attention_page(
         height=height,
         picture=_base64(_jpeg(picture)),
         outline="" if mask is None else _outline(read_mask(mask), width, height),
-        text=_text(processor, report, told),
+        text=_report_pieces(processor, report, content),
         colors=np.round(SEE_THROUGH(np.arange(256)) * [255, 255, 255, 1], 3).tolist(),
         data={
             "grid": shown.shape[1:],
@@ -72,24 +72,23 @@ def attention_page(
             "seen": processor.image_processor.field_of_view(width, height),
             "top": top,
             "peaks": [round(float(each.max()), 2) for each in shown],
-            # A byte for each region: 0 is even attention or less, 255 the top of the scale.
+            # One byte for each region: 0 is even attention or less, 255 the top of the scale.
             "levels": _base64(np.rint(255 * np.clip((shown - 1) / (top - 1), 0, 1)).astype(np.uint8).tobytes()),
         },
     )
 
 
-def _text(processor: GloriaProcessor, report: str, told: list[int]) -> list[tuple[str, int | None]]:
-    """Return the report cut into (characters, index of the map), None for what has no map, -1 for what the model never
-    read.
+def _report_pieces(processor: GloriaProcessor, report: str, content: list[int]) -> list[tuple[str, int | None]]:
+    """Cut the report into (characters, index of the map): None without a map, -1 for a part that the model never read.
 
-    Map 0 is the mean, so that the first of the told words has map 1.
+    Map 0 is the mean, so that the first of the content words has map 1.
     """
     spans = word_spans(processor, report)
     pieces: list[tuple[str, int | None]] = []
     end = 0
-    for index, word in enumerate(told, 1):
+    for index, word in enumerate(content, 1):
         if word >= len(spans):
-            break  # an empty report is the one word [CLS], which stands nowhere in it
+            break  # the only word of an empty report is [CLS], which has no characters
         start, stop = spans[word]
         pieces += [(report[end:start], None), (report[start:stop], index)]
         end = stop
@@ -99,14 +98,14 @@ def _text(processor: GloriaProcessor, report: str, told: list[int]) -> list[tupl
 
 
 def word_spans(processor: GloriaProcessor, report: str) -> list[tuple[int, int]]:
-    """Return where each word of a report, as `word_attention` lists them, starts and ends in it; without [CLS]."""
+    """Return start and end of each word of a report, in the order of `word_attention`, without [CLS]."""
     ids = processor(text=report)["word_ids"][0].tolist()
     offsets = processor.tokenizer(
         report, truncation=True, max_length=processor.max_length, return_offsets_mapping=True
     )["offset_mapping"]
     spans: dict[int, tuple[int, int]] = {}
     for word, (start, stop) in zip(ids, offsets, strict=True):
-        if word >= 0 and stop > start:  # special pieces stand nowhere
+        if word >= 0 and stop > start:  # special pieces have no characters
             spans[word] = (spans.get(word, (start, stop))[0], stop)
     return list(spans.values())
 
@@ -119,7 +118,7 @@ def _outline(mask: np.ndarray, width: int, height: int) -> str:
         )
     sides = [max(1, round(side * OUTLINE_SIDE / max(width, height))) for side in (width, height)]
     soft = Image.fromarray(mask).convert("L").resize((sides[0], sides[1]), Image.Resampling.BILINEAR)
-    # A rim of nothing closes the lines at the edge of the picture. A pixel's center lies half a pixel in.
+    # An empty rim closes the lines at the edge of the picture. A pixel's center lies half a pixel inside.
     rimmed = np.pad(np.asarray(soft, np.float64), 1)
     lines = contourpy.contour_generator(z=rimmed, line_type="Separate").lines(127.5)
     scale = np.array([width, height]) / sides

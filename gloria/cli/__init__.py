@@ -1,4 +1,4 @@
-"""The command `gloria`, one module for each room of commands."""
+"""The command `gloria`, one module for each family of commands."""
 
 from gloria.cli.command import app, main
 

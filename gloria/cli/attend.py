@@ -1,4 +1,4 @@
-"""`gloria attend` and `gloria localize`: where words look, as pictures and as figures."""
+"""`gloria attend` and `gloria localize`: show and measure where words look."""
 
 import csv
 from dataclasses import asdict
@@ -36,7 +36,7 @@ def attend(
 ) -> None:
     """Draw what each word of a report looks at: a grid of pictures, and a page to open and point at words in."""
     with plain_errors():
-        row = _row(image, report, mask, table, line)
+        row = _chosen_row(image, report, mask, table, line)
         model, processor = load_run(run, cpu)
         name = Path(str(row.image)).name
         page = attention_page(model, processor, row.image, row.report, row.mask, title=name)
@@ -68,7 +68,7 @@ def localize(
         if not found:
             raise ValueError(f"all masks of {table} are empty; expected bright pixels where the finding is")
         if out is not None:
-            _write(out, found)
+            _write_figures(out, found)
     say(
         f"Attention on the findings of {len(found)} rows with a mask or box, of {len(rows)}, in percent\n"
         f"(pointing game within {tolerance:g} pixels; mean IoU over the thresholds "
@@ -76,7 +76,7 @@ def localize(
     )
 
 
-def _row(image: Path | None, report: str | None, mask: Path | None, table: Path | None, line: int | None) -> Row:
+def _chosen_row(image: Path | None, report: str | None, mask: Path | None, table: Path | None, line: int | None) -> Row:
     by_hand = image is not None and report is not None and table is None and line is None
     by_table = table is not None and line is not None and image is None and report is None and mask is None
     if not by_hand and not by_table:
@@ -93,7 +93,7 @@ def _row(image: Path | None, report: str | None, mask: Path | None, table: Path 
     return rows[line]
 
 
-def _write(path: Path, found: list[tuple[Row, Localization]]) -> None:
+def _write_figures(path: Path, found: list[tuple[Row, Localization]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         for row, figures in found:

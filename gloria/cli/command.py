@@ -1,4 +1,4 @@
-"""The command itself: its subcommands, and its entry point."""
+"""The command `gloria`: its subcommands and its entry point."""
 
 import warnings
 

@@ -1,6 +1,6 @@
-"""What the commands share: arguments, plain errors, the good rows of a table, a trained model."""
+"""Shared by the commands: arguments, plain errors, the good rows of a table, a trained model."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
@@ -32,18 +32,24 @@ BadRows = Annotated[Literal["refuse", "skip"], typer.Option(help="What to do if 
 
 
 def say(message: str, err: bool = False) -> None:
-    """Print what a command says. Messages quote files, so all of them go through here and none steers the terminal."""
+    """Print a message. All messages go through here, since they quote files, which must not control the terminal."""
     typer.echo(plain_lines(message), err=err)
 
 
+def say_hits(hits: Iterable[tuple[float, Row]]) -> None:
+    """Print the scores and rows of a search, best first."""
+    for rank, (score, row) in enumerate(hits, 1):
+        say(f"{rank:>3}  {score:8.4f}  {row.image}  {row.label or '-'}  {' '.join(row.report.split())}")
+
+
 def format_warning(message: Warning | str, category: type[Warning], *_place: object, **_line: object) -> str:
-    """Make one line of a warning, which may quote a file: those of the libraries that read files too."""
+    """Make one safe line of a warning, which may quote a file; warnings of other libraries too."""
     return plain(f"gloria: warning: {message}") + "\n"
 
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Mistakes in what was given end in one line and exit code 2; anything else is a fault and keeps its traceback."""
+    """End wrong input with one line and exit code 2; any other error is a bug and keeps its traceback."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
@@ -54,9 +60,9 @@ def plain_errors() -> Iterator[None]:
 
 
 def good_rows(table: Path, skip: bool, reports: bool = True) -> list[Row]:
-    """Return the rows of a table that are not bad, print problems, and refuse bad rows unless they are to be skipped.
+    """Return the good rows of a table, print problems, and refuse bad rows unless `skip`.
 
-    Without `reports`, neither the rows need a report nor the table a column of them.
+    Without `reports`, rows need no report, and the table needs no such column.
     """
     rows = read_table(table, REQUIRED if reports else ["image"])
     for warning in find_warnings(rows):
@@ -76,7 +82,7 @@ def good_rows(table: Path, skip: bool, reports: bool = True) -> list[Row]:
 
 
 def load_run(run: Path, cpu: bool) -> tuple[GloriaModel, GloriaProcessor]:
-    """Return the model of a run folder, on the accelerator if there is one and it may be used, and its processor."""
+    """Return the model of a run folder and its processor; the model is on the accelerator, if any, unless `cpu`."""
     check_folder(run)
     accelerator = None if cpu else torch.accelerator.current_accelerator(check_available=True)
     model = GloriaModel.from_pretrained(run)

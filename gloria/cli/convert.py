@@ -1,4 +1,4 @@
-"""`gloria convert` and `gloria card`: weights that come from elsewhere, and weights that go elsewhere."""
+"""`gloria convert` and `gloria card`: import released weights, and publish weights."""
 
 from pathlib import Path
 from typing import Annotated

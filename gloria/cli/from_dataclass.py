@@ -1,4 +1,4 @@
-"""Parameters of a command made from the fields of a dataclass, so that an option is declared once."""
+"""Makes the parameters of a command from the fields of a dataclass, so that an option is declared once."""
 
 from collections.abc import Callable
 from dataclasses import fields
@@ -12,11 +12,11 @@ KEYWORD = Parameter.KEYWORD_ONLY
 
 
 def takes_fields_of(kind: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a command with the parameter `options`, an instance of a dataclass, take each option of it by itself.
+    """Replace a command's parameter `options`, an instance of a dataclass, by one option for each field.
 
-    Name, type and default of an option are those of the field; limits and help are those of the `typer.Option` that the
-    field is annotated with. Fields without one keep their defaults. A tuple of any length is an option that may be
-    given several times.
+    An option has the name, type and default of its field, and limits and help of the `typer.Option` in the field's
+    annotation. Fields without a `typer.Option` keep their defaults. A tuple becomes an option that may be given several
+    times.
 
     Args:
         kind: the dataclass.
@@ -34,7 +34,7 @@ def takes_fields_of(kind: type) -> Callable[[Callable[..., None]], Callable[...,
 
         own = [each.replace(kind=KEYWORD) for each in signature(command, eval_str=True).parameters.values()]
         made = [
-            Parameter(each.name, KEYWORD, default=each.default, annotation=_as_typer_reads(*hints[each.name]))
+            Parameter(each.name, KEYWORD, default=each.default, annotation=_typer_annotation(*hints[each.name]))
             for each in fields(kind)
             if each.name in hints
         ]
@@ -45,5 +45,5 @@ def takes_fields_of(kind: type) -> Callable[[Callable[..., None]], Callable[...,
     return decorate
 
 
-def _as_typer_reads(hint: Any, option: Any) -> Any:
+def _typer_annotation(hint: Any, option: Any) -> Any:
     return Annotated[list[get_args(hint)[0]] if get_origin(hint) is tuple else hint, option]  # type: ignore[misc]

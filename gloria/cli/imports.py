@@ -1,4 +1,4 @@
-"""`gloria import`: a public data set, as it ships, to one table."""
+"""`gloria import`: makes one table of a public data set."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +18,7 @@ def import_table(
     ],
     root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder that the data set was unpacked to.")],
     out: Annotated[Path, typer.Option(help="Table to write: .csv, .tsv or .jsonl, each also .gz, or .parquet.")],
-    reports: Annotated[Path | None, typer.Option(help="mimic: folder of the reports, where it is not ROOT.")] = None,
+    reports: Annotated[Path | None, typer.Option(help="mimic: folder of the reports, if it is not ROOT.")] = None,
     section: Annotated[
         Section | None, typer.Option(help="What is taken of a report. Default: both, findings and impression.")
     ] = None,

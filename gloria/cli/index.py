@@ -18,6 +18,7 @@ from gloria.cli.common import (
     load_run,
     plain_errors,
     say,
+    say_hits,
 )
 from gloria.data import read_table
 from gloria.index import EmbeddingIndex, Retriever, build_index, build_nearest
@@ -92,8 +93,7 @@ def search(
         if query is not None and not query.strip():
             raise ValueError("--query is empty; expected some words")
         hits: Sequence[Any] = Retriever(*load_run(run, cpu), index)(asked, k, by=by, candidates=candidates)
-    for rank, hit in enumerate(hits, 1):
-        say(f"{rank:>3}  {hit.score:8.4f}  {hit.row.image}  {hit.row.label or '-'}  {' '.join(hit.row.report.split())}")
+    say_hits((hit.score, hit.row) for hit in hits)
 
 
 @app.command()

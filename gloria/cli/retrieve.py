@@ -1,4 +1,4 @@
-"""`gloria retrieve`."""
+"""`gloria retrieve`: searches a table by text or image, or measures Precision@K on it."""
 
 from gloria.cli.common import (
     BatchSize,
@@ -12,6 +12,7 @@ from gloria.cli.common import (
     load_run,
     plain_errors,
     say,
+    say_hits,
 )
 from gloria.retrieval import format_precision, precision_table, similarities
 from gloria.training.options import Cpu
@@ -43,6 +44,4 @@ def retrieve(
             say(format_precision(precision_table(found, rows, sorted({1, 5, 10, 100, k}))))
             return
         best = found.by(by).flatten().topk(min(k, len(rows)))
-    for rank, (score, index) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True), 1):
-        row = rows[index]
-        say(f"{rank:>3}  {score:8.4f}  {row.image}  {row.label or '-'}  {' '.join(row.report.split())}")
+    say_hits((score, rows[index]) for score, index in zip(best.values.tolist(), best.indices.tolist(), strict=True))

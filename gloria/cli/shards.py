@@ -1,4 +1,4 @@
-"""`gloria shards`."""
+"""`gloria shards`: writes a table's training rows as tar files."""
 
 from typing import Annotated
 

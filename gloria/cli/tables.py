@@ -1,4 +1,4 @@
-"""`gloria validate-data` and `gloria phantoms`: what one trains on."""
+"""`gloria validate-data` and `gloria phantoms`: check tables, and draw data."""
 
 from pathlib import Path
 from typing import Annotated, Literal

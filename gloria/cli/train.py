@@ -1,4 +1,4 @@
-"""`gloria train`."""
+"""`gloria train`: trains on a table or on shards, and writes a run folder."""
 
 import signal
 from collections.abc import Iterator, Sequence
@@ -85,21 +85,21 @@ def train(
     Under torchrun every process trains on a batch of its own, and contrasts it with the batches of all.
     """
     # A termination becomes an exception, so that it leaves a checkpoint, as Ctrl-C does.
-    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGTERM, _raise_terminated)
     with plain_errors():
         # What the command line starts from replaces what the recipe would start from.
-        if recipe and _given(context, "preset"):
+        if recipe and _is_given(context, "preset"):
             image_encoder, text_encoder = (
-                value if _given(context, name) else None
+                value if _is_given(context, name) else None
                 for name, value in (("image_encoder", image_encoder), ("text_encoder", text_encoder))
             )
-        elif recipe and (_given(context, "image_encoder") or _given(context, "text_encoder")):
+        elif recipe and (_is_given(context, "image_encoder") or _is_given(context, "text_encoder")):
             preset = None
         _check_encoders(preset, image_encoder, text_encoder)
-        if preset and not _given(context, "learning_rate", by=("COMMANDLINE", "DEFAULT_MAP")):
+        if preset and not _is_given(context, "learning_rate", by=("COMMANDLINE", "DEFAULT_MAP")):
             options = replace(options, learning_rate=FROM_SCRATCH)
         fields = objective_fields(objective)
-        if objective in TEXTS and not _given(context, "text", by=("COMMANDLINE", "DEFAULT_MAP")):
+        if objective in TEXTS and not _is_given(context, "text", by=("COMMANDLINE", "DEFAULT_MAP")):
             options = replace(options, text=TEXTS[objective])
         origin = {
             "preset": preset,
@@ -110,7 +110,7 @@ def train(
         if not preset:
             origin["image_size"] = str(image_size)
         with only_run(out, options.cpu):  # before the table is read, which may take long
-            rows, held = _rows(table, held_out, options.seed, skip=bad_rows == "skip")
+            rows, held = _split_table(table, held_out, options.seed, skip=bad_rows == "skip")
             if resume and (checkpoint := on_first_process(lambda: last_checkpoint(out))):
                 model, processor = GloriaModel.from_pretrained(checkpoint), GloriaProcessor.from_pretrained(out)
             elif preset:
@@ -120,13 +120,15 @@ def train(
                     )
                 model, processor = small_model([row.report for row in rows], options.seed, **fields)
             else:
-                model, processor = _pretrained(str(image_encoder), str(text_encoder), image_size, options.seed, fields)
+                model, processor = _pretrained_model(
+                    str(image_encoder), str(text_encoder), image_size, options.seed, fields
+                )
             process = PartialState()
-            training = _shards(table, processor, options) if rows is None else rows
+            training = _open_shards(table, processor, options) if rows is None else rows
             echo = say if process.is_main_process else lambda _: None
             echo(f"{count_rows(training)} rows to train on, {len(held)} held out")
             names = [name.replace("-", "_") for name in change or ()]
-            with _left_by_an_interruption(out, process.is_main_process):
+            with _report_interruption(out, process.is_main_process):
                 metrics = run_training(model, processor, training, held, out, options, resume, origin, names)
         PartialState().destroy_process_group()
     echo(f"Precision@K in percent on {len(held)} held-out rows:\n{format_precision(metrics['precision'])}")
@@ -138,10 +140,8 @@ def train(
     echo(f"wrote the model, {METRICS}, loss.png and attention.png to {out}")
 
 
-def _rows(table: Path, held_out: float, seed: int, skip: bool) -> tuple[list[Row] | None, list[Row]]:
-    """Return the rows to train on, None where they are in shards, and rows held out: of a table, or those beside the
-    shards.
-    """
+def _split_table(table: Path, held_out: float, seed: int, skip: bool) -> tuple[list[Row] | None, list[Row]]:
+    """Return the rows to train on (None if they are in shards) and the held-out rows, of a table or beside shards."""
     if table.is_dir():
         if not (table / INDEX).is_file():
             raise ValueError(f"{table} is a folder without {INDEX}; expected a table, or finished `gloria shards`")
@@ -149,7 +149,7 @@ def _rows(table: Path, held_out: float, seed: int, skip: bool) -> tuple[list[Row
     return split_rows(good_rows(table, skip), held_out, seed)
 
 
-def _shards(folder: Path, processor: GloriaProcessor, options: TrainingOptions) -> ShardDataset:
+def _open_shards(folder: Path, processor: GloriaProcessor, options: TrainingOptions) -> ShardDataset:
     process = PartialState()
     return ShardDataset(
         folder,
@@ -163,13 +163,13 @@ def _shards(folder: Path, processor: GloriaProcessor, options: TrainingOptions) 
     )
 
 
-def _given(context: typer.Context, name: str, by: Sequence[str] = ("COMMANDLINE",)) -> bool:
+def _is_given(context: typer.Context, name: str, by: Sequence[str] = ("COMMANDLINE",)) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name in by
 
 
 @contextmanager
-def _left_by_an_interruption(out: Path, tell: bool) -> Iterator[None]:
+def _report_interruption(out: Path, tell: bool) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
@@ -180,7 +180,7 @@ def _left_by_an_interruption(out: Path, tell: bool) -> Iterator[None]:
         raise
 
 
-def _terminated(_signal: int, _frame: object) -> NoReturn:
+def _raise_terminated(_signal: int, _frame: object) -> NoReturn:
     raise SystemExit(143)  # as a shell reports a process that SIGTERM ended
 
 
@@ -192,7 +192,7 @@ def _check_encoders(preset: str | None, image_encoder: str | None, text_encoder:
         raise ValueError("expected either --preset small, or both --image-encoder and --text-encoder")
 
 
-def _pretrained(
+def _pretrained_model(
     image_encoder: str, text_encoder: str, image_size: int, seed: int, fields: dict[str, Any]
 ) -> tuple[GloriaModel, GloriaProcessor]:
     torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""`gloria classify`."""
+"""`gloria classify`: classifies the images of a table by classes given in words."""
 
 import csv
 from collections.abc import Sequence
@@ -55,8 +55,8 @@ def classify(
     """Classify the images of a table by classes given in words; with labels, print how well that went."""
     with plain_errors():
         rows = good_rows(table, skip=True, reports=False)
-        texts = _prompts(prompts, table, rows, classes, count, seed)
-        labels = _labels(rows, list(texts), table)
+        texts = _choose_prompts(prompts, table, rows, classes, count, seed)
+        labels = _true_labels(rows, list(texts), table)
         saved = calibrate is not None and calibrate.suffix == ".json"
         calibration = Calibration.load(calibrate) if saved and calibrate else None
         calibrating = good_rows(calibrate, skip=True, reports=False) if calibrate and not saved else []
@@ -84,7 +84,9 @@ def classify(
         say(format_classification(classification_table(answers, truth, classifier.classes)))
 
 
-def _prompts(given: str, table: Path, rows: Sequence[Row], classes: list[str] | None, count: int, seed: int) -> Prompts:
+def _choose_prompts(
+    given: str, table: Path, rows: Sequence[Row], classes: list[str] | None, count: int, seed: int
+) -> Prompts:
     of_labels = list(dict.fromkeys(row.label for row in rows if row.label))
     if given == "generated":
         return generated_prompts(classes or of_labels or COMPETITION, count, seed)
@@ -112,10 +114,8 @@ def _prompts(given: str, table: Path, rows: Sequence[Row], classes: list[str] | 
     return {name: found[name] for name in classes or found}
 
 
-def _labels(rows: Sequence[Row], classes: Sequence[str], table: Path) -> list[str]:
-    """Return the label of each row as the class is spelled, or the one class that is present by its `labels`; "" =
-    none.
-    """
+def _true_labels(rows: Sequence[Row], classes: Sequence[str], table: Path) -> list[str]:
+    """Return each row's label as its class is spelled, else the only class that its `labels` mark present, else ""."""
     spelled = {name.casefold(): name for name in classes}
     found = []
     for row in rows:

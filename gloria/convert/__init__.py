@@ -1,4 +1,4 @@
-"""Checkpoints of the released GLoRIA code as a GloriaModel."""
+"""Converts checkpoints of the released GLoRIA code to a GloriaModel."""
 
 from gloria.convert.checkpoint import read_checkpoint
 from gloria.convert.model import convert, model_of

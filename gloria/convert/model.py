@@ -1,4 +1,4 @@
-"""Makes a GloriaModel of a checkpoint of the released GLoRIA code."""
+"""Makes a GloriaModel from a checkpoint of the released GLoRIA code."""
 
 from pathlib import Path
 
@@ -20,18 +20,18 @@ def convert(
 ) -> tuple[GloriaModel, GloriaProcessor]:
     """Return the model of a released checkpoint, in evaluation mode and float32, and its processor.
 
-    The checkpoint holds the weights and says how they were trained (`Settings`), but not the words of the tokenizer:
-    those come from the text encoder that it was trained from, of which nothing else is read but the configuration.
+    The checkpoint holds the weights and the training settings (`Settings`), but not the tokenizer. Tokenizer and
+    configuration come from the text encoder that training started from; nothing else of it is read.
 
     Args:
-        checkpoint: a Lightning checkpoint, chexpert_resnet50.ckpt for instance.
-        text_encoder: hub name or local directory with configuration and tokenizer. Default: what the checkpoint names.
-        local_files_only: look at local directories and the cache only.
+        checkpoint: a Lightning checkpoint, such as chexpert_resnet50.ckpt.
+        text_encoder: hub name or local directory with configuration and tokenizer. Default: named in the checkpoint.
+        local_files_only: use local directories and the cache only.
 
     Raises:
-        FileNotFoundError: there is no such checkpoint.
-        ValueError: a checkpoint that is not safe to read, has no weights, or was trained in a way that `GloriaModel`
-            does not have; weights that do not fit, all of them named.
+        FileNotFoundError: `checkpoint` does not exist.
+        ValueError: a checkpoint that is unsafe to read, has no weights, or has training settings that `GloriaModel`
+            lacks; weights that do not fit: the message names all of them.
         OSError: no text encoder of that name.
     """
     weights, hyper_parameters = read_checkpoint(checkpoint)
@@ -58,14 +58,15 @@ def model_of(
     """Return the model of released weights, in evaluation mode and float32.
 
     Args:
-        weights: under the names of the released code, as `read_checkpoint` gives them.
-        settings: how they were trained.
-        text_config: of the BERT that the text encoder is. Its width is the width of the shared space, since the
-            released code projects no words.
-        image_config: of the ResNet that the image encoder is. Default: what the settings name.
+        weights: weights under their names in the released code, from `read_checkpoint`.
+        settings: training settings.
+        text_config: configuration of BERT, the text encoder. Its width is the width of the shared space, since the
+            released code does not project words.
+        image_config: configuration of ResNet, the image encoder. Default: the one that the settings name.
 
     Raises:
-        ValueError: names that are missing, unknown, or of another shape, all of them; another text encoder than BERT.
+        ValueError: missing or unknown names, or other shapes: the message names all of them; a text encoder that is not
+            a BERT.
     """
     if text_config.model_type != "bert":
         raise ValueError(
@@ -86,12 +87,12 @@ def model_of(
     model = GloriaModel(config).eval()
     names = released_names(image_config, text_config.num_hidden_layers)
     ours = model.state_dict()
-    _check({released: ours[name] for released, name in names.items()}, weights)
+    _check_weights({released: ours[name] for released, name in names.items()}, weights)
     model.load_state_dict({name: weights[released] for released, name in names.items()})
     return model
 
 
-def _check(expected: dict[str, Tensor], given: dict[str, Tensor]) -> None:
+def _check_weights(expected: dict[str, Tensor], given: dict[str, Tensor]) -> None:
     missing = sorted(set(expected) - set(given))
     unknown = sorted(set(given) - set(expected) - set(UNUSED))
     shapes = [

@@ -1,11 +1,11 @@
-"""What the released code calls each weight, and what GloriaModel calls it: the one table of the two."""
+"""Maps the name of each weight in the released code to its name in GloriaModel."""
 
 from transformers import ResNetConfig
 
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 LINEAR = ("weight", "bias")
 
-# In checkpoints of the released code, and of no use: positions are counted, and no loss ever saw the text pooler.
+# Useless weights in checkpoints of the released code: positions are counted, and no loss used the text pooler.
 UNUSED = (
     "text_encoder.model.embeddings.position_ids",
     "text_encoder.model.pooler.dense.weight",
@@ -14,14 +14,14 @@ UNUSED = (
 
 
 def released_names(image_config: ResNetConfig, text_layers: int) -> dict[str, str]:
-    """Names of all weights and buffers: released code → GloriaModel.
+    """Map the names of all weights and buffers: released code → GloriaModel.
 
     The released code holds torchvision's ResNet in img_encoder.model (without its last layer) and transformers' BERT in
-    text_encoder.model; all names without the "gloria." of the Lightning module.
+    text_encoder.model. The names have no prefix "gloria." of the Lightning module.
 
     Args:
         image_config: depths and kind of the ResNet.
-        text_layers: layers of BERT.
+        text_layers: number of BERT's layers.
     """
     stem = "image_encoder.embedder.embedder"
     names = {"conv1.weight": f"{stem}.convolution.weight"}
@@ -41,12 +41,12 @@ def released_names(image_config: ResNetConfig, text_layers: int) -> dict[str, st
     names = {f"img_encoder.model.{theirs}": ours for theirs, ours in names.items()}
     names |= {f"img_encoder.global_embedder.{part}": f"image_projection.{part}" for part in LINEAR}
     names["img_encoder.local_embedder.weight"] = "region_projection.weight"
-    names |= {f"text_encoder.model.{each}": f"text_encoder.{each}" for each in _bert(text_layers)}
+    names |= {f"text_encoder.model.{each}": f"text_encoder.{each}" for each in _bert_names(text_layers)}
     return names
 
 
-def _bert(layers: int) -> list[str]:
-    """Names within BERT, which transformers has not changed since."""
+def _bert_names(layers: int) -> list[str]:
+    """Return the names inside BERT, which transformers has not changed since."""
     tables = [f"embeddings.{each}_embeddings.weight" for each in ("word", "position", "token_type")]
     modules = ["embeddings.LayerNorm"]
     for layer in range(layers):

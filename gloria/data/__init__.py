@@ -1,4 +1,4 @@
-"""Where images and reports come from: tables, public data sets, shards, and phantoms that the package draws itself."""
+"""Sources of images and reports: tables, public data sets, shards, and phantoms that the package draws."""
 
 from gloria.data.cache import PixelCache
 from gloria.data.fractions import draw_fraction, draws_of

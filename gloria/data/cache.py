@@ -1,26 +1,26 @@
-"""A cache of decoded images: framed pixels in a folder, so that each file is decoded and resized once."""
+"""Caches framed pixels in a folder, so that each image file is decoded and resized once."""
 
 import hashlib
 import json
-import os
 import warnings
 from pathlib import Path
 
 import numpy as np
 
+from gloria.durable import write_whole
 from gloria.images import GloriaImageProcessor
 
-VERSION = 2  # of what is stored; raised when reading or framing an image gives other pixels
+VERSION = 2  # of the cached pixels; raise it when reading or framing an image changes
 
 
 class PixelCache:
-    """Framed images of files, kept as .npy files, one for each image, processor settings and version of the file.
+    """Keeps framed images as .npy files, one for each image, version of its file and processor settings.
 
-    A file that changes (its size or time of modification) is decoded again; one that disappears is an error,
-    as without a cache. Gray images take one byte a pixel. Several processes may share a folder.
+    A file is decoded again when its size or time of modification changes; a file that disappears is an error, as
+    without a cache. Gray images take one byte a pixel. Several processes may share a folder.
 
     Args:
-        folder: made where it does not exist; may be deleted at any time.
+        folder: created if it is missing; may be deleted at any time.
         image_processor: frames the images.
     """
 
@@ -29,45 +29,39 @@ class PixelCache:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def __call__(self, image: Path) -> np.ndarray:
-        """Return what `GloriaImageProcessor.frame` gives for the file: (crop_size, crop_size, 3) uint8, not for
-        writing.
+        """Return `GloriaImageProcessor.frame` of the file: (crop_size, crop_size, 3) uint8, read-only.
 
         Raises:
             OSError, ValueError: the file cannot be read.
         """
-        kept = self._place(image)
+        kept = self._path_of(image)
         side = self.image_processor.crop_size
         try:
             framed = np.load(kept, allow_pickle=False)
             if framed.dtype == np.uint8 and framed.shape in ((side, side, 1), (side, side, 3)):
                 return np.broadcast_to(framed, (side, side, 3))
         except (OSError, ValueError, EOFError):
-            pass  # not there yet, or cut off by whatever ended another run
+            pass  # not cached yet, or cut off when another run ended
         framed = self.image_processor.frame(image)
         gray = (framed == framed[:, :, :1]).all()
         try:
-            self._keep(framed[:, :, :1] if gray else framed, kept)
-        except OSError as error:  # a full disk, most often: the image itself is good
+            kept.parent.mkdir(exist_ok=True)
+            write_whole(kept, lambda partial: _save(partial, framed[:, :, :1] if gray else framed), flushed=False)
+        except OSError as error:  # usually a full disk: the image itself is good
             warnings.warn(
-                f"the cache {self.folder} keeps no more images: {error}; they are decoded again", stacklevel=2
+                f"the cache {self.folder} keeps no more images: {error.__cause__ or error}; they are decoded again",
+                stacklevel=2,
             )
         return framed
 
-    @staticmethod
-    def _keep(pixels: np.ndarray, place: Path) -> None:
-        place.parent.mkdir(exist_ok=True)
-        # Renamed into place, so that no other process sees half a file.
-        unfinished = place.with_suffix(f".{os.getpid()}.tmp")
-        try:
-            with unfinished.open("wb") as file:
-                np.save(file, pixels)
-            unfinished.replace(place)
-        finally:
-            unfinished.unlink(missing_ok=True)
-
-    def _place(self, image: Path) -> Path:
+    def _path_of(self, image: Path) -> Path:
         state = image.stat()
         processor = self.image_processor
         key = [VERSION, str(image.absolute()), state.st_mtime_ns, state.st_size, processor.size, processor.crop_size]
         name = hashlib.blake2b(json.dumps(key).encode(), digest_size=16).hexdigest()
         return self.folder / name[:2] / f"{name}.npy"
+
+
+def _save(path: Path, pixels: np.ndarray) -> None:
+    with path.open("wb") as file:  # np.save would append .npy to a path
+        np.save(file, pixels)

@@ -1,4 +1,4 @@
-"""Cells of a table: what a value of any format is as text, and when it is missing."""
+"""Turns the cells of a table into text, and recognizes missing values."""
 
 import math
 import re
@@ -9,12 +9,12 @@ from uuid import UUID
 
 from gloria.messages import shown
 
-# The texts that pandas.read_csv takes for a missing value, and NaT, which pandas writes for a missing time.
+# The texts that pandas.read_csv reads as a missing value, and NaT, which pandas writes for a missing time.
 MISSING = frozenset([
     "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL",
     "NaN", "NaT", "None", "n/a", "nan", "null",
 ])  # fmt: skip
-# Beyond this a float is no longer exact, so that it was no id.
+# A float beyond this is not exact, so it cannot be an id.
 _EXACT = 2**53
 _FLOAT_OF_AN_ID = re.compile(r"(-?[0-9]+)\.0+")
 
@@ -22,11 +22,11 @@ _FLOAT_OF_AN_ID = re.compile(r"(-?[0-9]+)\.0+")
 def cell_text(value: Any) -> str:
     """Return a cell as text, without blanks around it.
 
-    Null and NaN are "". A whole number has no decimal places, whatever type it was kept in. Bytes are text in UTF-8.
+    Null and NaN are "". A whole number has no decimal places, whatever its type. Bytes are text in UTF-8.
 
     Raises:
-        ValueError: a list, an object, an infinity, or what is no valid Unicode text. The message goes on after the name
-            of the column.
+        ValueError: a list, an object, an infinity, or text that is not valid Unicode. The message continues the name of
+            the column.
     """
     if value is None or (isinstance(value, (float, Decimal)) and math.isnan(value)):
         return ""
@@ -51,7 +51,7 @@ def cell_text(value: Any) -> str:
 
 
 def identity(text: str) -> str:
-    """Return an id as it was before it passed through a float: "10000032.0" is "10000032"."""
+    """Return an id as it was before it became a float: "10000032.0" is "10000032"."""
     found = _FLOAT_OF_AN_ID.fullmatch(text)
     return found[1] if found else text
 
@@ -66,7 +66,7 @@ def is_unicode(text: str) -> bool:
 
 
 def texts_of(values: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the cells of a record as text, and those that hold a word for a missing value, which are then "".
+    """Return the cells of a record as text, and the words for missing values, whose cells become "".
 
     Raises:
         ValueError: a value that is not text, with the name of its column.

@@ -1,8 +1,7 @@
-"""Images that a Parquet table holds in its cells, as hubs write them, unpacked into files beside it."""
+"""Unpacks images that a Parquet table holds in its cells, as hubs write them, into files beside it."""
 
 import io
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 from PIL import Image
 
 from gloria.dicom import is_dicom
+from gloria.durable import DiskFullError, write_json, write_whole
 
-ROWS_AT_ONCE = 16  # held in memory with their images
+ROWS_AT_ONCE = 16  # in memory, with their images
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
 
 
@@ -27,16 +27,15 @@ def holds_files(kind: Any) -> bool:
 def unpack(table: Path, column: str) -> list[str]:
     """Write the files of a column into the folder TABLE.files beside the table, once for each version of the table.
 
-    Rows are read in random order in training, for which a Parquet file would be read through each time. The folder may
-    be deleted while nothing reads it. Several processes may unpack at once: each file takes its name when it is whole.
+    Training reads rows in random order, and would read the Parquet file through for each of them. The folder may be
+    deleted while nothing reads it. Several processes may unpack at once: each file gets its name when it is complete.
 
     Args:
         table: Parquet.
         column: bytes, or a struct of bytes and path.
 
     Returns:
-        The file of each row, relative to the table's folder; the path in the table where it holds no bytes, "" where it
-        holds neither.
+        The file of each row, relative to the table's folder; without bytes the path in the table, without both "".
 
     Raises:
         OSError: the folder cannot be written.
@@ -52,19 +51,23 @@ def unpack(table: Path, column: str) -> list[str]:
         if kept["version"] == version:
             return list(kept["files"])
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # not unpacked yet, or not to the end
+        pass  # not unpacked yet, or not completely
     files: list[str] = []
     try:
         folder.mkdir(exist_ok=True)
         for batch in pyarrow.parquet.ParquetFile(table).iter_batches(ROWS_AT_ONCE, columns=[column]):
             for value in batch.column(column).to_pylist():
-                data, name = (value, None) if isinstance(value, (bytes, type(None))) else _fields(value)
+                data, name = (value, None) if isinstance(value, (bytes, type(None))) else _bytes_and_name(value)
                 if data:
                     file = folder / f"{column}-{len(files) + 1:09d}{_suffix(data, name)}"
                     _write(file, data)
                     name = f"{folder.name}/{file.name}"
                 files.append(name or "")
-        _write(listing, json.dumps({"version": version, "files": files}).encode())
+        write_json(listing, {"version": version, "files": files})
+    except DiskFullError as error:
+        raise DiskFullError(
+            f"{error}; images in {table} are unpacked beside it: copy it to a folder with room"
+        ) from error
     except OSError as error:
         if error.filename is None:
             raise  # of Parquet
@@ -76,12 +79,12 @@ def unpack(table: Path, column: str) -> list[str]:
     return files
 
 
-def _fields(value: dict[str, Any]) -> tuple[bytes | None, str | None]:
+def _bytes_and_name(value: dict[str, Any]) -> tuple[bytes | None, str | None]:
     return value["bytes"], value.get("path")
 
 
 def _suffix(data: bytes, name: str | None) -> str:
-    """Return the suffix of the name that the table has for the file, else that of its format, "" if it is unknown."""
+    """Return the suffix of the file's name in the table, else the suffix of its format, "" if unknown."""
     if name and _SUFFIX.fullmatch(suffix := Path(name).suffix):
         return suffix
     if is_dicom(io.BytesIO(data)):
@@ -89,11 +92,9 @@ def _suffix(data: bytes, name: str | None) -> str:
     try:
         with Image.open(io.BytesIO(data)) as image:
             return f".{str(image.format).lower()}"
-    except Exception:  # no image, which is said where it is read
+    except Exception:  # not an image, which the reader of the file reports
         return ""
 
 
 def _write(path: Path, data: bytes) -> None:
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    unfinished.write_bytes(data)
-    unfinished.replace(path)
+    write_whole(path, lambda partial: partial.write_bytes(data), flushed=False)

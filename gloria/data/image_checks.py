@@ -1,4 +1,4 @@
-"""What is wrong with the image of a row, and what is odd about it though it can be used."""
+"""Checks the image of a row: faults, and warnings about images that can still be used."""
 
 import hashlib
 import warnings
@@ -12,20 +12,20 @@ from gloria.dicom import DicomWarning
 from gloria.images import to_rgb
 from gloria.messages import PATH, plain
 
-# Of radiographs in use, 98 % of the pixels span 100 gray levels and more; 12 bits taken for 16 leave 16 levels.
+# In real radiographs, 98 % of the pixels span at least 100 gray levels; 12 bits read as 16 leave 16 levels.
 FEW_LEVELS, SHARE_ASIDE = 16, 0.01
 
 
 def check_image(row: Row, seen: dict[bytes, Row]) -> tuple[list[str], list[str]]:
-    """Decode the image of a row to its last pixel, and look at it.
+    """Decode the image of a row to its last pixel, and check it.
 
     Args:
-        row: without a fault of its line.
-        seen: digests of the files met so far; takes that of this one.
+        row: a row whose line has no fault.
+        seen: digests of the earlier files; the digest of this file is added.
 
     Returns:
-        Its faults: an image missing, unreadable, used before, or of one gray level. And its warnings: nearly one gray
-        level, or elements of a DICOM file that have no meaning.
+        Faults: an image that is missing, unreadable, used before, or of one gray level. Warnings: nearly one gray
+        level, or meaningless DICOM elements.
     """
     if row.image is None:
         return ["the image is not named"], []
@@ -43,7 +43,7 @@ def check_image(row: Row, seen: dict[bytes, Row]) -> tuple[list[str], list[str]]
         if each.category is not DicomWarning:
             warnings.warn_explicit(each.message, each.category, each.filename, each.lineno, source=each.source)
     faults = [_used_before(row, seen.setdefault(digest, row))]
-    if picture.getcolors(1):  # None where there are more
+    if picture.getcolors(1):  # None if there are more colors
         faults.append(f"the image has one gray level only, {picture.convert('L').getpixel((0, 0))} of 255")
     else:
         odd.append(_few_levels(picture))

@@ -1,4 +1,4 @@
-"""Pairs of image and text for training, from the rows of a table; a file that cannot be read does not end the run."""
+"""Makes pairs of image and text for training from the rows of a table; an unreadable file does not end the run."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -20,16 +20,16 @@ BAD_FILES: tuple[BadFiles, ...] = get_args(BadFiles)
 
 
 class TableDataset(Dataset):
-    """Rows of a table as pixels, text and the id of the text.
+    """Gives the rows of a table as pixels, text and text id.
 
     Args:
-        rows: each with an image and a report.
-        processor: makes the pixels here, in the worker; the tokens are made by the collator, which pads.
-        text: what is read of a report, see `gloria.data.reports.text_to_read`.
-        group_equal_texts: give items an id, equal where texts are, which are then not negatives of one another.
-        bad_files: what to do with an image that fails to decode: "replace" names it in a warning
-            and gives the next row that can be, so that batches stay full; "refuse" raises.
-        cache: folder of a `PixelCache`, None = decode at every reading.
+        rows: rows with an image and a report each.
+        processor: makes the pixels here, in the worker; the collator, which pads, makes the tokens.
+        text: part of a report to read, see `gloria.data.reports.text_to_read`.
+        group_equal_texts: give equal texts the same id, so that they are not negatives of each other.
+        bad_files: what to do with an image that fails to decode: "replace" warns and takes the next readable row, so
+            that batches stay full; "refuse" raises.
+        cache: folder of a `PixelCache`; None decodes an image each time it is read.
 
     Raises:
         ValueError: another `text` or `bad_files`.
@@ -56,10 +56,10 @@ class TableDataset(Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """pixel_values (3, H, W) float32, report, line, and report_id where ids are asked for.
+        """Return pixel_values (3, H, W) float32, report, line, and report_id if ids are asked for.
 
         Raises:
-            ValueError: an image that cannot be read, to be refused; or no image that can be.
+            ValueError: an unreadable image, with `bad_files` "refuse"; or no readable image at all.
         """
         for step in range(len(self.rows)):
             row = self.rows[(index + step) % len(self.rows)]
@@ -74,21 +74,21 @@ class TableDataset(Dataset):
 
 
 def pair(pixels: torch.Tensor, report: str, line: int, text: Text, group_equal_texts: bool) -> dict[str, Any]:
-    """Return an item of a training set; the line is the row's, for messages."""
+    """Return an item of a training set; messages use the line of its row."""
     read = text_to_read(report, text)
     item = {"pixel_values": pixels, "report": read, "line": line}
     return {**item, "report_id": text_id(read)} if group_equal_texts else item
 
 
 def check_choices(text: str, bad_files: str) -> None:
-    """Refuse what is no `Text` or no `BadFiles`."""
+    """Raise ValueError if `text` is not a `Text` or `bad_files` not a `BadFiles`."""
     for name, given, known in (("text", text, TEXTS), ("bad_files", bad_files, BAD_FILES)):
         if given not in known:
             raise ValueError(f"{name} is {given!r}; expected one of {', '.join(map(repr, known))}")
 
 
 def report_unreadable(what: str, bad_files: BadFiles) -> None:
-    """Raise, or warn, which Python does once for each message."""
+    """Raise, or warn; Python prints each warning once."""
     what = plain(what)
     if bad_files == "refuse":
         raise ValueError(f"{what}; repair or remove the file, or let others take its place (bad_files='replace')")

@@ -1,4 +1,4 @@
-"""What is wrong with the rows of a table, each problem with the place of its row."""
+"""Finds the problems of a table's rows, each with its line."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from gloria.messages import plain
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with one row, or that is odd about it though it is not bad."""
+    """Describes a fault of one row, or a warning about a row that can still be used."""
 
     line: int
     what: str
@@ -24,19 +24,19 @@ class Problem:
 
 
 def find_problems(rows: Sequence[Row], progress: bool = False, need_reports: bool = True) -> list[Problem]:
-    """Return what is wrong with the rows: a broken line, no report, an image missing, unreadable, flat or used before.
+    """Find broken lines, missing reports, and images that are missing, unreadable, flat or used before.
 
-    Every image is decoded to its last pixel, since nothing less shows that a file is cut off. An image is used before
-    if an earlier row has a file of the same bytes, under whatever name. A row whose image is nearly flat, or has DICOM
-    elements without meaning, is not bad: its problem is a warning.
+    Every image is decoded to its last pixel: nothing less shows that a file is cut off. An image was used before if an
+    earlier row has a file with the same bytes, under any name. A row whose image is nearly flat, or has meaningless
+    DICOM elements, is not bad: its problem is a warning.
 
     Args:
-        rows: as `read_table` gives them.
+        rows: rows of `read_table`.
         progress: show a progress bar, on a terminal.
-        need_reports: a row without a report is bad. Not for tables that only have labels.
+        need_reports: a row without a report is bad. Set it to False for tables that only have labels.
 
     Returns:
-        The problems in the order of the lines; a row may have several.
+        The problems, by line; a row may have several.
     """
     problems: list[Problem] = []
     seen: dict[bytes, Row] = {}

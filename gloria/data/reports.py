@@ -1,4 +1,4 @@
-"""Reports as a training step reads them: their sentences, which of them are read, and ids of equal texts."""
+"""Prepares reports for a training step: their sentences, the part to read, and ids of equal texts."""
 
 import hashlib
 import re
@@ -19,26 +19,24 @@ _WORD = re.compile(r"[a-z0-9]+(?:\.[0-9]+)*")
 
 
 def sentences_of(report: str) -> list[str]:
-    """Return the sentences of a report as the released GLoRIA reads them: lower case, no punctuation, two words or
-    more.
+    """Return the sentences of at least two words as the released GLoRIA reads them: lower case, no punctuation.
 
-    Sentences end at a full stop, and before a number in a list ("1. ..."); whatever is no letter from a to z and no
-    digit parts words. The released code also cuts at decimal points, which breaks "2.5 cm" in two; this does not. It
-    takes "___", which stands for removed names in MIMIC-CXR, for a word; this leaves it out.
+    A sentence ends at a period, and before a number of a list ("1. ..."); any character but a to z and digits separates
+    words. There are two differences: the released code cuts "2.5 cm" at the decimal point, and it counts "___", which
+    stands for removed names in MIMIC-CXR, as a word.
     """
     parts = (part for item in _NUMBERED.split(report) for part in re.split(r"\.(?![0-9])", item))
     return [" ".join(words) for part in parts if len(words := _WORD.findall(part.lower())) > 1]
 
 
 def text_to_read(report: str, text: Text) -> str:
-    """Return what a training step reads of a report.
+    """Return the part of a report that a training step reads.
 
     Args:
-        report: of a row.
-        text: "report", as it is; "sentences", all of `sentences_of`, which is the released code's full report; or
-            "sentence", one of them, drawn at each reading by torch's generator, which is the released default; or
-            "affirmed", one drawn of those that deny nothing, where there are any. A report without a sentence is read
-            as it is.
+        report: report of a row.
+        text: "report", unchanged; "sentences", all of `sentences_of`, the released code's full report; "sentence",
+            one of them, which torch's generator draws each time, the released default; or "affirmed", one drawn of
+            those that deny nothing, if there are any. A report without sentences stays unchanged.
 
     Raises:
         ValueError: another text.
@@ -56,6 +54,6 @@ def text_to_read(report: str, text: Text) -> str:
 
 
 def text_id(text: str) -> int:
-    """Return a number that is the same for texts which are equal but for case and blanks: 0 to 2^62."""
+    """Return a number from 0 to 2^62, the same for texts that differ only in case and blanks."""
     digest = hashlib.blake2b(" ".join(text.casefold().split()).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 2

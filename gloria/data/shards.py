@@ -1,4 +1,4 @@
-"""Shards: tar files of images with their reports, as WebDataset lays them out, written once and read as a stream."""
+"""Writes shards, tar files of images with their reports in WebDataset's layout, and reads them as a stream."""
 
 import io
 import json
@@ -18,6 +18,7 @@ from gloria.data.cells import is_unicode
 from gloria.data.pairs import BadFiles, check_choices, pair, report_unreadable
 from gloria.data.reports import Text
 from gloria.data.table import Row
+from gloria.durable import write_json
 from gloria.images import to_rgb
 from gloria.messages import shown
 from gloria.processing import GloriaProcessor
@@ -33,25 +34,25 @@ def write_shards(
     seed: int = 0,
     progress: bool = False,
 ) -> list[Path]:
-    """Write rows in random order as tar files of equal size, to within one row.
+    """Write rows in random order as tar files, whose numbers of rows differ by one at most.
 
-    A row becomes two members with one stem: the image file as it is (or, with `longest_side`, a PNG), and
-    a .json with report, patient, label and line. Beside the shards, shards.json tells how many rows each one has; it is
-    written last, so that a folder without it is an unfinished one.
+    A row becomes two members with one stem: the unchanged image file (or, with `longest_side`, a PNG), and a .json with
+    report, patient, label and line. shards.json counts the rows of each shard; it is written last, so a folder without
+    it is unfinished.
 
     Args:
-        rows: without bad ones, see `gloria.data.find_problems`.
-        folder: made where it does not exist.
-        shards: number of files; no more readers (ranks times workers) can share them without reading one twice.
-        longest_side: make images smaller whose longer side has more pixels; None leaves files as they are.
-        seed: of the order.
+        rows: good rows, see `gloria.data.find_problems`.
+        folder: created if it is missing.
+        shards: number of files, and the most readers (ranks times workers) that can share them.
+        longest_side: shrink images whose longer side has more pixels; None leaves files unchanged.
+        seed: seed of the order.
         progress: show a progress bar, on a terminal.
 
     Returns:
         The shards' paths.
 
     Raises:
-        ValueError: fewer rows than shards; shards in the folder already; an image that cannot be read.
+        ValueError: fewer rows than shards; a folder that already holds shards; an unreadable image.
     """
     folder = Path(folder)
     if not 1 <= shards <= len(rows):
@@ -69,41 +70,39 @@ def write_shards(
             chosen = order[number::shards]
             with tarfile.open(paths[-1], "w") as tar:
                 for index in chosen:
-                    _add(tar, f"{index:09d}", rows[index], longest_side)
+                    _add_row(tar, f"{index:09d}", rows[index], longest_side)
                     bar.update()
             counts.append(len(chosen))
     listing = {path.name: count for path, count in zip(paths, counts, strict=True)}
-    (folder / INDEX).write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / INDEX, listing)
     return paths
 
 
 class ShardDataset(IterableDataset):
-    """The pairs of a folder of shards as a stream, shuffled for each epoch, in items as `TableDataset` gives them.
+    """Streams the pairs of a folder of shards, shuffled for each epoch, as items like those of `TableDataset`.
 
-    Ranks and workers share out the shards, so that none is read twice. Every rank gets the same number of items an
-    epoch, and every worker the same as its counterparts on other ranks, whatever could not be read, since ranks that
-    run out at different steps wait for one another for ever. Where shards differ in size, other rows are left over for
-    that in each epoch.
+    Ranks and workers divide the shards among them, so none is read twice. Every rank gets the same number of items an
+    epoch, and every worker as many as its counterparts on other ranks, even if files are unreadable: ranks that end at
+    different steps would wait for each other forever. If shards differ in size, each epoch skips some rows for this.
 
     Args:
-        folder: as `write_shards` left it.
+        folder: folder of `write_shards`.
         processor: makes the pixels.
-        text: what is read of a report, see `gloria.data.reports.text_to_read`.
-        group_equal_texts: give items an id that is equal where texts are.
-        bad_files: what to do with images and shards that cannot be read: "replace" names them in a warning and reads
-            on, "refuse" raises.
-        buffer: pairs held in memory, as files, to be drawn from at random; 1 keeps the order of the shards.
-        seed: of the order.
-        rank: of this process. Leave 0 of 1 where something else shares out the stream, as a DataLoader that accelerate
-            has prepared does; every process then reads all of it, or the first one for all.
+        text: part of a report to read, see `gloria.data.reports.text_to_read`.
+        group_equal_texts: give equal texts the same id.
+        bad_files: what to do with unreadable images and shards: "replace" warns and goes on, "refuse" raises.
+        buffer: pairs in memory, as files, from which the next is drawn; 1 keeps the order of the shards.
+        seed: seed of the order.
+        rank: rank of this process. Leave 0 of 1 if something else divides the stream, such as a DataLoader prepared by
+            accelerate: every process then reads all of it, or the first one reads for all.
         ranks: number of processes that share the shards.
 
     Attributes:
-        rows: pairs in all the shards.
+        rows: number of pairs in all shards.
 
     Raises:
         FileNotFoundError: no finished shards in the folder.
-        ValueError: an impossible rank or buffer; more ranks than shards.
+        ValueError: an invalid rank or buffer; more ranks than shards.
     """
 
     def __init__(
@@ -120,7 +119,7 @@ class ShardDataset(IterableDataset):
     ) -> None:
         check_choices(text, bad_files)
         self.folder = Path(folder)
-        self.counts = _counts(self.folder)
+        self.counts = _read_counts(self.folder)
         self.rows = sum(self.counts.values())
         self.image_processor = processor.image_processor
         self.text, self.group_equal_texts, self.bad_files = text, group_equal_texts, bad_files
@@ -132,23 +131,23 @@ class ShardDataset(IterableDataset):
         self._check_readers(1)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order: every epoch has its own, and the same one on every rank. Trainer calls this."""
+        """Choose the order of an epoch, the same on every rank. Trainer calls this."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Return the items that one rank gets an epoch when one process reads them; with workers, up to a few less."""
-        return self._items(0, 1)
+        """Return the items of one rank in an epoch if one process reads them; workers may give a few less."""
+        return self._item_count(0, 1)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """pixel_values (3, H, W) float32, report, line, and report_id where ids are asked for.
+        """Yield pixel_values (3, H, W) float32, report, line, and report_id if ids are asked for.
 
         Raises:
-            ValueError: more readers than shards; a file that cannot be read, to be refused; or none that can be.
+            ValueError: more readers than shards; an unreadable file, with `bad_files` "refuse"; no readable file.
         """
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         self._check_readers(workers)
-        yield from islice(self._without_end(worker, workers), self._items(worker, workers))
+        yield from islice(self._endless_items(worker, workers), self._item_count(worker, workers))
 
     def _check_readers(self, workers: int) -> None:
         if self.ranks * workers > len(self.counts):
@@ -160,25 +159,25 @@ class ShardDataset(IterableDataset):
     def _shards_of(self, rank: int, worker: int, workers: int) -> list[str]:
         return sorted(self.counts)[rank * workers + worker :: self.ranks * workers]
 
-    def _items(self, worker: int, workers: int) -> int:
-        """Return the items of a worker: the least that this worker's shards hold on any rank."""
+    def _item_count(self, worker: int, workers: int) -> int:
+        """Return the number of a worker's items: the least that this worker's shards hold on any rank."""
         ranks = range(self.ranks)
         return min(sum(self.counts[name] for name in self._shards_of(rank, worker, workers)) for rank in ranks)
 
-    def _without_end(self, worker: int, workers: int) -> Iterator[dict[str, Any]]:
-        """The worker's pairs, over and over: they are cut to its number of items, which bad files may leave short."""
+    def _endless_items(self, worker: int, workers: int) -> Iterator[dict[str, Any]]:
+        """Yield the worker's pairs again and again: bad files may leave one pass short of its number of items."""
         names = self._shards_of(self.rank, worker, workers)
         for again in range(self.rows + 1):
             order = random.Random(f"{self.seed} {self.epoch} {self.rank} {worker} {again}")
             given = 0
-            for item in self._decoded(_shuffled(self._samples(order.sample(names, len(names))), self.buffer, order)):
+            for item in self._decode(_shuffled(self._samples(order.sample(names, len(names))), self.buffer, order)):
                 given += 1
                 yield item
             if not given:
                 raise ValueError(f"nothing in the shards {', '.join(names)} of {self.folder} can be read")
 
     def _samples(self, names: Sequence[str]) -> Iterator[tuple[str, dict[str, bytes]]]:
-        """The members of each pair by suffix, with the pair's place for messages."""
+        """Yield the members of each pair by suffix, with the pair's place for messages."""
         for name in names:
             path = self.folder / name
             try:
@@ -190,14 +189,14 @@ class ShardDataset(IterableDataset):
                             if member.isfile() and (file := tar.extractfile(member))
                         }
                         yield f"{path}, {stem}", sample
-            # Headers of a damaged file may hold numbers and names that are none.
+            # Headers of a damaged file may hold invalid numbers and names.
             except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
                 report_unreadable(f"{path} cannot be read to its end ({error})", self.bad_files)
 
-    def _decoded(self, samples: Iterable[tuple[str, dict[str, bytes]]]) -> Iterator[dict[str, Any]]:
+    def _decode(self, samples: Iterable[tuple[str, dict[str, bytes]]]) -> Iterator[dict[str, Any]]:
         for place, members in samples:
             try:
-                suffix, report, line = _members(members)
+                suffix, report, line = _parse_members(members)
             except ValueError as error:
                 report_unreadable(f"{place}: {error}", self.bad_files)
                 continue
@@ -211,11 +210,11 @@ class ShardDataset(IterableDataset):
             yield pair(torch.from_numpy(pixels), report, line, self.text, self.group_equal_texts)
 
 
-def _members(members: Mapping[str, bytes]) -> tuple[str, str, int]:
-    """Return the suffix of the image of a row, its report and its line.
+def _parse_members(members: Mapping[str, bytes]) -> tuple[str, str, int]:
+    """Return the suffix of a row's image, its report and its line.
 
     Raises:
-        ValueError: anything about the members that is not as `write_shards` writes it.
+        ValueError: members that differ from what `write_shards` writes.
     """
     suffixes = [suffix for suffix in members if suffix != "json"]
     if "json" not in members or len(suffixes) != 1:
@@ -234,7 +233,7 @@ def _members(members: Mapping[str, bytes]) -> tuple[str, str, int]:
     return suffixes[0], report, line
 
 
-def _counts(folder: Path) -> dict[str, int]:
+def _read_counts(folder: Path) -> dict[str, int]:
     path = folder / INDEX
     try:
         counts = json.loads(path.read_text(encoding="utf-8"))
@@ -254,28 +253,28 @@ def _counts(folder: Path) -> dict[str, int]:
 
 
 def _shuffled(samples: Iterable[Any], size: int, order: random.Random) -> Iterator[Any]:
-    """The samples, each drawn from the `size` that are held."""
+    """Yield the samples, each drawn from `size` samples in memory."""
     held: list[Any] = []
     for sample in samples:
         held.append(sample)
         if len(held) >= size:
-            yield _drawn(held, order)
+            yield _pop_random(held, order)
     while held:
-        yield _drawn(held, order)
+        yield _pop_random(held, order)
 
 
-def _drawn(held: list[Any], order: random.Random) -> Any:
+def _pop_random(held: list[Any], order: random.Random) -> Any:
     at = order.randrange(len(held))
     held[at], held[-1] = held[-1], held[at]
     return held.pop()
 
 
-def _add(tar: tarfile.TarFile, stem: str, row: Row, longest_side: int | None) -> None:
+def _add_row(tar: tarfile.TarFile, stem: str, row: Row, longest_side: int | None) -> None:
     if row.image is None:
         raise ValueError(f"{row.where}: the image is not named")
     image, suffix = row.image.read_bytes(), row.image.suffix.lower().lstrip(".")
     if longest_side is not None:
-        image, suffix = _smaller(row.image, longest_side), "png"
+        image, suffix = _shrunk_png(row.image, longest_side), "png"
     about = {"report": row.report, "patient": row.patient, "label": row.label, "line": row.line}
     for name, data in ((suffix, image), ("json", json.dumps(about, ensure_ascii=False).encode())):
         member = tarfile.TarInfo(f"{stem}.{name}")
@@ -283,7 +282,7 @@ def _add(tar: tarfile.TarFile, stem: str, row: Row, longest_side: int | None) ->
         tar.addfile(member, io.BytesIO(data))
 
 
-def _smaller(path: Path, longest_side: int) -> bytes:
+def _shrunk_png(path: Path, longest_side: int) -> bytes:
     image = to_rgb(path)
     red, green, blue = image.split()
     if red.tobytes() == green.tobytes() == blue.tobytes():

@@ -1,36 +1,36 @@
-"""Rows to train on and rows to hold out, with no patient in both."""
+"""Splits rows into rows to train on and rows to hold out, with no patient in both."""
 
 import random
 from collections.abc import Sequence
 
 from gloria.data.table import Row
 
-# The released code's datasets and the common hubs do not agree on what the held-out part is called.
+# The released code's data sets and the common hubs name the held-out part differently.
 TRAINING = ("train", "training")
 VALIDATION = ("val", "valid", "validate", "validation", "dev")
 TEST = ("test", "held_out", "heldout")
 
 
 def split_rows(rows: Sequence[Row], held_out: float = 0.2, seed: int = 0) -> tuple[list[Row], list[Row]]:
-    """Return the rows to train on and rows to evaluate on, with no patient in both.
+    """Split rows into rows to train on and rows to evaluate on, with no patient in both.
 
-    A split column decides where there is one: training rows, and validation rows (test rows where there is no
-    validation). Otherwise patients are drawn. A row without a patient counts as a patient of its own.
+    A split column decides if there is one: training rows, and validation rows (or test rows if there are none).
+    Otherwise patients are drawn. A row without a patient counts as its own patient.
 
     Args:
-        rows: as `read_table` gives them.
-        held_out: share of the patients to evaluate on, when they are drawn.
-        seed: of the drawing; the same rows and seed give the same split.
+        rows: rows of `read_table`.
+        held_out: share of the patients to evaluate on, if they are drawn.
+        seed: seed of the draw; the same rows and seed give the same split.
 
     Returns:
         (training rows, held-out rows), each in the order of the file.
 
     Raises:
-        ValueError: `held_out` outside (0, 1); fewer than two patients; a split column with unknown words, gaps, one
-            side empty, or one patient on both sides.
+        ValueError: `held_out` outside (0, 1); fewer than two patients; a split column with unknown words, gaps, an
+            empty side, or a patient on both sides.
     """
     if any(row.split for row in rows):
-        return _named_split(rows)
+        return _split_by_column(rows)
     if not 0 < held_out < 1:
         raise ValueError(f"held_out is {held_out}; expected a share of the patients between 0 and 1, such as 0.2")
     patients = sorted({patient_of(row) for row in rows})
@@ -39,15 +39,18 @@ def split_rows(rows: Sequence[Row], held_out: float = 0.2, seed: int = 0) -> tup
     random.Random(seed).shuffle(patients)
     count = min(max(1, round(held_out * len(patients))), len(patients) - 1)
     chosen = set(patients[:count])
-    return [row for row in rows if patient_of(row) not in chosen], [row for row in rows if patient_of(row) in chosen]
+    parts: tuple[list[Row], list[Row]] = ([], [])
+    for row in rows:
+        parts[patient_of(row) in chosen].append(row)
+    return parts
 
 
 def patient_of(row: Row) -> tuple[str, int]:
-    """Return what tells the patient of a row from all others; a row without one is a patient of its own."""
+    """Return the key of a row's patient; a row without one is a patient of its own."""
     return (row.patient, 0) if row.patient else ("", row.line)
 
 
-def _named_split(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+def _split_by_column(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     parts: dict[str, list[Row]] = {"train": [], "validation": [], "test": []}
     for row in rows:
         for part, names in zip(parts, (TRAINING, VALIDATION, TEST), strict=True):

@@ -1,4 +1,4 @@
-"""A table of images and reports: what a row is, and how rows are read and written."""
+"""Row, and how a table of images and reports is read and written."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,23 +19,23 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Row:
-    """One image with its report.
+    """Holds one image with its report.
 
     Attributes:
-        line: number of the line in the file on which the row starts; the header is line 1. Of Parquet, of the row.
-        image: path of the image, absolute or relative to the working directory; None where the cell is empty.
+        line: number of the line on which the row starts; the header is line 1. In Parquet, number of the row.
+        image: path of the image, absolute or relative to the working directory; None if the cell is empty.
         report: the report, without blanks around it.
-        patient: who it belongs to, "" = unknown.
-        split: "train", "validation" or "test" in one of its usual spellings, "" = not given.
-        label: what counts as the same finding in retrieval (column "label", else "finding"), "" = not given.
+        patient: patient of the image, "" = unknown.
+        split: "train", "validation" or "test" in one of the usual spellings, "" = not given.
+        label: finding that retrieval compares (column "label", else "finding"), "" = not given.
         mask: path of a mask of the finding, which pictures outline; None = not given.
-        fault: what is wrong with the line itself, "" = nothing.
-        labels: class labels as CheXpert gives them: 1 present, 0 absent, -1 uncertain; classes not mentioned are not
-            there. In a table: "Edema=1; Pneumonia=-1".
-        boxes: boxes around findings, each x and y of the upper left corner, width and height, in pixels of the image.
+        fault: what is wrong with the line, "" = nothing.
+        labels: class labels as in CheXpert: 1 present, 0 absent, -1 uncertain, no entry for classes that are not
+            mentioned. In a table: "Edema=1; Pneumonia=-1".
+        boxes: boxes around findings: x and y of the upper left corner, width and height, in pixels of the image.
             In a table: "12 30 100 80; 5 5 10 20".
         unit: what `line` counts, "line" or "row".
-        missing: words for a missing value that the line holds, such as "nan", by column; they are read as empty cells.
+        missing: words for missing values in the line, such as "nan", by column; their cells are empty.
     """
 
     line: int
@@ -53,55 +53,56 @@ class Row:
 
     @property
     def where(self) -> str:
-        """How messages name the row: "line 5", or "row 4" of a format without lines."""
+        """Name of the row in messages: "line 5", or "row 4" in a format without lines."""
         return f"{self.unit} {self.line}"
 
 
 def read_table(path: str | Path, required: Sequence[str] = REQUIRED) -> list[Row]:
-    """Read a table: CSV, TSV, JSON lines or Parquet, by what its name ends in; see `gloria.data.formats.read_records`.
+    """Read a table: CSV, TSV, JSON lines or Parquet, by its ending; see `gloria.data.formats.read_records`.
 
     Args:
         path: the file. Columns: image (relative to the folder of the file, or absolute) and report; optional patient,
             split, label or finding, labels, boxes, and mask. Others are ignored.
-        required: which of image and report there must be; where the other is not there, it is empty.
+        required: which of image and report the table must have; the other may be missing and is then empty.
 
     Returns:
         All rows, bad ones included; see `gloria.data.find_problems`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: not a table of its format, a required column missing, a column twice, no row.
-        ImportError: Parquet, and pyarrow is not installed.
-        OSError: Parquet that holds images, which cannot be unpacked beside it.
+        FileNotFoundError: `path` does not exist.
+        ValueError: a file that is not in its format, a missing required column, a column that appears twice, no row.
+        ImportError: Parquet without pyarrow.
+        OSError: images in Parquet that cannot be unpacked beside it.
     """
     path = Path(path)
     optional = [name for name in READ if name not in required]
-    rows = [_row(path, record) for record in read_records(path, required, optional, FILES)]
+    rows = [_row_of(path, record) for record in read_records(path, required, optional, FILES)]
     if not rows:
         raise ValueError(f"{path} has no row; expected a header with {' and '.join(required)}, and a line for each")
     return rows
 
 
 def write_table(path: str | Path, rows: Iterable[Row]) -> None:
-    """Write rows as `read_table` reads them, with absolute paths, so that the file may lie anywhere.
+    """Write rows for `read_table`, with absolute paths, so that the file can be moved.
 
     Args:
-        path: its ending is the format, as for `read_table`.
-        rows: in any number.
+        path: file whose ending is the format, as for `read_table`.
+        rows: any number of rows.
 
     Raises:
         ValueError: another format; a text that is not valid Unicode.
-        ImportError: Parquet, and pyarrow is not installed.
+        ImportError: Parquet without pyarrow.
+        DiskFullError: no space is left.
     """
-    write_records(path, COLUMNS, [_cells(row) for row in rows])
+    write_records(path, COLUMNS, [_cells_of(row) for row in rows])
 
 
-def _row(path: Path, record: Record) -> Row:
+def _row_of(path: Path, record: Record) -> Row:
     if record.fault:
         return Row(record.line, None, "", fault=record.fault, unit=unit_of(path))
     cells = record.cells
     try:
-        labels, boxes = _labels(cells.get("labels", "")), _boxes(cells.get("boxes", ""))
+        labels, boxes = _parse_labels(cells.get("labels", "")), _parse_boxes(cells.get("boxes", ""))
     except ValueError as error:
         return Row(record.line, None, "", fault=str(error), unit=unit_of(path))
     return Row(
@@ -119,7 +120,7 @@ def _row(path: Path, record: Record) -> Row:
     )
 
 
-def _cells(row: Row) -> dict[str, str]:
+def _cells_of(row: Row) -> dict[str, str]:
     image, mask = ("" if each is None else str(each.absolute()) for each in (row.image, row.mask))
     return {
         "image": image,
@@ -146,14 +147,14 @@ def box_of(numbers: Iterable[str]) -> Box:
 
 
 def is_there(path: Path) -> bool:
-    """Return whether there is such a file; a name that no file can have is none."""
+    """Return whether the file exists; False for a name that no file can have."""
     try:
         return path.is_file()
     except (OSError, ValueError):
         return False
 
 
-def _labels(text: str) -> dict[str, int]:
+def _parse_labels(text: str) -> dict[str, int]:
     labels = {}
     for part in filter(str.strip, text.split(";")):
         name, _, value = part.rpartition("=")
@@ -165,7 +166,7 @@ def _labels(text: str) -> dict[str, int]:
     return labels
 
 
-def _boxes(text: str) -> tuple[Box, ...]:
+def _parse_boxes(text: str) -> tuple[Box, ...]:
     boxes = []
     for part in filter(str.strip, text.split(";")):
         try:

@@ -1,4 +1,4 @@
-"""What is odd about a table as a whole, though each of its rows may be good."""
+"""Warns about a table as a whole, though each of its rows may be good."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -8,13 +8,10 @@ from gloria.messages import shown
 
 
 def find_warnings(rows: Sequence[Row]) -> list[str]:
-    """Return what is odd about a table as a whole, though each of its rows may be good.
+    """Return a warning if all rows have one patient, and for each word for a missing value, such as "nan", in cells.
 
     Args:
-        rows: as `read_table` gives them.
-
-    Returns:
-        A sentence for each thing: all rows are of one patient; cells hold a word for a missing value, such as "nan".
+        rows: rows of `read_table`.
     """
     warnings = []
     patients = {row.patient for row in rows if not row.fault}

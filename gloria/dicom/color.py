@@ -1,4 +1,4 @@
-"""Colors: three samples a pixel, or the indices of a palette, as bytes of RGB."""
+"""Shows color: makes RGB bytes of three samples a pixel, or of palette indices."""
 
 import numpy as np
 from pydicom import Dataset
@@ -12,26 +12,26 @@ CHANNELS = ("Red", "Green", "Blue")
 
 
 def show_color(data: Dataset, stored: np.ndarray) -> np.ndarray:
-    """Show stored pixels of color; windows are for gray, and none is applied.
+    """Show stored color pixels; no window is applied, since windows are for gray.
 
     Args:
-        data: their data set, complete.
-        stored: (H, W) indices of the palette, or (H, W, 3), converted to RGB already.
+        data: the pixels' data set, complete.
+        stored: (H, W) palette indices, or (H, W, 3) in RGB.
 
     Returns:
         (H, W, 3) uint8.
 
     Raises:
-        ValueError: no palette, or one that is damaged.
+        ValueError: a missing or damaged palette.
     """
     if data.PhotometricInterpretation == PALETTE:
-        return _palette(data, stored)
+        return _apply_palette(data, stored)
     if data.BitsStored < 8:
         return np.rint(np.minimum(stored, 2**data.BitsStored - 1) * (255 / (2**data.BitsStored - 1))).astype(np.uint8)
     return eight_bit(stored)
 
 
-def _palette(data: Dataset, stored: np.ndarray) -> np.ndarray:
+def _apply_palette(data: Dataset, stored: np.ndarray) -> np.ndarray:
     if "SegmentedRedPaletteColorLookupTableData" in data:
         count, _, bits = data.RedPaletteColorLookupTableDescriptor
         if bits == 8 and not 0 < count <= 256:
@@ -45,6 +45,6 @@ def _palette(data: Dataset, stored: np.ndarray) -> np.ndarray:
             tables.append(read_table(data, data.get(f"{name}Descriptor"), data.get(f"{name}Data")))
         except ValueError as error:
             raise ValueError(f"{name} is damaged: {error}") from error
-    # Entries of 8 bits are often declared as of 16.
+    # Entries of 8 bits are often declared as entries of 16.
     top = 255 if max(table.entries.max() for table in tables) < 256 else 65535
     return np.stack([np.rint(table(stored) * (255 / top)).astype(np.uint8) for table in tables], axis=-1)

@@ -1,4 +1,4 @@
-"""Elements of a data set as they may really be: absent, empty, of several values, or of no meaning."""
+"""Reads elements of a data set, which may be absent, empty, multi-valued or meaningless."""
 
 import math
 import warnings
@@ -7,20 +7,19 @@ from typing import Any
 
 
 class DicomWarning(UserWarning):
-    """An element has no meaning, and the image is shown without it."""
+    """An element is meaningless, and the image is shown without it."""
 
 
 def warn(message: str) -> None:
-    """Say which element is passed over or filled in, and how the image is shown instead."""
+    """Warn which element is ignored or filled in, and how the image is shown instead."""
     warnings.warn(message, DicomWarning, stacklevel=3)
 
 
 def numbers(data: Any, keyword: str) -> list[float]:
-    """Return the values of a numeric element; NaN for an empty one among others, [] where there is none or it is
-    unreadable.
+    """Return the values of a numeric element, NaN for empty values; [] if the element is absent or unreadable.
 
     Warns:
-        DicomWarning: it holds something else than numbers.
+        DicomWarning: the element does not hold numbers.
     """
     try:
         value = data.get(keyword)
@@ -34,13 +33,13 @@ def numbers(data: Any, keyword: str) -> list[float]:
 
 
 def number(data: Any, keyword: str) -> float | None:
-    """Return the first value of a numeric element, None where it is absent, empty, or unreadable."""
+    """Return the first value of a numeric element, None if it is absent, empty or unreadable."""
     first = next(iter(numbers(data, keyword)), math.nan)
     return None if math.isnan(first) else first
 
 
 def word(data: Any, keyword: str) -> str:
-    """Return the first value of a text element, in upper case and without blanks around it; "" where there is none."""
+    """Return the first value of a text element, in upper case, without blanks around it; "" if absent."""
     value = data.get(keyword)
     if isinstance(value, Sequence) and not isinstance(value, str):
         value = next(iter(value), "")
@@ -48,5 +47,5 @@ def word(data: Any, keyword: str) -> str:
 
 
 def first_item(data: Any, keyword: str) -> Any:
-    """Return the first item of a sequence, None where it is absent or empty."""
+    """Return the first item of a sequence, None if it is absent or empty."""
     return next(iter(data.get(keyword) or ()), None)

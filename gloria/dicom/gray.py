@@ -1,4 +1,4 @@
-"""Gray pixels: modality LUT or rescale, VOI LUT or window, the negative of MONOCHROME1, padding black."""
+"""Shows gray: applies modality LUT or rescale, then VOI LUT or window; inverts MONOCHROME1; makes padding black."""
 
 import math
 from itertools import zip_longest
@@ -14,25 +14,25 @@ FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 
 
 def show_gray(data: Dataset, stored: np.ndarray, padded: np.ndarray) -> np.ndarray:
-    """Show stored pixels.
+    """Show stored gray pixels.
 
     Args:
-        data: their data set, complete.
+        data: the pixels' data set, complete.
         stored: (H, W), of any real dtype.
-        padded: (H, W) bool, not all of them.
+        padded: (H, W) bool, True for padding; not all True.
 
     Returns:
         (H, W) float64 in [0, 1].
 
     Warns:
-        DicomWarning: for each element that has no meaning and is passed over.
+        DicomWarning: for each meaningless element, which is ignored.
     """
     if padded.any():
-        stored = np.where(padded, stored[~padded].min(), stored)  # takes no part, and is black in the end
-    values, step = _modality(data, stored)
-    shown = _of_interest(data, values, step)
+        stored = np.where(padded, stored[~padded].min(), stored)  # does not affect the range, and becomes black below
+    values, step = _apply_modality(data, stored)
+    shown = _apply_voi(data, values, step)
     if shown is None:
-        shown = _stretched(values)
+        shown = _stretch(values)
     inverted = data.PhotometricInterpretation == "MONOCHROME1"
     if word(data, "PresentationLUTShape") == ("IDENTITY" if inverted else "INVERSE"):
         warn(
@@ -45,12 +45,10 @@ def show_gray(data: Dataset, stored: np.ndarray, padded: np.ndarray) -> np.ndarr
     return shown
 
 
-def _modality(data: Dataset, stored: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return what the modality LUT or the rescale makes of stored pixels, as float64, and the step between two
-    values.
-    """
+def _apply_modality(data: Dataset, stored: np.ndarray) -> tuple[np.ndarray, float]:
+    """Apply the modality LUT or the rescale; return float64 values, and the step between neighboring values."""
     integral = stored.dtype.kind != "f"
-    table = _table(data, "ModalityLUTSequence") if integral else None
+    table = _first_usable_table(data, "ModalityLUTSequence") if integral else None
     if table:
         return table(stored).astype(np.float64), 1
     values = stored.astype(np.float64)
@@ -66,9 +64,9 @@ def _modality(data: Dataset, stored: np.ndarray) -> tuple[np.ndarray, float]:
     return rescaled, abs(slope) * integral
 
 
-def _of_interest(data: Dataset, values: np.ndarray, step: float) -> np.ndarray | None:
-    """Return the values as the VOI LUT or the first usable window shows them, in [0, 1]; None where there is none."""
-    table = _table(data, "VOILUTSequence")
+def _apply_voi(data: Dataset, values: np.ndarray, step: float) -> np.ndarray | None:
+    """Apply the VOI LUT or the first usable window; return values in [0, 1], None if there is neither."""
+    table = _first_usable_table(data, "VOILUTSequence")
     if table:
         return table(values) / (2**table.bits - 1)
     function = word(data, "VOILUTFunction") or "LINEAR"
@@ -78,31 +76,31 @@ def _of_interest(data: Dataset, values: np.ndarray, step: float) -> np.ndarray |
     windows = zip_longest(numbers(data, "WindowCenter"), numbers(data, "WindowWidth"), fillvalue=math.nan)
     for center, width in windows:
         usable = math.isfinite(center) and math.isfinite(width) and width > 0
-        # A linear window loses a unit, which means a step between integers: values of finer steps do without.
+        # A linear window loses one unit, the step between integers; values of finer steps need the exact window.
         if usable and function == "LINEAR" and width <= 1 and step < width:
-            return _windowed(values, center, width, "LINEAR_EXACT")
+            return _apply_window(values, center, width, "LINEAR_EXACT")
         if usable and (function != "LINEAR" or width >= 1):
-            return _windowed(values, center, width, function)
-        # Centers differ from file to file: unless it is at fault, it would repeat the warning for each.
+            return _apply_window(values, center, width, function)
+        # Centers differ from file to file: naming one that is not at fault would repeat the warning for each file.
         fault, value = ("WindowWidth", width) if math.isfinite(center) else ("WindowCenter", center)
         warn(f"{fault} is {'no number' if math.isnan(value) else f'{value:g}'}; the image is shown without that window")
     return None
 
 
-def _windowed(values: np.ndarray, center: float, width: float, function: str) -> np.ndarray:
+def _apply_window(values: np.ndarray, center: float, width: float, function: str) -> np.ndarray:
     window = Dataset()
     # One unsigned bit, so that the window's range of output is 0 to 1.
     window.PhotometricInterpretation, window.PixelRepresentation, window.BitsStored = "MONOCHROME2", 0, 1
     window.add_new("WindowCenter", "FD", center)
     window.add_new("WindowWidth", "FD", width)
     window.VOILUTFunction = function
-    with np.errstate(over="ignore"):  # of exponentials far from the center, which are the right infinities
+    with np.errstate(over="ignore"):  # exponentials far from the center are rightly infinite
         return apply_windowing(values, window)
 
 
-def _stretched(values: np.ndarray) -> np.ndarray:
-    """Stretch values from the darkest to the brightest, in [0, 1]; black where they are equal."""
-    values = values / 2  # since the difference of two doubles may be beyond them
+def _stretch(values: np.ndarray) -> np.ndarray:
+    """Stretch values from the darkest to the brightest to [0, 1]; equal values become black."""
+    values = values / 2  # since the difference of two doubles may overflow
     low, high = values.min(), values.max()
     values -= low
     if high > low:
@@ -110,8 +108,8 @@ def _stretched(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def _table(data: Dataset, keyword: str) -> Table | None:
-    """Return the first usable table of a sequence, None where there is none."""
+def _first_usable_table(data: Dataset, keyword: str) -> Table | None:
+    """Return the first usable table of a sequence, None if there is none."""
     for item in data.get(keyword) or ():
         try:
             return read_table(data, item.get("LUTDescriptor"), item.get("LUTData"))

@@ -11,10 +11,10 @@ DECODERS = "pip install pylibjpeg pylibjpeg-openjpeg pylibjpeg-libjpeg pyjpegls"
 
 
 def is_dicom(source: str | os.PathLike[str] | Any) -> bool:
-    """Return whether a file is named as DICOM, or starts as such: 128 bytes of anything, then "DICM".
+    """Return whether a file has DICOM's name or preamble: any 128 bytes, then "DICM".
 
     Args:
-        source: path, or open binary file, which stays where it is.
+        source: path, or open binary file, whose position is kept.
     """
     if isinstance(source, (str, os.PathLike)):
         if str(source).lower().endswith(SUFFIXES):
@@ -33,25 +33,25 @@ def is_dicom(source: str | os.PathLike[str] | Any) -> bool:
 def read_dicom(source: str | os.PathLike[str] | IOBase) -> np.ndarray:
     """Show a DICOM image of one frame.
 
-    Gray goes through the modality LUT or rescale and then through the first usable VOI LUT or window; without any, it
-    is stretched from its darkest to its brightest pixel. MONOCHROME1, in which high values are dark, is inverted.
-    Padding takes no part and is black. Color is converted to RGB. docs/data.md tells each element's part, and what
-    becomes of one that is absent, empty or of no meaning.
+    Gray goes through the modality LUT or rescale, then through the first usable VOI LUT or window; without these it is
+    stretched from its darkest to its brightest pixel. MONOCHROME1, in which high values are dark, is inverted. Padding
+    does not affect the range and becomes black. Color is converted to RGB. docs/data.md explains each element, and what
+    happens if it is absent, empty or meaningless.
 
     Args:
-        source: path, or open binary file. Compressed pixels need a decoder for their transfer syntax; pydicom comes
-            with RLE, Pillow decodes JPEG (8 bits) and JPEG 2000.
+        source: path, or open binary file. Compressed pixels need a decoder for their transfer syntax: pydicom has RLE,
+            Pillow has JPEG (8 bits) and JPEG 2000.
 
     Returns:
         (H, W) float64 in [0, 1]; of color images (H, W, 3) uint8.
 
     Raises:
         ImportError: pydicom is not installed.
-        ValueError: no readable DICOM, several frames, no pixels, no decoder for them; the message says which.
+        ValueError: unreadable DICOM, several frames, no pixels, or no decoder; the message says which.
 
     Warns:
-        DicomWarning: an element has no meaning and is passed over; the message does not name the file, so that Python
-            shows it once for all files alike.
+        DicomWarning: a meaningless element is ignored; the message does not name the file, so that Python shows it once
+            for all such files.
     """
     name = source if isinstance(source, (str, os.PathLike)) else getattr(source, "name", source)
     try:
@@ -63,19 +63,19 @@ def read_dicom(source: str | os.PathLike[str] | IOBase) -> np.ndarray:
     from gloria.dicom.stored import complete, stored_pixels
 
     try:
-        # Files without the preamble are told by their name; whether they are DICOM shows when they are read.
+        # Files without the preamble count by their name; reading shows whether they are DICOM.
         data = pydicom.dcmread(source, force=True)
         complete(data)
         stored, padded = stored_pixels(data)
         if str(data.PhotometricInterpretation).startswith("MONOCHROME"):
             return show_gray(data, stored, padded)
         return show_color(data, stored)
-    except Exception as error:  # pydicom raises whatever it stumbles over in a damaged file
+    except Exception as error:  # pydicom raises any kind of error on a damaged file
         raise ValueError(f"{name} cannot be read as DICOM ({_reason(error)})") from error
 
 
 def _reason(error: Exception) -> str:
-    """Return what went wrong, with the fix where that is a package."""
+    """Return the message of an error, with the fix if a package is missing."""
     text = " ".join(str(error).split()) or type(error).__name__
     lacking = "missing dependencies" in text or "Pillow does not support" in text or "Pillow cannot decode" in text
     return f"{text}; install a decoder: {DECODERS}" if lacking else text

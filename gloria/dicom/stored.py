@@ -1,4 +1,4 @@
-"""Stored pixels: described completely, decoded, without the bits that do not belong to them, and which are padding."""
+"""Reads stored pixels: completes their description, decodes them, drops unused bits, and finds padding."""
 
 import numpy as np
 from pydicom import Dataset
@@ -19,19 +19,19 @@ PIXELS = {"PixelData": "", "FloatPixelData": "Float", "DoubleFloatPixelData": "D
 GRAYS = ("MONOCHROME1", "MONOCHROME2")
 COLORS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 PALETTE = "PALETTE COLOR"
-# Of an enhanced image of one frame, what takes part in the display stands in the items of these sequences.
+# An enhanced image of one frame keeps the elements for display in the items of these sequences.
 FRAME_GROUPS = ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence")
 FRAME_MACROS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
 
 
 def complete(data: Dataset) -> None:
-    """Fill in what the pixels' description leaves out, where there is one thing that it can mean.
+    """Fill in missing elements of the pixels' description if they can only mean one thing.
 
     Raises:
-        ValueError: no pixels, several frames, or colors that contradict the number of samples or that nobody can show.
+        ValueError: no pixels, several frames, or colors that contradict the number of samples or cannot be shown.
 
     Warns:
-        DicomWarning: for each element that was filled in or replaced.
+        DicomWarning: for each element that is filled in or replaced.
     """
     if not any(keyword in data for keyword in PIXELS):
         raise ValueError("it holds no pixels")
@@ -40,7 +40,7 @@ def complete(data: Dataset) -> None:
         raise ValueError(f"it has {frames:.0f} frames; save the one to use as a file of its own")
     if frames != 1:
         data.NumberOfFrames = 1
-    _take_up_frame_groups(data)
+    _copy_frame_groups(data)
     if not data.file_meta.get("TransferSyntaxUID"):
         implicit, little = data.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
@@ -50,7 +50,7 @@ def complete(data: Dataset) -> None:
         _complete_bits(data)
 
 
-def _take_up_frame_groups(data: Dataset) -> None:
+def _copy_frame_groups(data: Dataset) -> None:
     for groups in FRAME_GROUPS:
         for macro in FRAME_MACROS:
             for element in first_item(first_item(data, groups) or {}, macro) or ():
@@ -93,14 +93,14 @@ def _complete_bits(data: Dataset) -> None:
 
 
 def stored_pixels(data: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Decode the pixels of a data set that is complete.
+    """Decode the pixels of a complete data set.
 
     Returns:
-        The pixels as they are stored, (H, W), or (H, W, 3) as RGB; and which of them are padding, (H, W) bool. Pixels
-        of a float that is not finite are padding too.
+        The stored pixels, (H, W), or (H, W, 3) as RGB; and which pixels are padding, (H, W) bool. Float pixels that are
+        not finite are padding too.
 
     Raises:
-        Exception: of any kind, by pydicom: a contradiction, pixels that are cut off, no decoder for them.
+        Exception: of any kind, from pydicom: a contradiction, pixels that are cut off, or no decoder.
     """
     if data.SamplesPerPixel == 3:
         raw = pixel_array(data, index=0, allow_excess_frames=False)
@@ -113,7 +113,7 @@ def stored_pixels(data: Dataset) -> tuple[np.ndarray, np.ndarray]:
         stored = raw
     else:
         stored = _without_unused_bits(data, raw)
-        # Padding may be a value beyond the bits stored; and those may hold an overlay, so both are compared.
+        # Padding may be a value outside the stored bits, and unused bits may hold an overlay: both are compared.
         padded = _is_padding(data, raw) | _is_padding(data, stored)
     if padded.all():
         warn("all pixels lie in the range of PixelPaddingValue; the image is shown without it")
@@ -122,10 +122,10 @@ def stored_pixels(data: Dataset) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _without_unused_bits(data: Dataset, raw: np.ndarray) -> np.ndarray:
-    """Return the BitsStored bits up to HighBit, the rest of the word dropped and the sign extended."""
+    """Return the BitsStored bits up to HighBit, with the sign extended; drop the rest."""
     syntax: UID = data.file_meta.TransferSyntaxUID
     if syntax in (*JPEG2000TransferSyntaxes, *JPEGLSTransferSyntaxes):
-        return raw  # pydicom has extended the sign, by the precision that the compressed pixels give
+        return raw  # pydicom has extended the sign, by the precision of the compressed pixels
     bits, allocated = int(data.BitsStored), 8 * raw.dtype.itemsize
     high = number(data, "HighBit")
     if high is None or (syntax.is_encapsulated and syntax != RLELossless):
@@ -138,18 +138,18 @@ def _without_unused_bits(data: Dataset, raw: np.ndarray) -> np.ndarray:
 
 
 def _is_padding(data: Dataset, values: np.ndarray) -> np.ndarray:
-    """Return which values are PixelPaddingValue, or lie between it and PixelPaddingRangeLimit."""
+    """Return which values equal PixelPaddingValue, or lie between it and PixelPaddingRangeLimit."""
     prefix = next(prefix for keyword, prefix in PIXELS.items() if keyword in data)
     value = number(data, f"{prefix}PixelPaddingValue")
     if value is None:
         return np.zeros(values.shape, bool)
     limit = number(data, f"{prefix}PixelPaddingRangeLimit")
-    ends = [_in_range_of(values.dtype, each) for each in (value, value if limit is None else limit)]
+    ends = [_wrap_into_range(values.dtype, each) for each in (value, value if limit is None else limit)]
     return (values >= min(ends)) & (values <= max(ends))
 
 
-def _in_range_of(dtype: np.dtype, value: float) -> float:
-    """Return a padding value as the pixels have it: files disagree about whether the element is signed."""
+def _wrap_into_range(dtype: np.dtype, value: float) -> float:
+    """Return a padding value in the range of the pixels: files disagree on whether the element is signed."""
     if dtype.kind == "f":
         return value
     span = 2.0 ** (8 * dtype.itemsize)

@@ -1,4 +1,4 @@
-"""Lookup tables of a data set: for the modality, for the values of interest, and for the colors of a palette."""
+"""Reads lookup tables of a data set: for the modality, for the values of interest, and for palette colors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,15 +10,15 @@ from pydicom import Dataset
 
 @dataclass(frozen=True)
 class Table:
-    """Entries for values from `first` on; values before and after them have the first and the last one.
+    """Maps values from `first` on to entries; values before and after get the first and the last entry.
 
-    pydicom looks values up too, but in integers of the entries' size or of the pixels', where a table of more than 256
+    pydicom looks values up too, but in integers of the size of entries or pixels. There a table of more than 256
     entries of 8 bits, or one that starts outside the pixels' range, wraps around.
 
     Attributes:
         entries: (N,) uint16.
-        first: the value of the first entry.
-        bits: how many each entry has.
+        first: value of the first entry.
+        bits: bits of each entry.
     """
 
     entries: np.ndarray
@@ -26,25 +26,25 @@ class Table:
     bits: int
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
-        """Return the entries of values of any shape and any real dtype; between integers, of the nearest."""
+        """Return the entries of values of any shape and real dtype, rounded to the nearest integer."""
         nearest = np.rint(values) if values.dtype.kind == "f" else values.astype(np.int64)
-        # Explicit files may declare as unsigned a first value that is negative, since pixels are.
+        # Explicit files may declare a negative first value as unsigned, since their pixels are unsigned.
         first = self.first - 65536 if self.first > 32767 and nearest.min() < 0 else self.first
         return self.entries[np.clip(nearest - first, 0, len(self.entries) - 1).astype(np.int64)]
 
 
 def read_table(data: Dataset, descriptor: Any, entries: Any) -> Table:
-    """Return a table from its descriptor (number of entries, first value, bits) and its data, which are words or bytes.
+    """Make a table from its descriptor (number of entries, first value, bits) and its data, which are words or bytes.
 
-    Bits that hold none of the entries are corrected: tables of 12 bits are declared as of 16, and of 16 as of 8.
+    A wrong number of bits is corrected: some files declare tables of 12 bits as 16, and tables of 16 bits as 8.
 
     Args:
-        data: whose transfer syntax tells the order of bytes.
-        descriptor: value of the element.
-        entries: likewise.
+        data: data set whose transfer syntax gives the byte order.
+        descriptor: value of the descriptor element.
+        entries: value of the data element.
 
     Raises:
-        ValueError: no descriptor of three numbers, or fewer entries than it says.
+        ValueError: a descriptor that is not three numbers, or fewer entries than it says.
     """
     try:
         count, first, bits = (int(each) for each in descriptor)
@@ -63,7 +63,7 @@ def read_table(data: Dataset, descriptor: Any, entries: Any) -> Table:
         raise ValueError(f"its data hold fewer entries than its descriptor says, {count}")
     values = values[:count].astype(np.uint16)
     holding = int(values.max()).bit_length()
-    # One bit unused is a dark table; two are the next depth in use.
+    # With one unused bit a table is only dark; with two, its depth is a smaller one.
     if not holding <= bits <= 16 or holding < bits - 1:
         bits = next(depth for depth in (8, 10, 12, 14, 16) if holding <= depth)
     return Table(values, first, bits)

@@ -1,4 +1,4 @@
-"""An index of encoded images or texts on disk, and searches of it that hold a shard at a time."""
+"""Builds an index of encoded images or texts on disk, and searches it a shard at a time."""
 
 from gloria.index.build import build_index
 from gloria.index.evaluate import Evaluation, evaluate, format_evaluation

@@ -1,4 +1,4 @@
-"""Encodes the rows of a table into an index; an interrupted build continues, and so does one whose table has grown."""
+"""Encodes the rows of a table into an index; a build continues after an interruption, or when its table has grown."""
 
 import hashlib
 from collections.abc import Sequence
@@ -35,24 +35,24 @@ def build_index(
 ) -> EmbeddingIndex:
     """Encode images or texts and append them to an index, shard by shard.
 
-    A build that was interrupted, or killed, continues behind the last shard that was finished when it is called again;
-    so does one of a table to which rows were added at the end. Bad rows are left out and named in `manifest.bad`.
+    Called again, it continues an interrupted or killed build after the last finished shard, and a build whose table got
+    more rows at its end. Bad rows are left out and named in `manifest.bad`.
 
     Args:
-        folder: of the index, new or to be continued.
-        model: in evaluation mode while this runs, then as before.
-        processor: of the same run.
-        rows: as `read_table` gives them, bad ones included.
-        of: "images": the rows' images, to be found by texts; "texts": their reports, to be found by images.
-        dtype: in which regions and words are kept: "float16", "bfloat16" or "float32".
-        batch_size: rows that are encoded at once.
-        shard_bytes: of a file of the index, more or less; so much is held in memory meanwhile.
-        progress: show a bar, on a terminal.
+        folder: folder of the index, new or to be continued.
+        model: put into evaluation mode while this runs.
+        processor: processor of the same run.
+        rows: rows of `read_table`, bad ones included.
+        of: "images" indexes the rows' images, for queries of text; "texts" their reports, for queries of images.
+        dtype: dtype of stored regions and words: "float16", "bfloat16" or "float32".
+        batch_size: rows encoded at once.
+        shard_bytes: approximate size of a file of the index, and of what is in memory.
+        progress: show a progress bar, on a terminal.
 
     Raises:
-        ValueError: no row, or none that is good; an index in `folder` of another model, preprocessing, kind, dtype or
-        table; another process that writes into it; vectors that are not finite; `batch_size` or `shard_bytes` below 1.
-        DiskFullError: no space is left; the shards before are whole, and the build continues when there is room.
+        ValueError: no row or no good row; an index in `folder` of another model, preprocessing, kind, dtype or table;
+            another process that writes into it; embeddings that are not finite; `batch_size` or `shard_bytes` below 1.
+        DiskFullError: no space is left; the earlier shards are complete, and the build continues when there is room.
     """
     if not len(rows) or batch_size < 1:
         raise ValueError(f"there are {len(rows)} rows and a batch_size of {batch_size}; expected at least 1 of each")
@@ -94,7 +94,7 @@ def _encode_into(
 
 
 def _manifest_to_continue(folder: Path, new: Manifest, rows: Sequence[Row]) -> Manifest:
-    """Return the manifest of the index in `folder`, if a build of `new` over these rows would continue it."""
+    """Return the manifest of the index in `folder` if a build of `new` over these rows can continue it."""
     earlier = Manifest.read(folder)
     earlier.check_maker(new.model, new.preprocessing)
     for name in ("of", "dtype"):
@@ -118,9 +118,7 @@ def _manifest_to_continue(folder: Path, new: Manifest, rows: Sequence[Row]) -> M
 def _encode_rows(
     model: GloriaModel, processor: GloriaProcessor, batch: Sequence[Row], of: ItemKind
 ) -> tuple[Embeddings | None, list[Row], list[Problem]]:
-    """Return what the good rows of a batch become (None = there is none), those rows, and what is wrong with the
-    others.
-    """
+    """Return the embeddings of the good rows of a batch (None if there are none), these rows, and others' problems."""
     good: list[Row] = []
     bad: list[Problem] = []
     pixels: list[Tensor] = []
@@ -130,7 +128,7 @@ def _encode_rows(
             fault = "the report is empty"
         if not fault and of == "images":
             try:
-                pixels.append(_pixels(processor, row))
+                pixels.append(_row_pixels(processor, row))
             except (ValueError, OSError) as error:
                 fault = str(error)
         if fault:
@@ -144,7 +142,7 @@ def _encode_rows(
     return encode_pixels(model, torch.cat(pixels)), good, bad
 
 
-def _pixels(processor: GloriaProcessor, row: Row) -> Tensor:
+def _row_pixels(processor: GloriaProcessor, row: Row) -> Tensor:
     if row.image is None:
         raise ValueError("the image is not named")
     pixels: Tensor = processor(images=to_rgb(row.image))["pixel_values"]

@@ -1,4 +1,4 @@
-"""How well an index answers a table: Precision@K by class, Recall@K by pair, and what a search in two stages loses."""
+"""Measures an index with the rows of a table: Precision@K by class, Recall@K by pair, and what two stages lose."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,15 +16,15 @@ KS = (5, 10, 100)
 
 
 class Evaluation(NamedTuple):
-    """Figures of a table's queries.
+    """Holds the figures of a table's queries.
 
-    table: for every way of ranking, and for each again in two stages where there are candidates: "P@<k>", the share of
-        the k best with the query's label; "R@<k>", the share of queries whose own partner, or one of an equal report,
-        is among the k best, as while training; in two stages "kept@<k>" too, the share of the k best of the exact
-        search that are among its k best.
+    table: figures of every way of ranking, and with candidates again of each in two stages. "P@<k>" is the share of
+        the k best with the query's label. "R@<k>" is the share of queries whose own partner, or one with an equal
+        report, is among the k best, as while training. In two stages, "kept@<k>" is the share of the exact search's k
+        best that are among the k best.
     chance: Precision@K of items in random order.
-    queries: how many there are.
-    paired: how many have such a partner in the index; "R@<k>" is about them, and left out where there is none.
+    queries: number of queries.
+    paired: number of queries with a partner in the index; "R@<k>" counts these, and is left out if there are none.
     """
 
     table: dict[str, dict[str, float]]
@@ -42,21 +42,21 @@ def evaluate(
     candidates: int | None = None,
     progress: bool = False,
 ) -> Evaluation:
-    """Ask an index for the rows of a table: their reports where it holds images, their images where it holds texts.
+    """Search an index for the rows of a table: by their reports if it holds images, by their images if it holds texts.
 
-    Items are relevant by `labels_of`: the label where all rows of both have one, else an equal report. A row's own
-    partner counts among the relevant, as in the released evaluation.
+    `labels_of` says what is relevant: an equal label if all rows of both have one, else an equal report. A row's own
+    partner counts as relevant, as in the released evaluation.
 
     Args:
-        retriever: of the index.
-        rows: good ones.
-        ks: those beyond the size of the index are left out.
-        by: ways of ranking; the exact search is made once for each.
-        candidates: evaluate the search in two stages beside the exact one.
-        progress: show bars, on a terminal.
+        retriever: retriever of the index.
+        rows: good rows.
+        ks: values of K; those above the size of the index are left out.
+        by: ways of ranking; each takes one exact search.
+        candidates: number of candidates for a search in two stages, which is evaluated beside the exact one.
+        progress: show progress bars, on a terminal.
 
     Raises:
-        ValueError: no k within the index; as `gloria.index.search`.
+        ValueError: no k in the range of the index; or as `gloria.index.search`.
     """
     index = retriever.index
     ks = [k for k in ks if 1 <= k <= len(index)]
@@ -71,8 +71,8 @@ def evaluate(
     queries = [row.report if index.manifest.of == "images" else row.image for row in rows]
 
     def figures(found: TopK) -> dict[str, float]:
-        relevant = _equal(of_queries, of_items, found.indices)
-        own = _equal(reports[: len(rows)], reports[len(rows) :], found.indices)[paired]
+        relevant = _is_equal(of_queries, of_items, found.indices)
+        own = _is_equal(reports[: len(rows)], reports[len(rows) :], found.indices)[paired]
         line = {f"P@{k}": precision_of_ranked(relevant, k) for k in ks}
         return line | ({f"R@{k}": hit_rate_of_ranked(own, k) for k in ks} if len(own) else {})
 
@@ -83,13 +83,13 @@ def evaluate(
         if candidates is not None:
             most = max(candidates, max(ks))
             found = retriever.search(queries, max(ks), by=way, candidates=most, progress=progress)
-            kept = {f"kept@{k}": _kept(found.indices[:, :k], exact.indices[:, :k]) for k in ks}
+            kept = {f"kept@{k}": _share_kept(found.indices[:, :k], exact.indices[:, :k]) for k in ks}
             table[f"{way}, {most} candidates"] = figures(found) | kept
     return Evaluation(table, chance(of_queries, of_items), len(rows), int(paired.sum()))
 
 
 def format_evaluation(found: Evaluation) -> str:
-    """Return the figures as text, in percent."""
+    """Format the figures, in percent."""
     names = list(dict.fromkeys(name for line in found.table.values() for name in line))
     width = max(map(len, found.table)) + 2
     lines = [f"{'ranked by':<{width}}" + "".join(f"{name:>10}" for name in names)]
@@ -99,8 +99,8 @@ def format_evaluation(found: Evaluation) -> str:
     return "\n".join([*lines, f"precision by chance: {100 * found.chance:.1f}"])
 
 
-def _equal(of_queries: Sequence[object], of_items: Sequence[object], numbers: Tensor) -> Tensor:
-    """Return, as (Q, k) bool, whether query and item are equal; never where there is no item (-1)."""
+def _is_equal(of_queries: Sequence[object], of_items: Sequence[object], numbers: Tensor) -> Tensor:
+    """Return whether query and item are equal, (Q, k) bool; False for no item (-1)."""
     return torch.tensor(
         [
             [item >= 0 and of_items[item] == query for item in line]
@@ -109,5 +109,5 @@ def _equal(of_queries: Sequence[object], of_items: Sequence[object], numbers: Te
     )
 
 
-def _kept(found: Tensor, exact: Tensor) -> float:
+def _share_kept(found: Tensor, exact: Tensor) -> float:
     return (exact[:, :, None] == found[:, None, :]).any(2).float().mean().item()

@@ -1,4 +1,4 @@
-"""Manifest: what an index holds, what made it, and the size and hash of each of its files."""
+"""Manifest: says what an index holds, what made it, and the size and hash of each file."""
 
 import json
 from collections.abc import Callable
@@ -17,44 +17,44 @@ VERSION = 2
 
 @dataclass(frozen=True)
 class File(StoredFile):
-    """One file of the index as it was written.
+    """Describes a file of the index as it was written.
 
     Attributes:
-        items: images or texts in it.
+        items: number of images or texts in it.
     """
 
     items: int
 
     @classmethod
     def written(cls, folder: Path, name: str, items: int, write: Callable[[Path], None]) -> "File":
-        """Let `write` fill the file, see `gloria.durable.write_whole`."""
+        """Let `write` write the file, see `gloria.durable.write_whole`."""
         write_whole(folder / name, write)
         return cls(name, *size_and_hash(folder / name), items)
 
     def check(self, folder: Path, verify: bool) -> None:
-        """Raise ValueError where the file is not there, or of another size, or (`verify`) has other bytes."""
+        """Raise ValueError if the file is missing, has another size, or (with `verify`) other bytes."""
         if fault := self.fault(folder, MANIFEST, verify):
             raise ValueError(f"{fault}; restore it, or build the index again")
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The one file of an index that says what the others are.
+    """Describes an index and its files.
 
     Attributes:
-        of: what the items are.
+        of: kind of the items.
         width: D.
-        dtype: of regions and words, a name in torch.
-        model: `model_fingerprint` of the model that encoded them.
+        dtype: dtype of regions and words, a name in torch.
+        model: `model_fingerprint` of the model that encoded the items.
         preprocessing: `preprocessing_fingerprint` of its processor.
-        rows: of the table, good or bad.
-        done: rows that the shards account for; fewer than `rows` while the index is being built.
-        digest: hash of those `done` rows, by which a build finds out that it continues with the same table.
-        bad: rows among them that are not in the index.
-        shards: in the order of their items.
+        rows: number of the table's rows, good or bad.
+        done: number of rows that are in the shards or bad; below `rows` while the index is being built.
+        digest: hash of those `done` rows, by which a continued build recognizes its table.
+        bad: problems of the rows that are not in the index.
+        shards: files, in the order of their items.
         nearest: the FAISS index of the item embeddings, if there is one.
-        factory: what FAISS calls its kind.
-        version: of the format.
+        factory: FAISS's name of its kind.
+        version: version of the format.
     """
 
     of: ItemKind
@@ -78,7 +78,7 @@ class Manifest:
             raise ValueError(f"dtype is {self.dtype!r}; expected one of {', '.join(map(repr, DTYPES))}")
 
     def write(self, folder: Path) -> None:
-        """Replace the manifest in `folder`, at once."""
+        """Replace the manifest in `folder`, in one step."""
         write_json(folder / MANIFEST, asdict(self))
 
     @classmethod
@@ -86,7 +86,7 @@ class Manifest:
         """Read the manifest of an index.
 
         Raises:
-            ValueError: there is none, or one of another version, or one that is damaged.
+            ValueError: a manifest that is missing, damaged, or of another version.
         """
         path = folder / MANIFEST
         if not path.is_file():
@@ -102,12 +102,12 @@ class Manifest:
                 "use the program that wrote it"
             )
         try:
-            return cls(**saved | _nested(saved))
+            return cls(**saved | _parse_nested(saved))
         except (TypeError, ValueError, KeyError) as error:
             raise ValueError(f"{path} is damaged ({error}); restore it, or build the index again") from error
 
     def check_maker(self, model: str, preprocessing: str) -> None:
-        """Raise ValueError where another model, or other preprocessing, made the index: its scores would be noise."""
+        """Raise ValueError if another model or preprocessing made the index: scores would be noise."""
         for what, mine, given in (("model", self.model, model), ("preprocessing", self.preprocessing, preprocessing)):
             if mine != given:
                 raise ValueError(
@@ -116,7 +116,7 @@ class Manifest:
                 )
 
 
-def _nested(saved: dict[str, Any]) -> dict[str, Any]:
+def _parse_nested(saved: dict[str, Any]) -> dict[str, Any]:
     missing = {field.name for field in fields(Manifest)} - set(saved)
     if missing:
         raise ValueError(f"without {', '.join(sorted(missing))}")

@@ -1,4 +1,4 @@
-"""The first stage of a search in two: FAISS over the item embeddings of an index, which finds candidates."""
+"""Finds candidates, the first stage of a search in two stages, with FAISS over the item embeddings of an index."""
 
 from dataclasses import replace
 from typing import Any
@@ -11,34 +11,34 @@ from gloria.index.store import EmbeddingIndex
 from gloria.lock import only_writer
 
 FILE = "item_embeds.faiss"
-# FAISS itself takes no more than 256 vectors for each cell that it trains; so many serve 1024 cells.
+# FAISS trains a cell on at most 256 vectors; this many serve 1024 cells.
 MOST_TO_TRAIN_ON = 2**18
-# Of the cells of an inverted file a query visits so many: FAISS's own default, one, loses most of what is near.
+# Share of an inverted file's cells that a query visits: FAISS's default, one cell, misses most near items.
 VISITED_SHARE = 1 / 16
 
 
 def build_nearest(index: EmbeddingIndex, factory: str = "Flat") -> EmbeddingIndex:
-    """Make the FAISS index of the item embeddings, by their cosine, and note it in the manifest.
+    """Make a FAISS index of the item embeddings, by their cosine, and add it to the manifest.
 
     Args:
-        index: complete.
-        factory: what FAISS's index_factory takes. "Flat", the default, looks at all vectors, in float32, and misses
-            none: 0.15 GFLOP a query at 100,000 items of D = 768. "IVF1024,Flat" or "HNSW32" for millions of items; a
-            quantizer such as "IVF4096,PQ64" where the vectors do not fit the memory, in which FAISS holds them.
+        index: a complete index.
+        factory: argument of FAISS's index_factory. "Flat", the default, compares all items in float32 and misses none:
+            0.15 GFLOP a query at 100,000 items of D = 768. "IVF1024,Flat" or "HNSW32" suit millions of items. A
+            quantizer such as "IVF4096,PQ64" helps if the embeddings do not fit in memory, where FAISS holds them.
 
     Returns:
         The index, opened again.
 
     Raises:
-        ValueError: FAISS is not installed; it knows no such factory, or cannot train it on so few items; another
-        process writes into the folder of the index, or has done so since it was opened.
-        DiskFullError: no space is left; the index is as it was.
+        ValueError: FAISS is missing, does not know the factory, or cannot train it on so few items; another process
+            writes into the folder of the index, or has done so since it was opened.
+        DiskFullError: no space is left; the index is unchanged.
     """
-    faiss = _faiss()
+    faiss = _import_faiss()
     try:
         made = faiss.index_factory(index.manifest.width, factory, faiss.METRIC_INNER_PRODUCT)
         if not made.is_trained:
-            made.train(_sample(index).numpy())
+            made.train(_training_sample(index).numpy())
         for shard in index.shards:
             made.add(_unit_length(shard.item_embeds).numpy())
     except RuntimeError as error:
@@ -54,14 +54,12 @@ def build_nearest(index: EmbeddingIndex, factory: str = "Flat") -> EmbeddingInde
 
 
 def nearest(index: EmbeddingIndex, query_embeds: Tensor, count: int) -> Tensor:
-    """Return the numbers (Q, count) of the items whose embeddings have the best cosines with those of queries, -1 =
-    none.
-    """
-    _, numbers = _read(index).search(_unit_length(query_embeds.cpu()).numpy(), count)
+    """Return the numbers (Q, count) of the items with the best cosines to each query, -1 = none."""
+    _, numbers = _faiss_index_of(index).search(_unit_length(query_embeds.cpu()).numpy(), count)
     return torch.from_numpy(numbers)
 
 
-def _read(index: EmbeddingIndex) -> Any:
+def _faiss_index_of(index: EmbeddingIndex) -> Any:
     file = index.manifest.nearest
     if file is None:
         raise ValueError(
@@ -69,7 +67,7 @@ def _read(index: EmbeddingIndex) -> Any:
             "`gloria index build ... --faiss Flat`"
         )
     if index.nearest is None:
-        faiss = _faiss()
+        faiss = _import_faiss()
         try:
             index.nearest = faiss.read_index(str(index.folder / file.name))
         except RuntimeError as error:
@@ -89,8 +87,8 @@ def _unit_length(embeds: Tensor) -> Tensor:
     return torch.nn.functional.normalize(embeds.float(), dim=1)
 
 
-def _sample(index: EmbeddingIndex) -> Tensor:
-    """Return evenly spaced items, so that every part of a sorted table is among them."""
+def _training_sample(index: EmbeddingIndex) -> Tensor:
+    """Return evenly spaced items, to cover every part of a sorted table."""
     count = min(len(index), MOST_TO_TRAIN_ON)
     numbers = torch.arange(count) * len(index) // count
     bounds = torch.searchsorted(numbers, torch.tensor([*index.firsts, len(index)])).tolist()
@@ -98,7 +96,7 @@ def _sample(index: EmbeddingIndex) -> Tensor:
     return _unit_length(torch.cat([shard.item_embeds[some] for shard, some in zip(index.shards, chosen, strict=True)]))
 
 
-def _faiss() -> Any:
+def _import_faiss() -> Any:
     try:
         import faiss
     except ImportError as error:

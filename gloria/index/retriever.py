@@ -1,4 +1,4 @@
-"""Retriever: what in an index belongs to a text or to an image, with the model that made it."""
+"""Retriever: finds the items of an index for a text or an image, with the model that made the index."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ from gloria_ops import TopK
 
 
 class Hit(NamedTuple):
-    """One item that was found: its score, its number in the index, and the row that it comes from."""
+    """Holds a found item: its score, its number in the index, and its row."""
 
     score: float
     item: int
@@ -31,13 +31,13 @@ class Retriever:
     """Finds images of an index for texts, or texts of an index for images.
 
     Args:
-        model: that made the index; put into evaluation mode while it works.
-        processor: of the same run.
-        index: of images or of texts.
-        batch_size: queries that are encoded, and looked for, at once; an exact search reads the index once for each.
+        model: model that made the index; put into evaluation mode while it works.
+        processor: processor of the same run.
+        index: index of images or of texts.
+        batch_size: queries encoded and searched at once; an exact search reads the index once for each batch.
 
     Raises:
-        ValueError: another model or other preprocessing made the index; `batch_size` below 1.
+        ValueError: an index of another model or preprocessing; `batch_size` below 1.
     """
 
     def __init__(
@@ -50,25 +50,25 @@ class Retriever:
 
     @classmethod
     def from_pretrained(cls, run: str | Path, index: str | Path, **options: Any) -> "Retriever":
-        """From a run folder, on the CPU, and the folder of an index; `options` are those of the class."""
+        """Make a retriever of a run folder, on the CPU, and an index's folder; `options` are those of the class."""
         model, processor = GloriaModel.from_pretrained(run), GloriaProcessor.from_pretrained(run)
         return cls(model, processor, EmbeddingIndex(index), **options)
 
     def __call__(
         self, queries: Any, k: int = 10, *, by: By = "both", candidates: int | None = None
     ) -> list[Hit] | list[list[Hit]]:
-        """Look for one query or several.
+        """Search for one query or several.
 
         Args:
-            queries: texts for an index of images; for one of texts images, as `GloriaProcessor` takes them.
-            k: how many to find for each; fewer where the index has fewer.
+            queries: texts for an index of images; images, as `GloriaProcessor` takes them, for an index of texts.
+            k: number of items to find for each; at most the size of the index.
             by, candidates: as in `gloria.index.search`.
 
         Returns:
             Hits, best first; a list of such lists for several queries.
 
         Raises:
-            TypeError: a text where an image is expected, or the reverse.
+            TypeError: a text instead of an image, or the reverse.
             ValueError: as `gloria.index.search`; an unreadable image.
         """
         one = isinstance(queries, str) if self.index.manifest.of == "images" else is_single_image(queries)
@@ -89,7 +89,7 @@ class Retriever:
         candidates: int | None = None,
         progress: bool = False,
     ) -> TopK:
-        """Scores and numbers of the k best items, (Q, k) each on the CPU; see `gloria.index.search`."""
+        """Return scores and numbers of the k best items, (Q, k) each on the CPU; see `gloria.index.search`."""
         score = self.model.config.score
         found = [
             search(self.index, encoded, k, by=by, score=score, candidates=candidates)
@@ -101,7 +101,7 @@ class Retriever:
         if not len(queries):
             raise ValueError("queries is empty; expected one or more")
         for batch in batches(queries, self.batch_size, "queries", progress):
-            # Nothing is yielded within: a search that raises would leave gradients switched off.
+            # No yield inside: a search that raises would leave gradients switched off.
             with inference(self.model):
                 if self.index.manifest.of == "images":
                     encoded = encode_texts(self.model, self.processor, batch, self.batch_size)

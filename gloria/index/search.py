@@ -1,4 +1,4 @@
-"""Searches of an index: every item scored, a shard at a time, or only those that FAISS finds near, re-ranked."""
+"""Searches an index: scores every item, a shard at a time, or re-ranks the candidates that FAISS finds."""
 
 import torch
 from torch import Tensor
@@ -16,25 +16,25 @@ def search(
 ) -> TopK:
     """Return the k best items of an index for each query.
 
-    Exact, without `candidates`: every item is scored. A shard is read from the disk (and copied to the device of the
-    queries, where that is another), its scores are merged into the best so far and forgotten. With `candidates`: FAISS
-    finds so many items by their item embeddings, and only they are scored; what it does not find is lost.
+    Without `candidates` the search is exact: every item is scored. Each shard is read from the disk (and copied to the
+    queries' device if needed), and its scores are merged into the best so far. With `candidates`, FAISS finds this many
+    items by their item embeddings, and only these are scored; the search misses the others.
 
     Args:
-        index: of the other kind than the queries.
-        queries: texts for an index of images, images for one of texts; cast to the dtype of the index.
+        index: index of images or texts.
+        queries: texts for an index of images, images for an index of texts; cast to the dtype of the index.
         k: 1 to the number of items.
         by: "global" = cosine of the item embeddings, "local" = local score, "both" = their mean.
-        score: the local score, that of the model.
+        score: the model's local score.
         candidates: at least k; None = all.
 
     Returns:
-        Scores and numbers of items, best first; equal scores in the order of the index. Where FAISS found fewer than k,
+        Scores and numbers of items, best first; equal scores in the order of the index. If FAISS finds fewer than k,
         as inverted files may, the rest are -inf and -1.
 
     Raises:
         ValueError: an argument out of range; queries of another width, or not finite in the dtype of the index;
-        `candidates` without a FAISS index.
+            `candidates` without a FAISS index.
     """
     _check(index, queries, k, by, candidates)
     dtype = index.shards[0].part_embeds.dtype
@@ -60,11 +60,11 @@ def rerank(
     """Return the k best of each query's own candidates.
 
     Args:
-        index, queries, k, by, score: as in `search`, the queries in the dtype of the index.
+        index, queries, k, by, score: as in `search`, with queries in the dtype of the index.
         candidates: (Q, n) int64, numbers of items in any order; -1 = none.
 
     Returns:
-        As `search`; -inf and -1 where there are fewer than k candidates.
+        As `search`; -inf and -1 fill up fewer than k candidates.
     """
     best = []
     for query, numbers in zip(queries.singly(), candidates.cpu(), strict=True):
@@ -86,7 +86,7 @@ def _scores(queries: Embeddings, items: Embeddings, index: EmbeddingIndex, by: B
     if by == "global":
         return cosines(queries.item_embeds, items.item_embeds.to(device))
     items = Embeddings(*(each.to(device) for each in items))
-    # Not by `local_scores`: a search has a cheaper way for few queries than the scores of a batch.
+    # For few queries, a search is cheaper than `local_scores` of a batch.
     scored = scored_chunks(
         queries.part_embeds,
         items.part_embeds,

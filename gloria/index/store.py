@@ -1,4 +1,4 @@
-"""The shards of an index: IndexWriter appends them, each whole or not at all, and EmbeddingIndex maps them."""
+"""Stores the shards of an index: IndexWriter appends each completely or not at all; EmbeddingIndex maps them."""
 
 import json
 from collections.abc import Sequence
@@ -16,17 +16,17 @@ from gloria.data import Problem, Row
 from gloria.embeddings import Embeddings
 from gloria.index.manifest import File, Manifest
 
-# Large enough that what is done once a shard is nothing, small enough to be held while it is filled.
+# Large enough that the work for each shard is negligible, small enough to be in memory.
 SHARD_BYTES = 2**28
 
 
 class IndexWriter:
-    """Appends items to an index, a shard at a time; what is killed in between leaves the shards before it.
+    """Appends items to an index, a shard at a time; a killed process leaves the earlier shards.
 
     Args:
-        folder: of the index; made where it does not exist.
-        manifest: of what is in it already, or of an empty one.
-        shard_bytes: a shard is written when it has so many.
+        folder: folder of the index; created if it is missing.
+        manifest: manifest of the index so far, which may be empty.
+        shard_bytes: size at which a shard is full.
     """
 
     def __init__(self, folder: str | Path, manifest: Manifest, shard_bytes: int = SHARD_BYTES) -> None:
@@ -34,15 +34,15 @@ class IndexWriter:
             raise ValueError(f"shard_bytes is {shard_bytes}; expected at least 1, such as {SHARD_BYTES}")
         self.folder, self.manifest, self.shard_bytes = Path(folder), manifest, shard_bytes
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._held: list[Embeddings] = []
+        self._pending: list[Embeddings] = []
         self._rows: list[Row] = []
 
     def add(self, items: Embeddings, rows: Sequence[Row]) -> None:
-        """Hold items, and the rows that they come from, for the next shard.
+        """Add items, and their rows, to the next shard.
 
         Raises:
-            ValueError: another width; a number that is not finite, or too large for the dtype of the index: the row of
-            the first is named.
+            ValueError: another width; an embedding that is not finite in the dtype of the index: the message names the
+                row of the first.
         """
         count, width = items.item_embeds.shape
         if width != self.manifest.width or len(rows) != count:
@@ -59,28 +59,28 @@ class IndexWriter:
                 f"{rows[min(bad)].where}: its vectors are NaN or infinite in {self.manifest.dtype}; take float32 "
                 "or bfloat16, which have a wider range, or fix the model"
             )
-        self._held.append(Embeddings(item_embeds, part_embeds, offsets))
+        self._pending.append(Embeddings(item_embeds, part_embeds, offsets))
         self._rows += rows
 
     @property
     def is_full(self) -> bool:
-        """Whether what is held makes a shard."""
-        return sum(each.part_embeds.nbytes + each.item_embeds.nbytes for each in self._held) >= self.shard_bytes
+        """Whether the next shard is full."""
+        return sum(each.part_embeds.nbytes + each.item_embeds.nbytes for each in self._pending) >= self.shard_bytes
 
     def write(self, done: int, digest: str, bad: Sequence[Problem] = ()) -> None:
-        """Write a shard of what is held, then the manifest, by which it begins to count.
+        """Write the next shard, then the manifest, which makes the shard count.
 
         Args:
-            done: rows of the table that are then in the index, or bad.
-            digest: of those rows.
-            bad: rows that are bad among those since the last call.
+            done: number of the table's rows that are then in the index, or bad.
+            digest: hash of those rows.
+            bad: problems of the bad rows since the last call.
         """
         shards = self.manifest.shards
-        if self._held:
+        if self._pending:
             name = f"shard-{len(shards):05d}.safetensors"
-            shards = (*shards, File.written(self.folder, name, len(self._rows), self._save))
-        # Whole vectors that FAISS does not know would never be found.
-        nearest, factory = (None, "") if self._held else (self.manifest.nearest, self.manifest.factory)
+            shards = (*shards, File.written(self.folder, name, len(self._rows), self._save_shard))
+        # The FAISS index lacks the new items, which a search in two stages would never find.
+        nearest, factory = (None, "") if self._pending else (self.manifest.nearest, self.manifest.factory)
         self.manifest = replace(
             self.manifest,
             done=done,
@@ -91,27 +91,27 @@ class IndexWriter:
             factory=factory,
         )
         self.manifest.write(self.folder)
-        self._held, self._rows = [], []
+        self._pending, self._rows = [], []
 
-    def _save(self, path: Path) -> None:
+    def _save_shard(self, path: Path) -> None:
         rows = json.dumps([_row_as_json(row) for row in self._rows]).encode()
-        tensors = Embeddings.concatenate(self._held)._asdict()
+        tensors = Embeddings.concatenate(self._pending)._asdict()
         save_file(tensors | {"rows": torch.frombuffer(bytearray(rows), dtype=torch.uint8)}, path)
 
 
 class EmbeddingIndex:
-    """An index that is complete, memory-mapped: what is read of it is read when it is scored.
+    """Opens a complete index, memory-mapped: items are read when they are scored.
 
     Attributes:
-        folder: where it lies.
-        manifest: what it holds.
+        folder: folder of the index.
+        manifest: its manifest.
 
     Args:
-        folder: that `gloria index build` wrote.
-        verify: compare the hash of every file, which reads all of it once. Without, sizes and layouts are checked.
+        folder: folder that `gloria index build` wrote.
+        verify: compare the hash of every file, which reads the index once. False checks only sizes and layouts.
 
     Raises:
-        ValueError: no index, an unfinished one, another version; a file that is missing, cut off or changed.
+        ValueError: no index, an unfinished index, another version; a file that is missing, cut off or changed.
     """
 
     def __init__(self, folder: str | Path, verify: bool = True) -> None:
@@ -129,7 +129,7 @@ class EmbeddingIndex:
         self.shards = [_open_shard(self.folder / file.name, file.items, self.manifest) for file in self.manifest.shards]
         counts = torch.tensor([file.items for file in self.manifest.shards])
         self._firsts = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
-        self.nearest: Any = None  # what FAISS has read of the index, once it has been asked
+        self.nearest: Any = None  # the FAISS index, once it has been read
         self._rows_of = lru_cache(maxsize=8)(self._read_rows)
 
     def __len__(self) -> int:
@@ -137,11 +137,11 @@ class EmbeddingIndex:
 
     @property
     def firsts(self) -> list[int]:
-        """Number of the first item of each shard."""
+        """Numbers of the first item of each shard."""
         return self._firsts[:-1].tolist()
 
     def gather(self, numbers: Tensor) -> Embeddings:
-        """Return copies of the items with the given numbers, (n,) int64, rising, within the index."""
+        """Return copies of the items with these numbers, (n,) int64, in rising order."""
         shard_of = torch.searchsorted(self._firsts, numbers, right=True) - 1
         return Embeddings.concatenate(
             [
@@ -151,7 +151,7 @@ class EmbeddingIndex:
         )
 
     def rows(self, numbers: Sequence[int]) -> list[Row]:
-        """Return the rows that items come from: line, image, report, patient and label."""
+        """Return the rows of items: line, image, report, patient and label."""
         shard_of = (torch.searchsorted(self._firsts, torch.tensor(numbers, dtype=torch.int64), right=True) - 1).tolist()
         firsts = self.firsts
         return [self._rows_of(shard)[number - firsts[shard]] for number, shard in zip(numbers, shard_of, strict=True)]

@@ -1,4 +1,4 @@
-"""What stands for a class in words: its name, reports that carry it, or phrases put together from a vocabulary."""
+"""Makes prompts, texts that describe a class: its name, its reports, or phrases built from a vocabulary."""
 
 from gloria.data.layouts.chexpert import COMPETITION
 from gloria.prompts.prompts import (

@@ -1,4 +1,4 @@
-"""What stands for a class in words: its name, reports that carry it, or phrases put together from a vocabulary."""
+"""Makes prompts, texts that describe a class: its name, its reports, or phrases built from a vocabulary."""
 
 import random
 from collections.abc import Hashable, Iterable, Sequence
@@ -14,28 +14,28 @@ from gloria.data.layouts.chexpert import COMPETITION
 from gloria.messages import shown
 
 VOCABULARY = Path(__file__).with_name("chest.yaml")
-# Prompts of a class that are drawn from all phrases of its vocabulary: as many as in the released evaluation.
+# Prompts drawn for each class from the phrases of its vocabulary, as many as in the released evaluation.
 PER_CLASS = 5
-# Phrases that the parts of one class may make; all of them are held, so that equal ones are drawn once.
+# Most phrases of one class; all are in memory, so that equal ones are drawn once.
 MOST_PHRASES = 100_000
 
 Prompts = dict[str, list[str]]
 
 
 def named_prompts(classes: Iterable[str]) -> Prompts:
-    """Return the class name as text."""
+    """Use each class's name as its prompt."""
     return {name: [name] for name in classes}
 
 
 def sampled_prompts(rows: Sequence[Row], count: int = 1, seed: int = 0) -> Prompts:
     """Draw reports of each class from labeled rows.
 
-    Take rows that are not classified themselves: an image's own report would give its class away.
+    Use rows other than those to classify: an image's own report would give its class away.
 
     Args:
-        rows: those without a label or a report are left out.
-        count: reports of each class; all of a class that has fewer.
-        seed: of the drawing; the same rows, count and seed give the same prompts.
+        rows: labeled rows; rows without a label or a report are left out.
+        count: reports of each class; all reports of a class that has fewer.
+        seed: seed of the draw; the same rows, count and seed give the same prompts.
 
     Raises:
         ValueError: no row with a label and a report; `count` below 1.
@@ -46,16 +46,16 @@ def sampled_prompts(rows: Sequence[Row], count: int = 1, seed: int = 0) -> Promp
             reports.setdefault(row.label, {})[row.report] = None
     if not reports:
         raise ValueError("no row has a label and a report; prompts sampled from data need both")
-    return {name: _drawn(list(of_class), count, f"{seed} {name}") for name, of_class in reports.items()}
+    return {name: _sample(list(of_class), count, f"{seed} {name}") for name, of_class in reports.items()}
 
 
 def generated_prompts(classes: Sequence[str] = COMPETITION, count: int = PER_CLASS, seed: int = 0) -> Prompts:
-    """Draw phrases of severity, subtype and location from the vocabulary of the package.
+    """Draw phrases of severity, subtype and location from the package's vocabulary.
 
     Args:
-        classes: names that the vocabulary has, in upper or lower case; by default the five of the CheXpert competition.
-        count: phrases of each class; all of a class that has fewer.
-        seed: of the drawing.
+        classes: names in the vocabulary, in upper or lower case. Default: the five of the CheXpert competition.
+        count: phrases of each class; all phrases of a class that has fewer.
+        seed: seed of the draw.
 
     Raises:
         ValueError: a class that the vocabulary lacks; `count` below 1.
@@ -71,27 +71,27 @@ def generated_prompts(classes: Sequence[str] = COMPETITION, count: int = PER_CLA
 
 
 def read_prompts(path: str | Path, count: int = PER_CLASS, seed: int = 0) -> Prompts:
-    """Return the prompts of a YAML file.
+    """Read the prompts of a YAML file.
 
-    For each class, a list of texts, or a vocabulary of parts that are put together::
+    Each class has a list of texts, or a vocabulary of parts that are combined::
 
-        Pneumonia:                      # all combinations of one entry of each part, of which `count` are drawn
+        Pneumonia:                      # `count` draws from all combinations of one entry of each part
           severity: [mild, severe]
           location: [left lower lobe pneumonia, right lower lobe pneumonia]
         Normal:                         # all of them
           - no acute cardiopulmonary process
 
-    The parts are joined by blanks in their order, whatever they are called; an entry "" leaves its part out.
+    The parts are joined with blanks in their order; their names do not matter. An entry "" leaves its part out.
 
     Args:
         path: the file, UTF-8.
-        count: phrases that are drawn of each vocabulary; all of one that has fewer. Lists are taken whole.
-        seed: of the drawing.
+        count: phrases drawn from each vocabulary; all phrases of a vocabulary that has fewer. Lists are not drawn from.
+        seed: seed of the draw.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: not YAML; a class that is not text, appears twice, or holds neither of both; an empty prompt; parts
-            that make more than `MOST_PHRASES` phrases; `count` below 1.
+        FileNotFoundError: `path` does not exist.
+        ValueError: not YAML; a class that is not text, appears twice, or holds neither list nor vocabulary; an empty
+            prompt; parts that make more than `MOST_PHRASES` phrases; `count` below 1.
     """
     path = Path(path)
     if not path.is_file():
@@ -100,7 +100,7 @@ def read_prompts(path: str | Path, count: int = PER_CLASS, seed: int = 0) -> Pro
         classes = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
     except OSError:
         raise
-    except Exception as error:  # of values that look like dates, numbers or bytes and are none, yaml raises anything
+    except Exception as error:  # on values that look like dates, numbers or bytes, yaml raises any kind of error
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(classes, dict) or not classes:
         raise ValueError(f"{path} holds {shown(classes)}; expected a prompt list or a vocabulary for each class")
@@ -109,7 +109,7 @@ def read_prompts(path: str | Path, count: int = PER_CLASS, seed: int = 0) -> Pro
         if not isinstance(name, str) or not name.strip():
             raise ValueError(f"{path} has a class {shown(name)}; expected text: put it in quotes")
         if isinstance(given, dict):
-            prompts[name] = _drawn(_phrases(f"{path}, {name}", given), count, f"{seed} {name}")
+            prompts[name] = _sample(_phrases(f"{path}, {name}", given), count, f"{seed} {name}")
         else:
             prompts[name] = _texts(f"{path}, {name}", given)
             if not all(prompts[name]):
@@ -118,7 +118,7 @@ def read_prompts(path: str | Path, count: int = PER_CLASS, seed: int = 0) -> Pro
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML in which a class that appears twice is an error: its first prompts would be lost without a word."""
+    """Refuses a class that appears twice: its first prompts would be lost silently."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         met = set()
@@ -151,7 +151,7 @@ def _texts(where: str, given: Any) -> list[str]:
     return [" ".join(entry.split()) for entry in given]
 
 
-def _drawn(texts: list[str], count: int, seed: str) -> list[str]:
+def _sample(texts: list[str], count: int, seed: str) -> list[str]:
     if count < 1:
         raise ValueError(f"count is {count}; expected at least one prompt of each class")
     return random.Random(seed).sample(texts, min(count, len(texts)))

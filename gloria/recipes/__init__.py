@@ -1,4 +1,4 @@
-"""Recipes: the options of `gloria train` in a YAML file, those of the released code among them."""
+"""Recipes: options of `gloria train` in YAML files, among them the released code's."""
 
 from gloria.recipes.loading import available_recipes, load_recipe
 

@@ -1,4 +1,4 @@
-"""Reads recipes: those that come with the package, and YAML files of your own."""
+"""Reads recipes: those of the package, and your own YAML files."""
 
 from collections.abc import Collection
 from importlib.resources import files
@@ -9,19 +9,19 @@ import yaml
 
 
 def available_recipes() -> list[str]:
-    """Names of the recipes that come with the package."""
+    """Return the names of the package's recipes."""
     return sorted(Path(each.name).stem for each in files(__package__).iterdir() if each.name.endswith(".yaml"))
 
 
 def load_recipe(name_or_path: str, options: Collection[str]) -> dict[str, Any]:
-    """Return a recipe as the options that it sets.
+    """Return the options that a recipe sets.
 
     Args:
-        name_or_path: name of one that comes with the package, or path of a YAML file of one's own.
+        name_or_path: name of a recipe of the package, or path of a YAML file.
         options: names that it may set.
 
     Returns:
-        Values by name, unchecked: whoever takes the options checks them.
+        Values by name, unchecked: the options' own class checks them.
 
     Raises:
         ValueError: neither a name nor a file; not YAML of the form `name: value`; an unknown option.

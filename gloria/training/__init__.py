@@ -1,4 +1,4 @@
-"""Training on rows of a table: options, pairs of a batch, the Trainer, and a run with its folder."""
+"""Trains on the rows of a table: options, collator, Trainer, and a run with its folder."""
 
 from gloria.training.checkpoints import CHECKPOINTS, last_checkpoint
 from gloria.training.collator import PairCollator

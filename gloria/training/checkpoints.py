@@ -1,4 +1,4 @@
-"""Checkpoints: which of a run's are whole, from which one it resumes, and which ones are kept."""
+"""Completes, checks, finds and removes the checkpoints of a run."""
 
 import json
 import os
@@ -19,23 +19,23 @@ _RANDOM_STATE = re.compile(r"rng_state_(\d+)\.pth")
 
 
 def checkpoint_of(folder: str | Path, step: int) -> Path:
-    """Return the checkpoint after a step, in the folder of a run's checkpoints."""
+    """Return the path of the checkpoint after a step, in a folder of checkpoints."""
     return Path(folder) / f"checkpoint-{step}"
 
 
 def manifest_of(rank: int) -> str:
-    """Return the name of the file in which a process lists what it has written of a checkpoint."""
+    """Return the name of the file in which a process lists its files of a checkpoint."""
     return f"manifest-{rank}.json"
 
 
 def seal(checkpoint: Path, rank: int, ranks: int) -> None:
     """Flush the files of this process to disk, and then list them, which makes its part of the checkpoint count.
 
-    No process waits for another: the checkpoint is whole when all have done so.
+    No process waits for another: the checkpoint is complete when all have called this.
 
     Args:
         checkpoint: folder of the checkpoint.
-        rank: of this process, which wrote its random state; the first one wrote everything else.
+        rank: rank of this process, which wrote its random state; the first process wrote everything else.
         ranks: number of processes.
     """
     written = []
@@ -52,16 +52,16 @@ def seal(checkpoint: Path, rank: int, ranks: int) -> None:
 
 
 def is_sealed(checkpoint: Path, rank: int) -> bool:
-    """Return whether this process has written its part of the checkpoint to its end."""
+    """Return whether this process has written its whole part of the checkpoint."""
     return (checkpoint / manifest_of(rank)).is_file()
 
 
 def fault_of(checkpoint: Path, verify: bool = True) -> str:
-    """Say why a checkpoint is not whole, "" = it is.
+    """Say why a checkpoint is incomplete, "" = it is complete.
 
     Args:
         checkpoint: its folder.
-        verify: compare the hashes of the files, which reads all of them. Without, they must be there in their sizes.
+        verify: compare the hashes of the files, which reads all of them. False compares only their sizes.
     """
     rank, ranks = 0, 1
     while rank < ranks:
@@ -86,9 +86,7 @@ def fault_of(checkpoint: Path, verify: bool = True) -> str:
 
 
 def find_checkpoint(folder: str | Path, verify: bool = True) -> tuple[Path | None, list[str]]:
-    """Return the newest whole checkpoint in a folder of them, None where there is none, and why newer ones are not
-    whole.
-    """
+    """Return the newest complete checkpoint in a folder, if any, and the faults of newer ones."""
     faults: list[str] = []
     for checkpoint in reversed(_checkpoints(folder)):
         fault = fault_of(checkpoint, verify)
@@ -99,35 +97,35 @@ def find_checkpoint(folder: str | Path, verify: bool = True) -> tuple[Path | Non
 
 
 def last_checkpoint(out: str | Path, verify: bool = True) -> str | None:
-    """Return the path of the newest whole checkpoint of a run folder, None where there is none.
+    """Return the path of the newest complete checkpoint of a run folder, None if there is none.
 
     Args:
         out: the run folder.
-        verify: compare the hashes of its files, which reads all of them. Without, they must be there in their sizes.
+        verify: compare the hashes of its files, which reads all of them. False compares only their sizes.
     """
     checkpoint, _ = find_checkpoint(Path(out) / CHECKPOINTS, verify)
     return None if checkpoint is None else str(checkpoint)
 
 
 def holds_checkpoints(folder: str | Path) -> bool:
-    """Return whether a folder has a checkpoint that was written to its end, whatever happened to it since."""
+    """Return whether a folder has a checkpoint that was once complete, even if it has been damaged since."""
     ends = (manifest_of(0), TRAINER_STATE_NAME)
     return any((checkpoint / name).exists() for checkpoint in _checkpoints(folder) for name in ends)
 
 
 def remove_after(folder: str | Path, step: int) -> None:
-    """Remove the checkpoints of later steps, which a run that goes on from this one writes again."""
+    """Remove the checkpoints after a step: a run that resumes there writes them again."""
     for checkpoint in _checkpoints(folder):
         if step_of(checkpoint) > step:
             shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def keep_newest(folder: str | Path, best: str | None) -> None:
-    """Remove all whole checkpoints but the newest two, or the newest and the best; and unfinished ones between them.
+    """Remove all complete checkpoints but the newest two, or the newest and the best; and older unfinished ones.
 
     Args:
-        folder: of the checkpoints.
-        best: path of the best checkpoint, if one is to be kept.
+        folder: folder of the checkpoints.
+        best: path of the best checkpoint, if it is to be kept.
     """
     checkpoints = _checkpoints(folder)
     whole = [checkpoint for checkpoint in checkpoints if not fault_of(checkpoint, verify=False)]
@@ -138,18 +136,18 @@ def keep_newest(folder: str | Path, best: str | None) -> None:
         kept.update(each for each in whole if each.name == os.path.basename(best))
     kept.update(whole[-KEPT:] if len(kept) < KEPT else ())
     for checkpoint in checkpoints:
-        # A newer one may still be waiting for the part of another process.
+        # A newer checkpoint may still wait for the part of another process.
         if checkpoint not in kept and step_of(checkpoint) < step_of(whole[-1]):
             shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def step_of(checkpoint: str | Path) -> int:
-    """Return the step after which a checkpoint was written, -1 where the folder is none that a run makes."""
+    """Return the step after which a checkpoint was written, -1 if the folder is not a run's checkpoint."""
     named = re.fullmatch(r"checkpoint-(0|[1-9][0-9]*)", Path(checkpoint).name)
     return int(named[1]) if named else -1
 
 
 def _checkpoints(folder: str | Path) -> list[Path]:
-    """Folders that a run itself makes, oldest first; others, such as checkpoint-6.bak, are the user's."""
+    """Return the folders that a run makes, oldest first; others, such as checkpoint-6.bak, are the user's."""
     found = [path for path in Path(folder).glob("checkpoint-*") if step_of(path) >= 0 and path.is_dir()]
     return sorted(found, key=step_of)

@@ -1,4 +1,4 @@
-"""Items of a training set to a batch: pixels stacked, reports tokenized and padded."""
+"""Makes a batch of items of a training set: stacks pixels, tokenizes and pads reports."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,11 +10,11 @@ from gloria.processing import GloriaProcessor
 
 
 class PairCollator:
-    """Items of `gloria.data.TableDataset` or `ShardDataset` to the arguments of `GloriaModel.forward`.
+    """Makes the arguments of `GloriaModel.forward` from items of `gloria.data.TableDataset` or `ShardDataset`.
 
     Args:
-        processor: tokenizes.
-        lines: add "lines", (B,) int64, which is not an argument of the model, but which `GloriaTrainer` takes out.
+        processor: tokenizes the reports.
+        lines: add "lines", (B,) int64, which `GloriaTrainer` takes out before it calls the model.
     """
 
     def __init__(self, processor: GloriaProcessor, lines: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Retrieval while training: Precision@K and Recall@K of held-out rows, as measures that Trainer logs and compares."""
+"""Measures retrieval while training: Precision@K and Recall@K of held-out rows, for Trainer to log and compare."""
 
 from collections.abc import Sequence
 
@@ -12,25 +12,25 @@ DIRECTIONS = ("image_to_text", "text_to_image")
 
 
 def measure_names(rows: int, ks: Sequence[int]) -> list[str]:
-    """Return the names of what `retrieval_measures` gives for so many rows."""
+    """Return the names of the figures that `retrieval_measures` gives for this many rows."""
     return [f"{direction}_{kind}@{k}" for direction in DIRECTIONS for kind in "PR" for k in ks if k <= rows]
 
 
 def retrieval_measures(
     model: GloriaModel, processor: GloriaProcessor, rows: Sequence[Row], ks: Sequence[int], batch_size: int
 ) -> dict[str, float]:
-    """Measure Precision@K (P) and Recall@K (R), in both directions, ranked by all that is trained.
+    """Measure Precision@K (P) and Recall@K (R) in both directions, ranked by the scores that are trained.
 
-    Precision@K: the mean share of the K best that have the label of the query (the report where there are no labels),
-    as in the released evaluation. Recall@K: the share of queries whose own partner, or one of an equal report, is among
-    the K best, as image-text retrieval is usually measured.
+    Precision@K is the mean share of the K best that have the query's label (or report, without labels), as in the
+    released evaluation. Recall@K is the share of queries whose own partner, or one with an equal report, is among the K
+    best, as image-text retrieval is usually measured.
 
     Args:
-        model: in evaluation mode while this runs.
-        processor: of that model.
-        rows: at least two; every image is ranked for every report, and the reverse.
-        ks: the K; those beyond the number of rows are left out.
-        batch_size: rows that are encoded at once.
+        model: put into evaluation mode while this runs.
+        processor: processor of that model.
+        rows: at least two rows; every image is ranked for every report, and the reverse.
+        ks: values of K; those above the number of rows are left out.
+        batch_size: rows encoded at once.
 
     Returns:
         "image_to_text_P@5" and the like, in [0, 1].
@@ -47,6 +47,6 @@ def retrieval_measures(
 
 
 def evenly_spaced(rows: Sequence[Row], most: int) -> list[Row]:
-    """Return at most so many of the rows, evenly spaced, so that a sorted table is not judged by its beginning."""
+    """Return at most `most` rows, evenly spaced, so that they cover all of a sorted table."""
     count = min(most, len(rows))
     return [rows[index * len(rows) // count] for index in range(count)]

@@ -1,4 +1,4 @@
-"""Ctrl-C and terminations, held back while a step or a checkpoint is unfinished."""
+"""Delays Ctrl-C and terminations until a step or a checkpoint is finished."""
 
 import signal
 import threading
@@ -9,11 +9,10 @@ from typing import Any
 
 
 class Interruptions:
-    """Lets signals do what they did before, usually raise an exception, but only where a run can end.
+    """Calls the earlier signal handlers, which usually raise an exception, but only at points where a run can end.
 
-    As a context manager it takes over SIGINT and SIGTERM, where Python handles them (in the main thread, and with a
-    handler that is a function), and gives them back at the end. A signal that came too late for anything to be ended by
-    it acts then.
+    As a context manager it takes over SIGINT and SIGTERM, if Python handles them (in the main thread, with a function
+    as handler), and gives them back at the end. A signal that arrived too late to end anything acts then.
     """
 
     def __init__(self) -> None:
@@ -28,7 +27,7 @@ class Interruptions:
                 handler = signal.getsignal(number)
                 if callable(handler):
                     self._handlers[number] = handler
-                    signal.signal(number, self._arrived)
+                    signal.signal(number, self._on_signal)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -40,12 +39,12 @@ class Interruptions:
         self._handlers.clear()
 
     def hold(self) -> None:
-        """From here on signals are noted, and act where `let_through` is entered."""
+        """Delay signals from here on, until `let_through` is entered."""
         self.held = True
 
     @contextmanager
     def let_through(self) -> Iterator[None]:
-        """Lets signals act at once while this lasts, and those that were noted when it begins."""
+        """Let delayed signals act now, and others at once until the end of the block."""
         before, self.held = self.held, False
         try:
             if self.pending:
@@ -55,14 +54,14 @@ class Interruptions:
             self.held = before
 
     def act(self, number: int) -> None:
-        """Do what a signal does, on whichever process it arrived."""
+        """Call the handler of a signal, which may have arrived on another process."""
         self.pending = 0
         handler = self._handlers.get(number)
         if handler is None:
             raise SystemExit(128 + number)
         handler(number, None)
 
-    def _arrived(self, number: int, _frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self.pending = number
         if not self.held:
             self.act(number)

@@ -1,4 +1,4 @@
-"""TrainingOptions: everything about how a run trains, checked when it is made."""
+"""TrainingOptions: how a run trains, checked when they are made."""
 
 import math
 from dataclasses import dataclass
@@ -17,17 +17,18 @@ Cpu = Annotated[bool, Option(help="Use no accelerator.")]
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How to train. The defaults suit a fine-tuning of some epochs; all that is released is the recipe "released".
+    """Holds the options of training.
 
-    Each field is also an option of `gloria train`, with the default, limits and help that stand at the field. An
-    evaluation stalls if it does not improve on what `best_by` names, or on the loss.
+    The defaults suit fine-tuning for a few epochs; the recipe "released" has the released options. Each field is also
+    an option of `gloria train`, with the field's default, limits and help. An evaluation stalls if it does not improve
+    the figure that `best_by` names, or the loss.
 
     Attributes:
-        ks: the K of Precision@K and Recall@K.
+        ks: values of K in Precision@K and Recall@K.
         progress: show progress bars, on a terminal.
 
     Raises:
-        ValueError: a value out of its range, named with the fix.
+        ValueError: a value out of range; the message has the fix.
     """
 
     epochs: Annotated[int, Option(min=1, help="Passes over the training rows.")] = 10
@@ -118,7 +119,7 @@ class TrainingOptions:
 
     @property
     def encoded_at_once(self) -> int:
-        """Pairs that the encoders see at once."""
+        """Number of pairs that the encoders see at once."""
         return self.batch_size if self.micro_batch_size is None else min(self.micro_batch_size, self.batch_size)
 
 

@@ -1,4 +1,4 @@
-"""What one of the processes that train together does for all of them, and what all agree on."""
+"""Coordinates the processes that train together: work of the first process for all, and shared values."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,11 +15,11 @@ Found = TypeVar("Found")
 
 
 def on_first_process(compute: Callable[[], Found]) -> Found:
-    """Return what the first process computes, on all of them; a process alone just computes it.
+    """Return on every process what the first one computes.
 
     Args:
-        compute: called on the first process only, while the others wait; its value must be picklable. A
-            ValueError or OSError is raised on all of them.
+        compute: called on the first process only, while the others wait; its value must be picklable. Every process
+            raises its ValueError or OSError.
     """
     found: list[Any] = [None, None]
     if PartialState().is_main_process:
@@ -35,20 +35,20 @@ def on_first_process(compute: Callable[[], Found]) -> Found:
 
 @contextmanager
 def only_run(out: str | Path, cpu: bool) -> Iterator[None]:
-    """Holds the lock of a run folder, one for all processes, see `gloria.lock.only_writer`.
+    """Hold the lock of a run folder, one for all processes, see `gloria.lock.only_writer`.
 
     Args:
         out: the run folder.
         cpu: the processes use no accelerator.
     """
-    PartialState(cpu=cpu)  # of those that torchrun has started, or the only one
+    PartialState(cpu=cpu)  # joins the processes that torchrun has started, if any
     with ExitStack() as held:
         on_first_process(lambda: held.enter_context(only_writer(out)))
         yield
 
 
 def highest_of_all(value: int) -> int:
-    """Return the highest of the values that the processes bring, on all of them."""
+    """Return on every process the highest of the processes' values."""
     state = PartialState()
     if state.num_processes == 1:
         return value

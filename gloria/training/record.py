@@ -1,4 +1,4 @@
-"""RunRecord: what a run is made of, kept with every checkpoint, and compared when the run is resumed."""
+"""RunRecord: the settings and data of a run, saved with every checkpoint, and compared when the run is resumed."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,9 +12,9 @@ from gloria.data import Row, ShardDataset
 from gloria.fingerprint import rows_fingerprint
 from gloria.training.options import TrainingOptions
 
-# What changes no figure. Where a run computes is kept as the device.
+# Options that change no figure; `cpu` is recorded as the device.
 NOT_COMPARED = ("cache", "report_to", "progress", "cpu")
-# What a run can go on with. All else would give its position, its optimizer or its best figure another meaning.
+# Settings that a resumed run may change. Any other would change the meaning of its position, optimizer or best figure.
 CHANGEABLE = (
     "epochs",
     "learning_rate",
@@ -34,13 +34,13 @@ CHANGEABLE = (
 
 @dataclass(frozen=True)
 class RunRecord:
-    """The settings of a run, as JSON holds them.
+    """Holds the settings of a run as JSON values.
 
     Attributes:
-        settings: the options, without those that change no figure; whatever else was said to have made the model;
-            "processes" and "device"; "training_rows" and "held_out_rows", each its "count" and "sha256".
-        changes: of each time that the run went on with other settings the "step" after which, and by name the setting
-            before and after.
+        settings: the options that change figures; the `origin` of the model; "processes" and "device"; "count" and
+            "sha256" of "training_rows" and "held_out_rows".
+        changes: one entry for each resumption with other settings: the "step" after which it happened, and by name the
+            value before and after.
     """
 
     settings: dict[str, Any]
@@ -54,7 +54,7 @@ class RunRecord:
         options: TrainingOptions,
         origin: Mapping[str, Any],
     ) -> "RunRecord":
-        """Return the record of a run that begins now, on this process and those that train with it."""
+        """Make the record of a run that begins now, on this process and those that train with it."""
         compared = {name: value for name, value in asdict(options).items() if name not in NOT_COMPARED}
         rows = training.rows if isinstance(training, ShardDataset) else len(training)
         settings = {
@@ -70,20 +70,20 @@ class RunRecord:
 
     @classmethod
     def read(cls, path: Path) -> "RunRecord":
-        """Read the record of a whole checkpoint."""
+        """Read the record of a complete checkpoint."""
         saved = json.loads(path.read_text(encoding="utf-8"))
         return cls(saved["settings"], tuple(saved["changes"]))
 
     def going_on_from(self, earlier: "RunRecord", step: int, changed: Sequence[str]) -> "RunRecord":
-        """Return this record as that of a run that goes on from a checkpoint of the earlier one.
+        """Return the record of a run with these settings that resumes from a checkpoint.
 
         Args:
             earlier: the record of the checkpoint.
-            step: of the checkpoint.
+            step: step of the checkpoint.
             changed: names of settings that may differ.
 
         Raises:
-            ValueError: settings differ that may not; all of them are named, with both values.
+            ValueError: other settings differ: the message names all of them, with both values.
         """
         differing = {
             name: (earlier.settings[name], value)
@@ -110,15 +110,15 @@ class RunRecord:
         return RunRecord(self.settings, (*earlier.changes, now))
 
     def _is_changeable(self, name: str, values: tuple[Any, Any]) -> bool:
-        if name == "training_rows":  # the order of an epoch, and where in it a run is, follow from their number
+        if name == "training_rows":  # the number of rows determines the order of an epoch, and the run's place in it
             return values[0]["count"] == values[1]["count"]
-        if name == "workers":  # of shards, each has a share of its own
+        if name == "workers":  # with shards, each worker has its own share
             return not self.settings["shards"]
         return name in CHANGEABLE
 
 
 def check_changes(changed: Sequence[str]) -> None:
-    """Refuse names of settings that no run can go on with when they differ."""
+    """Raise ValueError for names of settings that a resumed run cannot change."""
     unknown = [name for name in changed if name not in CHANGEABLE]
     if unknown:
         raise ValueError(f"change names {', '.join(unknown)}; expected any of {', '.join(CHANGEABLE)}")

@@ -1,4 +1,4 @@
-"""What a run that goes on from a checkpoint takes from it, and what from the options that it is now given."""
+"""Resumes a run: combines the state of its checkpoint with the options that it is given now."""
 
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 
 class Resuming(TrainerCallback):
-    """Puts a run in order before its first step: its best checkpoint, its patience, an evaluation that is due.
+    """Prepares a resumed run before its first step: its best checkpoint, its patience, an interrupted evaluation.
 
     Args:
-        trainer: whose run it is.
+        trainer: trainer of the run.
     """
 
     def __init__(self, trainer: "GloriaTrainer") -> None:
         self.trainer = trainer
 
     def on_train_begin(self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Do so; a run that begins has nothing to be put in order."""
+        """Prepare the run; a new run needs no preparation."""
         for stopping in stopping_of(self.trainer):
             stopping.early_stopping_patience = self.trainer.options.early_stopping or 1
         if state.best_global_step:
@@ -45,27 +45,27 @@ class Resuming(TrainerCallback):
     def _evaluate(self, state: TrainerState) -> None:
         measures = self.trainer._evaluate(None, None)
         if self.trainer._determine_best_metric(metrics=measures, trial=None):
-            # The weights that were evaluated are those of the checkpoint that the run goes on from.
+            # The evaluated weights are those of the checkpoint that the run resumes from.
             best = checkpoint_of(self.trainer.checkpoints, state.global_step)
             state.best_model_checkpoint = str(best)
 
 
 def stopping_of(trainer: "GloriaTrainer") -> list[EarlyStoppingCallback]:
-    """Return what stops the run early, if anything does."""
+    """Return the callbacks that may stop the run early."""
     return [each for each in trainer.callback_handler.callbacks if isinstance(each, EarlyStoppingCallback)]
 
 
 def set_rates(optimizer: Any, scheduler: Any, given: list[dict[str, Any]], rate: float, ratio: float) -> None:
-    """Set what the options say about an optimizer, in place of what a checkpoint has brought.
+    """Give an optimizer the settings of the options, in place of those of a checkpoint.
 
-    Where the options are those of the checkpoint, nothing changes, to the bit.
+    If options and checkpoint agree, no bit changes.
 
     Args:
-        optimizer: with the state of the checkpoint.
-        scheduler: with the state of the checkpoint.
-        given: settings of the optimizer's groups before it was loaded.
+        optimizer: optimizer with the state of the checkpoint.
+        scheduler: scheduler with the state of the checkpoint.
+        given: settings of the optimizer's groups before the checkpoint was loaded.
         rate: the highest learning rate.
-        ratio: of that to the checkpoint's.
+        ratio: ratio of this rate to the checkpoint's.
     """
     for group, settings in zip(optimizer.param_groups, given, strict=True):
         group.update(settings)

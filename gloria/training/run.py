@@ -1,4 +1,4 @@
-"""A run: trains on rows of a table, resumes, and fills its folder with model, pictures and metrics."""
+"""Trains on rows of a table, resumes, and writes model, pictures and metrics into the run folder."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,11 +42,11 @@ METRICS = "metrics.json"
 
 
 class Start(NamedTuple):
-    """Where a run begins.
+    """Describes the start of a run.
 
-    checkpoint: path of the checkpoint that it goes on from, if it does.
-    record: what is kept with its checkpoints.
-    rate_ratio: of the learning rate to that of the checkpoint.
+    checkpoint: path of the checkpoint to resume from, None for a new run.
+    record: record to save with every checkpoint.
+    rate_ratio: ratio of the learning rate to the checkpoint's.
     """
 
     checkpoint: str | None
@@ -65,58 +65,59 @@ def train(
     origin: Mapping[str, Any] = MappingProxyType({}),
     change: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Train a model, evaluating it on the held-out rows after every epoch, and measure retrieval at the end.
+    """Train a model, evaluate it on the held-out rows after every epoch, and measure retrieval at the end.
 
-    Whatever ends the training early (an error, Ctrl-C, a termination that Python sees) leaves a checkpoint of the last
-    finished step, from which it resumes to the same bits (but for sentences that are drawn in the rest of the epoch),
-    and every epoch leaves one too. Ctrl-C and a termination act when the step or the checkpoint that is being made is
-    finished, and at once within an evaluation, which is made again when the run is resumed. Only an error while the
-    optimizer changes the weights leaves none of its own.
+    Every epoch leaves a checkpoint. An error, Ctrl-C, or a termination that Python sees leaves a checkpoint of the last
+    finished step, from which the run resumes to the same bits (except for sentences drawn in the rest of the epoch).
+    Ctrl-C and a termination act when the current step or checkpoint is finished, and at once during an evaluation,
+    which a resumed run repeats. Only an error while the optimizer changes the weights leaves no new checkpoint.
 
-    A checkpoint is used only when it is whole: its files are flushed to disk, and listed with their hashes in a
-    manifest that is written last. It also keeps what the run is made of (options, number of processes, device, and a
-    hash of the rows), which a resumed run must agree with.
+    A checkpoint is used only if it is complete: its files are flushed to disk, and listed with their hashes in a
+    manifest that is written last. It also records the run's options, number of processes, device and a hash of
+    the rows, with which a resumed run must agree.
 
-    Under torchrun the processes train together: every image is contrasted with the reports of all. The first one alone
-    writes, but for the random numbers of each, and where another ends early leaves the checkpoint, once the process
-    group tells it.
+    Under torchrun the processes train together: every image is contrasted with the reports of all. The first process
+    writes everything except the other processes' random states. If another process ends early, the first one leaves the
+    checkpoint, once the process group tells it.
 
-    The run folder holds: the model and its processor; held_out.csv, the rows that were not trained on; metrics.json;
-    loss.png; attention.png, a held-out row; checkpoints/, the last two, or the last and the best.
+    The run folder holds: the model and its processor; held_out.csv, the held-out rows; metrics.json; loss.png;
+    attention.png of a held-out row; and checkpoints/, the last two, or the last and the best.
 
     Args:
-        model: trained in place. With `resume`, its values are replaced by those of the checkpoint.
-        processor: of that model.
-        training: rows without bad ones, at least two; or shards of them, read as their own settings say, shared out
-            among the processes that train.
+        model: trained in place. With `resume`, the checkpoint's weights replace its own.
+        processor: processor of that model.
+        training: at least two good rows; or shards of them, which have their own settings and are divided among the
+            processes.
         held_out: rows to evaluate on, at least two, of other patients.
-        out: run folder; made where it does not exist.
-        options: how to train.
-        resume: continue from the newest whole checkpoint of the run folder; a warning names newer ones that are not.
-        origin: by name, what else the run is made of, such as the encoders that the model started from; kept and
-            compared as the options are. Values must be JSON.
-        change: names of settings (`gloria.training.record.CHANGEABLE`) that may differ from those of the run that is
-            resumed. They take effect, and metrics.json says from which step on.
+        out: run folder; created if it is missing.
+        options: options of training.
+        resume: continue from the newest complete checkpoint of the run folder; a warning names newer incomplete ones.
+        origin: by name, what else determines the run, such as the encoders that the model started from; saved and
+            compared like the options. Values must be JSON.
+        change: names of settings (`gloria.training.record.CHANGEABLE`) that may differ from the resumed run's. They
+            take effect, and metrics.json says from which step on.
 
     Returns:
-        What metrics.json holds: options, their changes, numbers of rows, the Trainer's log, Precision@K on the
+        The content of metrics.json: options, their changes, numbers of rows, the Trainer's log, Precision@K on the
         held-out rows, and whether the model has collapsed on them (`gloria.objectives.is_collapsed`).
 
     Raises:
-        ValueError: too few rows; another process that writes into `out`; without `resume`, a run in `out` already; with
-        it, no whole checkpoint there, or one of a run with other settings or rows: all that differs is named.
-        DiskFullError: no space is left; the last whole checkpoint is as it was, and the message names it.
-        NonFiniteError: a loss or gradient that is NaN or infinite; it names the rows of the batch and the
-        checkpoint, and is a ValueError.
+        ValueError: too few rows; another process that writes into `out`; without `resume`, a run in `out`; with it, no
+            complete checkpoint, or one with other settings or rows: the message names all differences.
+        DiskFullError: no space is left; the last complete checkpoint is unchanged, and the message names it.
+        NonFiniteError: a loss or gradient that is NaN or infinite; the message names the rows of the batch and the
+            checkpoint. It is a ValueError.
     """
     out = Path(out)
     for name, count in (("training", count_rows(training)), ("held_out", len(held_out))):
         if count < 2:
             raise ValueError(f"{name} has {count} rows; expected at least two, to contrast one with another")
     check_changes(change)
-    with only_run(out, options.cpu), _telling_what_is_left(out):
+    with only_run(out, options.cpu), _advise_on_full_disk(out):
         start = on_first_process(
-            lambda: _start(out, model, processor, RunRecord.of(training, held_out, options, origin), resume, change)
+            lambda: _starting_point(
+                out, model, processor, RunRecord.of(training, held_out, options, origin), resume, change
+            )
         )
         trainer = GloriaTrainer(model, processor, training, held_out, out / CHECKPOINTS, options)
         trainer.record, trainer.rate_ratio = asdict(start.record), start.rate_ratio
@@ -126,17 +127,17 @@ def train(
                 with whole_files(out) as staged:
                     write_table(staged / HELD_OUT, held_out)
                     processor.save_pretrained(staged)
-        trainer.accelerator.wait_for_everyone()  # no process writes into a folder that is still being put in order
+        trainer.accelerator.wait_for_everyone()  # no process writes into the folder before it is ready
         _train(trainer, out, start.checkpoint)
         model.eval()
         if trainer.is_world_process_zero():
             with whole_files(out) as staged:
                 trainer.save_model(str(staged))
-        return on_first_process(lambda: _finish(trainer, training, held_out, out, start.record))
+        return on_first_process(lambda: _write_results(trainer, training, held_out, out, start.record))
 
 
 @contextmanager
-def _telling_what_is_left(out: Path) -> Iterator[None]:
+def _advise_on_full_disk(out: Path) -> Iterator[None]:
     try:
         yield
     except DiskFullError as error:
@@ -152,39 +153,34 @@ def _train(trainer: GloriaTrainer, out: Path, checkpoint: str | None) -> None:
             trainer.train(resume_from_checkpoint=checkpoint)
         except BaseException as error:
             trainer.interruptions.hold()
-            full = error if isinstance(error, DiskFullError) else _save_last_finished_step(trainer)
-            if not full and not isinstance(error, NonFiniteError):
-                raise
-            left = last_checkpoint(out)
-            if full is error:
-                kept = (
-                    f"go on from {left} with --resume" if left else "begin again, for there is no whole checkpoint yet"
-                )
-                raise DiskFullError(f"{error}; make room, and {kept}") from error
+            full = None if isinstance(error, DiskFullError) else _save_last_finished_step(trainer)
             if full:
+                left = last_checkpoint(out)
                 kept = f"the run goes on from {left}" if left else "there is no checkpoint to go on from"
                 warnings.warn(f"{full}; {kept}", stacklevel=3)
-                raise
-            kept = f"the state before that step is in {left}" if left else "no step was finished before it"
-            raise NonFiniteError(f"{error}; {kept}") from error
+            elif isinstance(error, NonFiniteError):
+                left = last_checkpoint(out)
+                kept = f"the state before that step is in {left}" if left else "no step was finished before it"
+                raise NonFiniteError(f"{error}; {kept}") from error
+            raise
 
 
 def count_rows(training: Sequence[Row] | ShardDataset) -> int:
-    """Return the number of rows that are trained on, by all processes together."""
+    """Return the number of rows that all processes together train on."""
     return training.rows if isinstance(training, ShardDataset) else len(training)
 
 
 def _save_last_finished_step(trainer: GloriaTrainer) -> DiskFullError | None:
-    """Leave a checkpoint of the last finished step if there is none yet; return what kept it from doing so."""
+    """Save a checkpoint of the last finished step if there is none yet; return the error if the disk is full."""
     step, guard = trainer.state.global_step, trainer.last_finished_step
     checkpoint = checkpoint_of(trainer.checkpoints, step)
-    # Where the step ended an epoch its checkpoint is there already, from before the next epoch drew its order; while
-    # the optimizer was at work, the weights are those of no step.
+    # A step that ended an epoch has its checkpoint, from before the next epoch drew its order. While the optimizer
+    # updates the weights, they belong to no step.
     if not step or guard.updating or is_sealed(checkpoint, trainer.args.process_index):
         return None
     guard.return_to(trainer.gloria, trainer.args.device)
-    # The one place that writes weights, optimizer, schedule, random state and position together; Trainer calls it
-    # on its own at the end of an epoch only. By strategy it would wait for the other processes before it looks for
+    # This method alone writes weights, optimizer, schedule, random state and position together; Trainer itself calls
+    # it only at the end of an epoch. With a save strategy it would wait for the other processes before it looks for
     # the best checkpoint, and without a trial ask them for their flops: they may never answer.
     trainer.args.save_strategy = SaveStrategy.NO
     try:
@@ -194,7 +190,7 @@ def _save_last_finished_step(trainer: GloriaTrainer) -> DiskFullError | None:
     return None
 
 
-def _start(
+def _starting_point(
     out: Path,
     model: GloriaModel,
     processor: GloriaProcessor,
@@ -202,7 +198,7 @@ def _start(
     resume: bool,
     change: Sequence[str],
 ) -> Start:
-    """Return where a run begins, if it may."""
+    """Check that a run may begin here, and return its start."""
     folder = out / CHECKPOINTS
     if not resume:
         if change:
@@ -234,14 +230,14 @@ def _start(
     return Start(str(checkpoint), record, record.settings["learning_rate"] / earlier.settings["learning_rate"])
 
 
-def _finish(
+def _write_results(
     trainer: GloriaTrainer,
     training: Sequence[Row] | ShardDataset,
     held_out: Sequence[Row],
     out: Path,
     record: RunRecord,
 ) -> dict[str, Any]:
-    """Write what is known at the end of a run."""
+    """Write metrics and pictures at the end of a run."""
     model, processor, options, history = trainer.gloria, trainer.processor, trainer.options, trainer.state.log_history
     images, reports = [row.image for row in held_out], [row.report for row in held_out]
     found = similarities(model, processor, images, reports, options.encoded_at_once, options.progress)
@@ -254,7 +250,7 @@ def _finish(
         "collapsed": is_collapsed(found.of_global, model.config),
         "log": history,
     }
-    # The held-out pair that the model is surest of among those with something to outline, if any have.
+    # The held-out pair that the model is surest of, among those with a mask if there are any.
     surest = torch.diagonal(found.of_local).tolist()
     masked = [index for index, row in enumerate(held_out) if row.mask] or range(len(held_out))
     chosen = held_out[max(masked, key=lambda index: surest[index])]

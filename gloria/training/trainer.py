@@ -1,4 +1,4 @@
-"""GloriaTrainer: transformers.Trainer as TrainingOptions say, with retrieval in its log, stopped by broken numbers."""
+"""GloriaTrainer: transformers.Trainer by TrainingOptions, with retrieval in its log, stopped by NaN and infinity."""
 
 import sys
 from collections.abc import Sequence
@@ -31,25 +31,25 @@ PLATEAU = {"factor": 0.5, "patience": 5}  # released
 
 
 class GloriaTrainer(Trainer):
-    """Trains a `GloriaModel` on rows of a table; under torchrun, on as many batches at once as there are processes.
+    """Trains a `GloriaModel` on rows of a table; under torchrun, each process has its own batch.
 
     Args:
-        model: trained in place; encoders to be frozen get no gradients, now and after.
-        processor: of that model.
-        training: rows to train on, or shards of them, this process's among those that train.
+        model: trained in place; frozen encoders get no gradients, now and later.
+        processor: processor of that model.
+        training: rows to train on, or this process's shards of them.
         held_out: rows to evaluate on.
         checkpoints: folder for checkpoints and reports.
-        options: how to train.
+        options: options of training.
 
     Attributes:
-        checkpoints: their folder.
-        record: what is kept with every checkpoint, in run.json.
-        rate_ratio: of the learning rate to that of the checkpoint that is resumed from.
-        interruptions: when Ctrl-C and terminations act, once they are entered: not within a step or a checkpoint.
+        checkpoints: folder for checkpoints and reports.
+        record: record to save with every checkpoint, in run.json.
+        rate_ratio: ratio of the learning rate to the resumed checkpoint's.
+        interruptions: once entered, it delays Ctrl-C and terminations until a step or checkpoint is finished.
 
     Raises:
-        ValueError: fewer rows than processes; shards shared out among other processes than these; `best_by` is nothing
-            that an evaluation of these rows measures.
+        ValueError: fewer rows than processes; shards divided among another number of processes; a `best_by` that an
+            evaluation of these rows does not measure.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class GloriaTrainer(Trainer):
         for encoder in self.frozen:
             encoder.requires_grad_(False)
         set_seed(options.seed)
-        arguments = _arguments(options, training, held_out, checkpoints)
+        arguments = _training_arguments(options, training, held_out, checkpoints)
         optimizer = None
         if options.optimizer == "adam":
             optimizer = (torch.optim.Adam, {"lr": options.learning_rate, "betas": (options.beta1, 0.999)})
@@ -91,6 +91,7 @@ class GloriaTrainer(Trainer):
             args=arguments,
             data_collator=PairCollator(processor, lines=True),
             train_dataset=training if isinstance(training, ShardDataset) else self._dataset(training, options.text),
+            # Evaluations read all sentences: drawn sentences would make each evaluation a different one.
             eval_dataset=self._dataset(held_out, UNDRAWN.get(options.text, options.text)),
             callbacks=[self.last_finished_step, *stopping],
             optimizer_cls_and_kwargs=optimizer,
@@ -102,7 +103,7 @@ class GloriaTrainer(Trainer):
         return TableDataset(rows, self.processor, text, given.group_equal_reports, given.bad_files, given.cache)
 
     def get_train_dataloader(self) -> DataLoader:
-        """Batches of this process: of rows as Trainer shares them out; shards have been shared out already."""
+        """Return the batches of this process: Trainer divides rows; shards are divided already."""
         if not isinstance(self.train_dataset, ShardDataset):
             return super().get_train_dataloader()
         batches: DataLoader = DataLoader(
@@ -113,15 +114,13 @@ class GloriaTrainer(Trainer):
             pin_memory=self.args.dataloader_pin_memory,
             drop_last=self.args.dataloader_drop_last,
         )
-        # As if alone: what is left to do is to tell the shards the epoch, and to skip what a resumed run has seen.
+        # As a single process: it only has to set the shards' epoch, and to skip the batches before a resumed step.
         return prepare_data_loader(
             batches, self.args.device, num_processes=1, process_index=0, put_on_device=True, dispatch_batches=False
         )
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the next batch; between two steps a run can be interrupted, of several processes all at the same
-        step.
-        """
+        """Return the next batch; a run can be interrupted here, all processes at the same step."""
         if self.args.world_size == 1:
             with self.interruptions.let_through():
                 return super().get_batch_samples(*args, **kwargs)
@@ -131,7 +130,7 @@ class GloriaTrainer(Trainer):
         return super().get_batch_samples(*args, **kwargs)
 
     def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Return the loss, checked while training."""
+        """Return the loss, and check it while training."""
         lines = inputs.pop("lines")
         for encoder in self.frozen:
             encoder.eval()  # Trainer has just put the whole model in training mode
@@ -139,29 +138,28 @@ class GloriaTrainer(Trainer):
         begun = self.state.global_step >= self.options.all_negatives * self.state.max_steps
         self.gloria.hardest_negatives = begun or not self.gloria.training
         computed = super().compute_loss(model, inputs, *args, **kwargs)
-        if isinstance(computed, Tensor):  # training: an evaluation asks for the outputs too
+        if isinstance(computed, Tensor):  # training; an evaluation asks for the outputs too
             self.last_finished_step.lines = lines.tolist()
             self.last_finished_step.check(computed, "loss", self.state)
         return computed
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """Return the loss of the held-out rows, and the measures of their retrieval; it leaves the random numbers as
-        they are.
+        """Return the loss of the held-out rows and their retrieval measures; the random state stays unchanged.
 
-        A run can be interrupted within it, and is then evaluated again when it is resumed.
+        A run can be interrupted here; a resumed run repeats the evaluation.
         """
         before = random_state(self.args.device)
         try:
             with self.interruptions.let_through():
-                return self._evaluated(*args, **kwargs)
+                return self._loss_and_retrieval(*args, **kwargs)
         finally:
             set_random_state(before, self.args.device)
 
-    def _evaluated(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+    def _loss_and_retrieval(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         output = super().evaluation_loop(*args, **kwargs)
         if not self.ranked:
             return output
-        # The same for all: what stops a run early or slows it down must do so on every process.
+        # Every process gets the same figures: all must stop early, or lower the rate, at the same time.
         measures = on_first_process(
             lambda: retrieval_measures(
                 self.gloria, self.processor, self.ranked, self.options.ks, self.options.encoded_at_once
@@ -171,7 +169,7 @@ class GloriaTrainer(Trainer):
         return output._replace(metrics={**(output.metrics or {}), **named})
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        # A run may resume from the evaluation at which it has stopped early.
+        # A run may resume from the evaluation that stopped it early.
         if any(each.early_stopping_patience_counter >= each.early_stopping_patience for each in stopping_of(self)):
             self.control.should_training_stop = True
         else:
@@ -194,7 +192,7 @@ class GloriaTrainer(Trainer):
         set_rates(optimizer, self.lr_scheduler, given, self.options.learning_rate, self.rate_ratio)
 
 
-def _arguments(
+def _training_arguments(
     options: TrainingOptions, training: Sequence[Row] | ShardDataset, held_out: Sequence[Row], checkpoints: Path
 ) -> TrainingArguments:
     linear = options.schedule == "linear"
@@ -203,7 +201,7 @@ def _arguments(
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
         num_train_epochs=options.epochs,
-        dataloader_drop_last=True,  # the loss depends on the number of negatives: every batch has the same
+        dataloader_drop_last=True,  # the loss depends on the number of negatives, the same in every batch
         dataloader_num_workers=options.workers,
         learning_rate=options.learning_rate,
         adam_beta1=options.beta1,
@@ -217,7 +215,7 @@ def _arguments(
         save_strategy="epoch",
         metric_for_best_model=options.best_by or measured,
         load_best_model_at_end=options.best_by is not None,
-        restore_callback_states_from_checkpoint=True,  # what early stopping has counted
+        restore_callback_states_from_checkpoint=True,  # the counter of early stopping
         prediction_loss_only=True,
         remove_unused_columns=False,
         label_names=[],
@@ -234,7 +232,7 @@ def _arguments(
             raise ValueError(
                 f"training is shared out among {training.ranks} processes; expected the {world} that train"
             )
-        per_process = len(training) // max(1, options.workers)  # each worker makes batches of its own share
+        per_process = len(training) // max(1, options.workers)  # each worker makes batches of its share
     for name, rows, share in (("training", training, per_process), ("held_out", held_out, len(held_out) // world)):
         if not share:
             raise ValueError(f"{name} has {len(rows)} rows for {world} processes; expected at least one for each")

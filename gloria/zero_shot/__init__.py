@@ -1,4 +1,4 @@
-"""Zero-shot classification: which class's prompts an image is most like."""
+"""Classifies images without labels: by the class whose prompts an image is most similar to."""
 
 from gloria.zero_shot.calibration import Calibration
 from gloria.zero_shot.classifier import Ensemble, Form, ZeroShotClassifier

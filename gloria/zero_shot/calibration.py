@@ -1,4 +1,4 @@
-"""Calibration: mean and standard deviation of each class's scores over named images, to standardize others by."""
+"""Calibration: standardizes the scores of each class by their mean and deviation over a calibration set."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -8,17 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gloria.durable import write_json
+
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the scores of each class are standardized by: (score - mean) / std.
+    """Standardizes the scores of each class: (score - mean) / std.
 
     Attributes:
         source: name of the calibration set.
-        images: how many images it has.
-        made_by: the classifier that scored them, `ZeroShotClassifier.description`; it serves no other.
-        mean: of each class.
-        std: of each class, above 0; over the images, not an estimate for more of them (the released code's).
+        images: number of its images.
+        made_by: `ZeroShotClassifier.description` of the classifier that scored them; it serves no other.
+        mean: mean score of each class.
+        std: standard deviation of each class, above 0; without Bessel's correction, as in the released code.
     """
 
     source: str
@@ -29,10 +31,10 @@ class Calibration:
 
     @classmethod
     def of(cls, scores: Tensor, source: str, made_by: dict[str, Any]) -> "Calibration":
-        """From the scores (N, C) of the images of a set.
+        """Make a calibration from the scores (N, C) of the images of a set.
 
         Raises:
-            ValueError: a class whose score is the same for all images, as for a single one.
+            ValueError: a class with the same score for all images, as in a set of one image.
         """
         std, mean = torch.std_mean(scores.double(), dim=0, correction=0)
         for name, deviation in zip(made_by["prompts"], std.tolist(), strict=True):
@@ -49,15 +51,15 @@ class Calibration:
 
     def save(self, path: str | Path) -> None:
         """Write a JSON file."""
-        Path(path).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        write_json(Path(path), asdict(self), indent=2)
 
     @classmethod
     def load(cls, path: str | Path) -> "Calibration":
-        """Read what `save` wrote.
+        """Read a file of `save`.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: another file, or numbers that nothing can be standardized by.
+            FileNotFoundError: `path` does not exist.
+            ValueError: another kind of file, or numbers that cannot standardize scores.
         """
         try:
             saved = json.loads(Path(path).read_text(encoding="utf-8"))

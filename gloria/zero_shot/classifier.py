@@ -1,4 +1,4 @@
-"""ZeroShotClassifier: the class whose prompts an image is most like, by the mean of global and local score."""
+"""ZeroShotClassifier: finds the class whose prompts fit an image best, by the mean of global and local score."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,24 +23,23 @@ Ensemble = Literal["mean", "max"]
 
 
 class ZeroShotClassifier:
-    """Tells classes apart that it was given in words: argmax over them of ½ (global cosine + local score).
+    """Classifies images by classes given in words: the argmax over the classes of ½ (global cosine + local score).
 
-    Called as transformers' pipeline for zero-shot image classification is; its scores are no probabilities.
+    It is called like transformers' pipeline for zero-shot image classification; its scores are not probabilities.
 
     Args:
         model: put into evaluation mode while it works.
-        processor: of the same run.
-        prompts: a text or several for each class, at least two classes; see `gloria.prompts`.
-        form: of the local score. "released": the largest similarity of a word, over the words without [CLS], in the
-            place of the log-sum-exp and on its scale: log max exp(5 u) = 5 max u of LocalScore.released(), as the
-            authors' released code classifies. "paper": the local score that the model was trained with, a
-            log-sum-exp over all words unless its configuration says otherwise. Where that is not divided by its scale
-            (LocalScore.released()), it grows with the number of words: give all classes prompts of similar lengths, or
-            calibrate.
-        ensemble: what becomes of the scores of a class's prompts: their largest (released) or their mean.
-        calibration: standardize the scores of each class by those of a calibration set; made by `calibrate` of the
-            same model, prompts, form and ensemble. None, the default: an answer is about its image alone.
-        batch_size: prompts, and images, that are encoded at once.
+        processor: processor of the same run.
+        prompts: one or several texts for each class, at least two classes; see `gloria.prompts`.
+        form: form of the local score. "released", as in the authors' released code: the largest similarity of a word,
+            [CLS] excluded, replaces the log-sum-exp on the same scale: log max exp(5 u) = 5 max u of
+            LocalScore.released(). "paper": the local score of the training, by default a log-sum-exp over all words. If
+            it is not divided by its scale (LocalScore.released()), it grows with the number of words: use prompts of
+            similar lengths for all classes, or calibrate.
+        ensemble: how the scores of a class's prompts are combined: their largest (released) or their mean.
+        calibration: standardizes the scores of each class by a calibration set; made by `calibrate` with the same
+            model, prompts, form and ensemble. None, the default: an answer depends on its image alone.
+        batch_size: prompts, and images, encoded at once.
 
     Raises:
         TypeError: prompts that are not texts.
@@ -66,7 +65,7 @@ class ZeroShotClassifier:
             raise ValueError(f"batch_size is {batch_size}; expected at least 1")
         self.model, self.processor = model, processor
         self.form, self.ensemble, self.batch_size = form, ensemble, batch_size
-        self.prompts = _checked(prompts)
+        self.prompts = _checked_prompts(prompts)
         self.classes = tuple(self.prompts)
         self._texts, self._score, self._scale = self._encode_prompts()
         if calibration is not None:
@@ -77,12 +76,12 @@ class ZeroShotClassifier:
     def from_pretrained(
         cls, path: str | Path, prompts: Mapping[str, str | Sequence[str]], **options: Any
     ) -> "ZeroShotClassifier":
-        """From a run folder, on the CPU; `options` are those of the class."""
+        """Make a classifier of a run folder, on the CPU; `options` are those of the class."""
         return cls(GloriaModel.from_pretrained(path), GloriaProcessor.from_pretrained(path), prompts, **options)
 
     @property
     def description(self) -> dict[str, Any]:
-        """All that its scores depend on but the images, as JSON has it."""
+        """Everything but the images that determines the scores, as JSON values."""
         return {
             "model": model_fingerprint(self.model),
             "preprocessing": preprocessing_fingerprint(self.processor),
@@ -95,13 +94,13 @@ class ZeroShotClassifier:
         """Classify images.
 
         Args:
-            images: one or several, as `GloriaProcessor` takes them.
+            images: one or several images, as `GloriaProcessor` takes them.
 
         Returns:
-            {"score": float, "label": class} of every class, best first; a list of such lists for several images.
+            {"score": float, "label": class} for every class, best first; a list of such lists for several images.
         """
         scores = self.scores([images] if is_single_image(images) else list(images))
-        # Stable: of equal scores the class that was named first wins, here as in an argmax.
+        # A stable sort, so that among equal scores the first class wins, as in an argmax.
         order = scores.argsort(dim=1, descending=True, stable=True).tolist()
         found = [
             [{"score": line[index], "label": self.classes[index]} for index in best]
@@ -110,26 +109,26 @@ class ZeroShotClassifier:
         return found[0] if is_single_image(images) else found
 
     def scores(self, images: Sequence[Any], progress: bool = False) -> Tensor:
-        """Scores (N, C) float32 of N images, classes in the order of `classes`; the answer is their argmax.
+        """Return scores (N, C) float32 of N images, classes in the order of `classes`; the answer is the argmax.
 
         Raises:
-            ValueError: no image; one that is unreadable, or whose score is NaN or infinite.
+            ValueError: no image; an unreadable image; a score that is NaN or infinite.
         """
-        scores = self._uncalibrated(images, progress)
+        scores = self._raw_scores(images, progress)
         return scores if self.calibration is None else self.calibration.apply(scores)
 
     def calibrate(self, images: Sequence[Any], source: str, progress: bool = False) -> Calibration:
-        """Standardize from now on by the scores of these images, and returns by what.
+        """Standardize all later scores by those of these images, and return the calibration.
 
         Args:
-            images: the calibration set, at least two.
-            source: its name, which is kept with the figures.
-            progress: show a bar, on a terminal.
+            images: the calibration set, at least two images.
+            source: its name, which is saved with the figures.
+            progress: show a progress bar, on a terminal.
         """
-        self.calibration = Calibration.of(self._uncalibrated(images, progress), source, self.description)
+        self.calibration = Calibration.of(self._raw_scores(images, progress), source, self.description)
         return self.calibration
 
-    def _uncalibrated(self, images: Sequence[Any], progress: bool) -> Tensor:
+    def _raw_scores(self, images: Sequence[Any], progress: bool) -> Tensor:
         if not len(images):
             raise ValueError("images is empty; expected one image or more")
         with inference(self.model):
@@ -145,7 +144,7 @@ class ZeroShotClassifier:
         return torch.stack([each.amax(1) if self.ensemble == "max" else each.mean(1) for each in of_classes], dim=1)
 
     def _encode_prompts(self) -> tuple[Embeddings, LocalScore, float]:
-        """Return all prompts, class after class, the local score of the form, and what that is multiplied by."""
+        """Return all encoded prompts, class after class, the local score of the form, and the score's factor."""
         flat = [text for texts in self.prompts.values() for text in texts]
         with inference(self.model):
             texts = encode_texts(self.model, self.processor, flat, self.batch_size)
@@ -173,7 +172,7 @@ class ZeroShotClassifier:
             )
 
 
-def _checked(prompts: Mapping[str, str | Sequence[str]]) -> dict[str, list[str]]:
+def _checked_prompts(prompts: Mapping[str, str | Sequence[str]]) -> dict[str, list[str]]:
     listed = {name: [texts] if isinstance(texts, str) else list(texts) for name, texts in prompts.items()}
     if len(listed) < 2:
         raise ValueError(f"prompts has the classes {list(listed)}; expected at least two, to tell apart")

@@ -1,4 +1,4 @@
-"""Figures of a classification, for each class against all others, and their means over the classes."""
+"""Measures a classification, each class against all others, and the means over the classes."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional import classification as functional
 
-# As radiologists call them; each class is a test of its own, positive where it is the answer.
+# Radiologists' names. Each class counts as its own test, positive if the class is the answer.
 METRICS: dict[str, Callable[..., Tensor]] = {
     "accuracy": functional.multilabel_accuracy,
     "sensitivity": functional.multilabel_recall,
@@ -23,20 +23,20 @@ def classification_table(
 ) -> dict[str, dict[str, float]]:
     """Return accuracy, sensitivity, specificity, PPV, NPV and F1.
 
-    Where nothing was predicted as a class its PPV is 0 / 0, and is counted as 0, as torchmetrics does; likewise the
-    sensitivity of a class without images.
+    The PPV of a class that was never predicted is 0 / 0, and counts as 0, as in torchmetrics; so does the sensitivity
+    of a class without images.
 
     Args:
-        predicted: class of each image.
-        labels: its true class.
-        classes: at least two, each once.
+        predicted: predicted class of each image.
+        labels: true class of each image.
+        classes: at least two classes, each once.
 
     Returns:
-        For each class and for "macro", the plain mean over the classes: the six metrics and "images", the number with
-        that label. For "all": "accuracy", the share of images whose class was found, and "images".
+        For each class: the six metrics, and "images", the number of images with that label. For "macro": the plain
+        means over the classes. For "all": "accuracy", the share of correct images, and "images".
 
     Raises:
-        ValueError: no image; not as many labels as predictions; one that is no class.
+        ValueError: no image; different numbers of labels and predictions; an unknown class.
     """
     if not len(labels) or len(labels) != len(predicted):
         raise ValueError(f"there are {len(predicted)} predictions and {len(labels)} labels; expected one of each image")
@@ -62,7 +62,7 @@ def classification_table(
 
 
 def format_classification(table: dict[str, dict[str, float]]) -> str:
-    """Return the table of `classification_table` as text, figures in percent."""
+    """Format the table of `classification_table`, in percent."""
     width = max(12, *map(len, table)) + 2
     lines = [f"{'class':<{width}}{'images':>8}" + "".join(f"{metric:>13}" for metric in METRICS)]
     for name, values in table.items():

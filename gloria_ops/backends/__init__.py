@@ -8,8 +8,8 @@ from gloria_ops.backends import cpu, cuda, reference, triton
 from gloria_ops.backends.contract import Backend
 from gloria_ops.score import LocalScore
 
-# In the order of preference: the automatic choice takes the first that serves. The reference serves everything; what
-# stands behind it is taken by name only: no GPU has run the CUDA kernels yet.
+# In the order of preference: the automatic choice takes the first that serves. The reference serves everything;
+# backends after it are used only by name: no GPU has run the CUDA kernels yet.
 BACKENDS: dict[str, Backend] = {cpu.name: cpu, triton.name: triton, reference.name: reference, cuda.name: cuda}
 
 _warnings_given: set[str] = set()
@@ -19,8 +19,8 @@ def choose(requested: str | None, score: LocalScore, dtype: torch.dtype, device:
     """Return the name of the backend that computes `score` for rows of `dtype` on `device`.
 
     Args:
-        requested: a name, which is either served or refused; None = the first that serves. A warning says once that it
-            stepped down to the reference, except for float64, which the reference is for.
+        requested: name of a backend; None = the first that serves. A warning says once if that is the reference,
+            except for float64, for which the reference is made.
 
     Raises:
         ValueError: no backend of that name.
@@ -28,7 +28,7 @@ def choose(requested: str | None, score: LocalScore, dtype: torch.dtype, device:
         NotImplementedError: the backend lacks this score, dtype or device; the message names one that has it.
     """
     if requested is None:
-        return _automatic(score, dtype, device)
+        return _choose_automatically(score, dtype, device)
     if requested not in BACKENDS:
         known = ", ".join(map(repr, BACKENDS))
         raise ValueError(f"backend is {requested!r}; expected one of {known}, or None for the automatic choice")
@@ -48,7 +48,7 @@ def refusal(name: str, score: LocalScore, dtype: torch.dtype, device: torch.devi
 
 
 def first_that_serves(score: LocalScore, dtype: torch.dtype, device: torch.device) -> tuple[str, dict[str, str]]:
-    """Return the backend that the automatic choice takes, and why each one preferred to it does not serve."""
+    """Return the automatic choice, and why each preferred backend does not serve."""
     refusals: dict[str, str] = {}
     for name in BACKENDS:
         reason = refusal(name, score, dtype, device)
@@ -58,7 +58,7 @@ def first_that_serves(score: LocalScore, dtype: torch.dtype, device: torch.devic
     raise AssertionError("the reference serves everything")
 
 
-def _automatic(score: LocalScore, dtype: torch.dtype, device: torch.device) -> str:
+def _choose_automatically(score: LocalScore, dtype: torch.dtype, device: torch.device) -> str:
     chosen, refusals = first_that_serves(score, dtype, device)
     caution = BACKENDS[chosen].caution
     if chosen == reference.name and dtype != torch.float64:

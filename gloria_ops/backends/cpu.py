@@ -1,4 +1,4 @@
-"""The fused C++ kernels for CPU tensors: addresses go in, and nothing of the size of the affinities is ever stored."""
+"""Calls the fused C++ kernels for CPU tensors by addresses; nothing of the size of the affinities is stored."""
 
 from __future__ import annotations  # _C may be missing
 
@@ -27,12 +27,12 @@ attended_of_any_length = True
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _WORD_NORMS = ("none", "softmax", "clipped_l2")
-# Tests set it to prove every engine that this processor can run; otherwise the fastest is taken.
+# Tests set it to run every engine that this processor has; by default the fastest runs.
 _isa: str | None = os.environ.get("GLORIA_OPS_ISA")
 
 _stages: Tensor | None = None
 
-# A forked child inherits the OpenMP runtime without its threads and would wait for them for ever; alone it works.
+# A forked child inherits the OpenMP runtime without its threads, and would wait for them forever; one thread works.
 _forked = False
 
 
@@ -49,7 +49,7 @@ def _threads() -> int:
 
 
 def available_isas() -> list[str]:
-    """Instruction sets this processor can run, fastest first (the emulated AMX, for tests, last)."""
+    """Return the instruction sets of this processor, fastest first (the emulated AMX, for tests, last)."""
     return _C.available_isas()
 
 
@@ -72,9 +72,9 @@ def _chosen_isa() -> str:
 
 @contextmanager
 def stage_nanoseconds() -> Iterator[Tensor]:
-    """Collects where the kernels spend their time: int64 (stages,), nanoseconds summed over threads and calls.
+    """Measure the time of the kernels' stages: int64 (stages,), nanoseconds summed over threads and calls.
 
-    The stages are named by `_C.STAGES`; "waiting" is for other threads, and whatever no stage claims.
+    `_C.STAGES` names the stages; "waiting" is time spent on other threads, or in no stage.
     """
     global _stages
     _stages = torch.zeros(len(_C.STAGES), dtype=torch.int64)
@@ -85,7 +85,7 @@ def stage_nanoseconds() -> Iterator[Tensor]:
 
 
 def exponential(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """e^x of contiguous float32 `x`, at most 88, as the kernels compute it for problems of `dtype`; on one thread."""
+    """Return e^x of contiguous float32 `x`, at most 88, by the kernels' code for problems of `dtype`; on one thread."""
     if x.dtype != torch.float32 or not x.is_contiguous():
         raise ValueError(f"x is {x.dtype} with the strides {x.stride()}; expected float32, contiguous")
     out = torch.empty_like(x)
@@ -94,19 +94,19 @@ def exponential(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def describe() -> str:
-    """One line for the doctor: the instruction sets found and the one that runs."""
+    """Return a line for the doctor: the available instruction sets, and the one that runs."""
     return f"instruction sets {', '.join(available_isas())}; runs on {_chosen_isa()}; {_threads()} threads"
 
 
 def unavailable() -> str | None:
-    """Why the backend cannot run here, and the fix; None if it can."""
+    """Return why the backend cannot run here, and the fix; None if it can."""
     if _C is None:
         return f"the extension gloria_ops._C is missing ({_import_error}); build it by `pip install .` or `make setup`"
     return None
 
 
 def unsupported(score: LocalScore, dtype: torch.dtype, device: torch.device) -> str | None:
-    """Why this problem is not for this backend; None if it is. Every knob is fused but some of SCAN's word norms."""
+    """Return why the backend lacks this problem; None if it has it. Only some of SCAN's word norms are missing."""
     if device.type != "cpu":
         return f"it computes on CPU tensors, not on {device}"
     if dtype not in _DTYPES:
@@ -116,13 +116,13 @@ def unsupported(score: LocalScore, dtype: torch.dtype, device: torch.device) -> 
     return None
 
 
-@lru_cache  # a small problem is waiting
+@lru_cache  # for the latency of small problems
 def _dtype(dtype: torch.dtype) -> _C.DType:
     return getattr(_C.DType, str(dtype).removeprefix("torch."))
 
 
 def _with_addresses(side: Ragged) -> tuple[Ragged, _C.Ragged]:
-    """The side as the kernels read it, which must outlive the call. The last guard before raw addresses."""
+    """Return the side as the kernels read it, after the last checks before raw addresses; it must outlive the call."""
     rows, starts, lengths = side
     if rows.dim() != 2 or starts.dim() != 1 or starts.shape != lengths.shape:
         shapes = f"{tuple(rows.shape)}, {tuple(starts.shape)} and {tuple(lengths.shape)}"
@@ -137,7 +137,7 @@ def _with_addresses(side: Ragged) -> tuple[Ragged, _C.Ragged]:
 def _problem(
     attended: Tensor, attending: Tensor, images: _C.Ragged, texts: _C.Ragged, score: LocalScore, search_words: int = 0
 ) -> _C.Problem:
-    """Of the rows of both sides; the kernels call attended items images, and attending ones texts."""
+    """Describe a problem for the kernels, which call attended items images and attending items texts."""
     width, dtype = attended.shape[1], attended.dtype
     if attending.shape[1] != width or attending.dtype != dtype:
         raise ValueError(
@@ -163,10 +163,10 @@ def _problem(
 
 
 def _gradient(rows: Tensor, side: _C.Ragged) -> Tensor:
-    """Memory for the gradient of `rows`, with zeros where it has rows that no item owns."""
+    """Allocate the gradient of `rows`, with zeros in rows that no item owns."""
     gradient = torch.empty_like(rows)
     if not side.fills(rows.shape[0]):
-        # Not by torch: in a forked child it would share out the filling of a large tensor, and wait like us.
+        # Not by torch: in a forked child it would fill a large tensor with several threads, and wait forever.
         ctypes.memset(gradient.data_ptr(), 0, gradient.nbytes)
     return gradient
 
@@ -174,8 +174,8 @@ def _gradient(rows: Tensor, side: _C.Ragged) -> Tensor:
 def forward(attended: Ragged, attending: Ragged, score: LocalScore, search_words: int = 0) -> Tensor:
     """Return scores (N, T) float32 of N attended items with T attending ones.
 
-    With `search_words` above 0 the way to the contexts' norms is the cheaper one for so many; in a batch it depends on
-    M and D alone.
+    With `search_words` above 0, the contexts' norms are computed in the cheaper way for this many words; in a batch the
+    way depends on M and D alone.
     """
     attended, images = _with_addresses(attended)
     attending, texts = _with_addresses(attending)
@@ -186,7 +186,7 @@ def forward(attended: Ragged, attending: Ragged, score: LocalScore, search_words
 
 
 def backward(grad_scores: Tensor, attended: Ragged, attending: Ragged, score: LocalScore) -> tuple[Tensor, Tensor]:
-    """Return gradients with the shape and dtype of both sides' rows; rows that belong to no item get zeros."""
+    """Return the gradients of both sides' rows, in their shape and dtype; rows that no item owns get zeros."""
     attended, images = _with_addresses(attended)
     attending, texts = _with_addresses(attending)
     expected = (attended.starts.numel(), attending.starts.numel())

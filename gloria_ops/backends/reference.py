@@ -1,4 +1,4 @@
-"""The formulas in eager PyTorch as a backend: every score, dtype and device, differentiable any number of times."""
+"""Makes the formulas in eager PyTorch a backend: every score, dtype and device, differentiable any number of times."""
 
 import torch
 from torch import Tensor
@@ -20,15 +20,15 @@ def describe() -> str:
 
 
 def unavailable() -> None:
-    """Return None: it can run everywhere."""
+    """Return None: the reference runs everywhere."""
 
 
 def unsupported(score: LocalScore, dtype: torch.dtype, device: torch.device) -> None:
-    """Return None: it lacks nothing."""
+    """Return None: the reference lacks nothing."""
 
 
 def forward(attended: Ragged, attending: Ragged, score: LocalScore, search_words: int = 0) -> Tensor:
-    """Return scores (N, T), computed in their own dtype; `search_words` makes no difference."""
+    """Return scores (N, T), computed in their own dtype; `search_words` has no effect."""
     dtype = score_dtype(attended.rows.dtype)
     with no_autocast(attended.rows.device):
         return reference.scores(attended.to(dtype), attending.to(dtype), score)

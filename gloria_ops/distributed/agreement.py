@@ -1,4 +1,4 @@
-"""What the ranks tell one another before anything large travels: their sizes, and whether they want the same thing."""
+"""Exchanges sizes and settings before anything large travels, and checks that the ranks agree."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from gloria_ops.distributed.share import Share
 
 @dataclass(frozen=True)
 class Layout:
-    """Who holds which part of the batch: rank r has counts[r] images and texts, and rows[r] rows of texts."""
+    """Describes which part of the batch each rank holds: counts[r] images and texts, and rows[r] rows of texts."""
 
     group: dist.ProcessGroup | None
     rank: int
@@ -28,15 +28,15 @@ class Layout:
 
     @property
     def first(self) -> int:
-        """Where the own images and texts begin among all."""
+        """The index of this rank's first image and text among all."""
         return sum(self.counts[: self.rank])
 
 
 def rank_count(group: dist.ProcessGroup | None) -> int:
-    """The number of ranks; 1 where torch.distributed is not initialised.
+    """Return the number of ranks; 1 if torch.distributed is not initialized.
 
     Raises:
-        ValueError: this process is not of the group.
+        ValueError: the group does not contain this process.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return 1
@@ -48,18 +48,18 @@ def rank_count(group: dist.ProcessGroup | None) -> int:
 
 
 def agree(prepare: Callable[[], Share], device: torch.device, group: dist.ProcessGroup | None) -> tuple[Share, Layout]:
-    """What `prepare` returns, and the layout of the batch.
+    """Return the share that `prepare` makes, and the layout of the batch.
 
-    Sizes are read on the host: here, and nowhere else, a step waits for the device.
+    Sizes are read on the host: only here does a step wait for the device.
 
     Args:
         prepare: checks the arguments of this rank and makes its share.
-        device: where the group communicates.
+        device: device on which the group communicates.
         group: the process group.
 
     Raises:
-        Whatever `prepare` raises, on this rank.
-        RuntimeError: another rank's `prepare` raised; names the rank, and holds its message.
+        Any error of `prepare` on this rank.
+        RuntimeError: `prepare` raised on another rank; the message has that rank and its message.
         ValueError: the settings of two ranks differ, or no rank has a row.
     """
     share: Share | None = None
@@ -74,7 +74,7 @@ def agree(prepare: Callable[[], Share], device: torch.device, group: dist.Proces
         raise _disagreement(share, failure, group)
     counts, rows = ([each[column] for each in headers] for column in (2, 3))
     if not any(counts):
-        raise ValueError(f"none of the {len(counts)} ranks has an image; expected one at least on one rank")
+        raise ValueError(f"none of the {len(counts)} ranks has an image; expected at least one on one rank")
     return share, Layout(group, dist.get_rank(group), counts, rows)
 
 
@@ -83,7 +83,7 @@ def _fingerprint(share: Share) -> int:
 
 
 def _disagreement(share: Share | None, failure: Exception | None, group: dist.ProcessGroup | None) -> Exception:
-    """The error of this rank; every rank calls this, or none."""
+    """Return the error to raise on this rank; all ranks call this, or none."""
     settings = {} if share is None else {name: repr(value) for name, value in share.settings.items()}
     gathered: list[Any] = [None] * dist.get_world_size(group)
     dist.all_gather_object(gathered, (str(failure), settings), group=group)

@@ -1,4 +1,4 @@
-"""The contrastive losses of all pairs from the rows of scores that each rank has: only log-sum-exps travel."""
+"""Computes the contrastive losses of all pairs from each rank's rows of scores: only log-sum-exps travel."""
 
 from typing import Any
 
@@ -15,17 +15,17 @@ from gloria_ops.precision import no_autocast
 def spread_contrastive_losses(
     scores: Tensor, logit_scale: float | Tensor, reduction: Reduction, report_ids: Tensor | None, layout: Layout
 ) -> tuple[Tensor, Tensor]:
-    """`gloria_ops.functional.contrastive_losses` of all ranks' scores.
+    """Compute `gloria_ops.functional.contrastive_losses` of all ranks' scores.
 
     Args:
-        scores: (n_r, N), the own images with all texts.
-        logit_scale, reduction: as there.
-        report_ids: (n_r,) int64: pairs of other images and texts with equal ids do not take part.
-        layout: of the batch.
+        scores: (n_r, N), this rank's images with all texts.
+        logit_scale, reduction: as in that function.
+        report_ids: (n_r,) int64; an image and another image's text with equal ids are not negatives.
+        layout: layout of the batch.
 
     Returns:
-        (image_to_text, text_to_image) of the whole batch, the same bits on every rank. See `local_contrastive_loss` for
-        what backward gives.
+        (image_to_text, text_to_image) of the whole batch, the same bits on every rank. `local_contrastive_loss`
+        explains the gradients.
     """
     with no_autocast(scores.device):
         logits = logit_scale * scores
@@ -36,15 +36,15 @@ def spread_contrastive_losses(
 
 
 def contrasted_pairs(report_ids: Tensor, all_ids: Tensor, first: int) -> Tensor:
-    """Which (image, text) pairs take part in the loss: a report's own image, and images whose report differs.
+    """Return which (image, text) pairs take part in the loss: a report's own image, and images whose report differs.
 
     Args:
-        report_ids: (n,) integers of the own images, equal for equal reports.
-        all_ids: (N,) those of all texts, where the own begin at `first`.
-        first: 0 to N - n.
+        report_ids: (n,) integers of this rank's images, equal for equal reports.
+        all_ids: (N,) integers of all texts.
+        first: index of this rank's first text, 0 to N - n.
 
     Returns:
-        (n, N) bool, True for own pairs and where the ids differ.
+        (n, N) bool, True for matching pairs and for different ids.
     """
     own = torch.arange(first, first + report_ids.shape[0], device=report_ids.device)
     column = torch.arange(all_ids.shape[0], device=report_ids.device)
@@ -52,15 +52,15 @@ def contrasted_pairs(report_ids: Tensor, all_ids: Tensor, first: int) -> Tensor:
 
 
 class _CrossEntropies(torch.autograd.Function):
-    """Cross entropies over the rows and over the columns of the logits of all ranks, the own pairs being positives."""
+    """Computes cross entropies over the rows and the columns of all ranks' logits; matching pairs are the positives."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, factor: float, layout: Layout) -> tuple[Tensor, Tensor]:
-        """Of (n_r, N) logits; `factor` multiplies the sums over all rows and columns."""
+        """Sum over all rows and columns of the ranks' logits (n_r, N), times `factor`."""
         counts, group = layout.counts, layout.group
         positives = logits.diagonal(layout.first)
         of_images = logits.logsumexp(1)
-        # Rank r adds up the columns of its own texts, and tells everyone.
+        # Rank r sums the columns of its texts, and sends the sums to all.
         of_own_texts = all_to_all(logits.logsumexp(0), counts, group).logsumexp(0)
         of_texts = all_gather_uneven(of_own_texts, counts, group)
         own_sums = torch.stack([(of_images - positives).sum(), (of_own_texts - positives).sum()])
@@ -72,7 +72,7 @@ class _CrossEntropies(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
-        """Of the sum of what all ranks returned, each times the gradient that came to it there."""
+        """Differentiate the sum of all ranks' losses, each times its upstream gradient there."""
         logits, of_images, of_texts = ctx.saved_tensors
         by_image, by_text = ctx.factor * all_gather(torch.stack(upstream), ctx.layout.group).sum(0)
         grad = by_image * (logits - of_images[:, None]).exp() + by_text * (logits - of_texts).exp()

@@ -1,4 +1,4 @@
-"""The functions people call: the contrastive losses of all ranks' images and texts, on every rank."""
+"""Public functions: the contrastive losses of all ranks' images and texts, on every rank."""
 
 from collections.abc import Callable
 from typing import Any, Literal, get_args
@@ -31,9 +31,9 @@ from gloria_ops.tokens import Lengths, Ragged
 
 Exchange = Literal["gather", "ring"]
 
-# Bytes of all ranks' words up to which they are gathered, and one call of the kernels scores them all. Eight ranks with
-# the released batch (48 reports of 46 words, D = 768, 16 bits) have 27 MB. Beyond, a block is work enough for a call,
-# and the ring hides what a gather does not (docs/distributed.md).
+# Up to this size in bytes, all ranks' words are gathered, and one call of the kernels scores them all. Eight ranks with
+# the released batch (48 reports of 46 words, D = 768, 16 bits) have 27 MB. Above it, one block is enough work for a
+# call, and the ring hides its transfers, unlike a gather (docs/distributed.md).
 GATHER_BYTES = 2**25
 
 
@@ -53,35 +53,35 @@ def local_contrastive_loss(
     exchange: Exchange | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`gloria_ops.local_contrastive_loss` of the images and texts of all ranks; every rank of the group must call it.
+    """Compute `gloria_ops.local_contrastive_loss` over all ranks' images and texts; every rank must call it.
 
-    Without an initialised process group, or with one rank, it is that function.
+    Without an initialized process group, or with one rank, it is that function.
 
     Args:
         regions, words, word_lengths, word_mask, word_offsets, region_lengths, score, backend: as in
-            `gloria_ops.local_scores`, of this rank alone. Ranks may have different numbers of items and longest items,
-            also none: then (0, M, D) or (0, D, H, W), and (0, W, D) or (0, D), without lengths; not all may.
-        logit_scale, reduction: as there; "mean" is over all images and texts of the group.
-        report_ids: (n,) integers, n the number of images of this rank. Texts with equal ids, on whatever ranks, are no
-            negatives of one another's images. Default: every text has its own. Instead of `pair_mask`, which no rank
-            could know.
-        exchange: "gather" all words, or let them come by in a "ring": same values, to rounding. Default: gather up to
-            32 MiB. In the ring the words that a rank holds do not grow with the number of ranks.
+            `gloria_ops.local_scores`, for this rank's items. Ranks may have different numbers of items and longest
+            items. A rank may have no items: (0, M, D) or (0, D, H, W), and (0, W, D) or (0, D), without lengths; at
+            least one rank must have some.
+        logit_scale, reduction: as in that function; "mean" is over all images and texts of the group.
+        report_ids: (n,) integers for this rank's n images. Texts with equal ids, on any ranks, are not negatives of
+            each other's images. Default: every text has its own id. They replace `pair_mask`, which no rank could know.
+        exchange: "gather" all words, or pass them around in a "ring": the same values, up to rounding. Default: gather
+            up to 32 MiB. In the ring, the words that a rank holds do not grow with the number of ranks.
         group: the process group. Default: all processes.
 
     Returns:
         (image_to_text, text_to_image) of the whole batch, the same bits on every rank. float32 (float64 for float64).
-        backward must run on every rank. It gives the gradient of the *sum* of what all ranks returned: R times that of
-        the loss, R being the number of ranks, with respect to the own inputs. Data parallel training takes the mean of
-        the ranks' gradients (DDP, FSDP), which is then the gradient of the loss, exactly. Where nothing takes that
-        mean: add up the ranks' gradients of a parameter, and divide by R.
+        Backward must run on every rank. It gives the gradient of the *sum* of all ranks' results with respect to this
+        rank's inputs, which is R times the gradient of the loss for R ranks. Data parallel training (DDP, FSDP) takes
+        the mean of the ranks' gradients, which is exactly the gradient of the loss. Without it, sum the ranks'
+        gradients of a parameter, and divide by R.
 
     Raises:
         TypeError, ValueError, RuntimeError, NotImplementedError: as `gloria_ops.local_contrastive_loss`, on the rank
             whose argument does not fit; on the others a RuntimeError with that rank and message.
-        ValueError: score, logit_scale, reduction, exchange, dtype, width, what needs a gradient, or whether there are
-            report_ids, is not the same on every rank.
-        Whatever the group raises where a rank is missing, once its timeout is over.
+        ValueError: the ranks differ in score, logit_scale, reduction, exchange, dtype, width, required gradients, or in
+            whether there are report_ids.
+        The group's own error if a rank is missing, after its timeout.
     """
     described: dict[str, Any] = {
         "word_lengths": word_lengths,
@@ -127,18 +127,18 @@ def global_contrastive_loss(
     report_ids: Tensor | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """InfoNCE over the cosines of whole images and texts of all ranks; every rank of the group must call it.
+    """Compute InfoNCE over the cosines of all ranks' image and text embeddings; every rank must call it.
 
-    The text vectors are gathered. Without an initialised process group, or with one rank, it is
+    The text embeddings are gathered. Without an initialized process group, or with one rank, it is
     `gloria_ops.functional.global_contrastive_loss`.
 
     Args:
-        image_vectors, text_vectors: (n, D), floating, of this rank alone; n may differ, and be 0 on some.
-        logit_scale, reduction, eps: as there.
+        image_vectors, text_vectors: (n, D), floating, of this rank; n may differ, and be 0 on some ranks.
+        logit_scale, reduction, eps: as in that function.
         report_ids, group: as in `local_contrastive_loss`.
 
     Returns:
-        (image_to_text, text_to_image), as in `local_contrastive_loss`, whose remarks on backward hold.
+        (image_to_text, text_to_image), as in `local_contrastive_loss`, also for backward.
 
     Raises:
         As `local_contrastive_loss`.
@@ -181,7 +181,7 @@ def _losses_of_ranks(
 
 
 def _local_scores(share: Share, layout: Layout, score: LocalScore, exchange: Exchange | None) -> Tensor:
-    """Scores (n_r, N) of the own images with all texts."""
+    """Score this rank's images with all texts, (n_r, N)."""
     regions, words, backend = share.images.rows, share.texts.rows, str(share.settings["backend"])
     lengths = all_gather_uneven(share.texts.lengths, layout.counts, layout.group)
     texts = [consecutive(words, own) for own in lengths.split(layout.counts)]
@@ -193,7 +193,7 @@ def _local_scores(share: Share, layout: Layout, score: LocalScore, exchange: Exc
     most = max(layout.rows)
     rows = GatheredRows.apply(words, most, layout.group)
     starts = torch.cat([owner * most + own.starts for owner, own in enumerate(texts)])
-    if not share.count:  # no kernel takes no image: an empty matrix that depends on both sides
+    if not share.count:  # kernels need an image: return an empty matrix that depends on both sides
         return (regions @ rows.T)[:, starts].to(score_dtype(rows.dtype))
     return pair_scores(share.images, Ragged(rows, starts, lengths), score, backend)
 
@@ -206,5 +206,5 @@ def _pair_mask(report_ids: Tensor | None, images: Tensor) -> Tensor | None:
 
 
 def _device(rows: Tensor) -> torch.device:
-    """Where the ranks talk; of what is no tensor, and will be refused, the CPU."""
+    """Return the device of the ranks' communication; the CPU if `rows` is not a tensor, which is refused later."""
     return rows.device if isinstance(rows, Tensor) else torch.device("cpu")

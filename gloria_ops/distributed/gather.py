@@ -1,4 +1,4 @@
-"""All-gather of what every rank has a different number of, and the way back of its gradients."""
+"""Gathers different numbers of rows from all ranks, and returns their gradients."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Its name until torch 2.12, where it is deprecated under that name.
+# The second name is deprecated since torch 2.12.
 _all_gather_single = dist.all_gather_single if hasattr(dist, "all_gather_single") else dist.all_gather_into_tensor
 
 
 def all_gather(own: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """Every rank's `own`, all of one shape (L, ...), as (R, L, ...) in the order of the ranks."""
+    """Gather every rank's `own`, all of one shape (L, ...), as (R, L, ...) in the order of the ranks."""
     size = dist.get_world_size(group)
     gathered = own.new_empty((size * own.shape[0], *own.shape[1:]))
     _all_gather_single(gathered, own.contiguous(), group=group)
@@ -21,13 +21,13 @@ def all_gather(own: Tensor, group: dist.ProcessGroup | None) -> Tensor:
 
 
 def all_gather_uneven(own: Tensor, counts: list[int], group: dist.ProcessGroup | None) -> Tensor:
-    """Every rank's `own` (counts[r], ...), one behind the other in the order of the ranks."""
+    """Gather every rank's `own` (counts[r], ...), joined in the order of the ranks."""
     gathered = all_gather(_padded(own, max(counts)), group)
     return torch.cat([part[:count] for part, count in zip(gathered, counts, strict=True)])
 
 
 def all_to_all(parts: Tensor, counts: list[int], group: dist.ProcessGroup | None) -> Tensor:
-    """Of `parts` (sum of counts,), rank r gets its counts[r] from everyone: (R, counts[own rank]), by sender."""
+    """Send counts[r] elements of `parts` to each rank r; return those received, (R, counts[this rank]), by sender."""
     rank, size = dist.get_rank(group), dist.get_world_size(group)
     received = parts.new_empty(size * counts[rank])
     dist.all_to_all_single(received, parts.contiguous(), [counts[rank]] * size, counts, group=group)
@@ -35,26 +35,25 @@ def all_to_all(parts: Tensor, counts: list[int], group: dist.ProcessGroup | None
 
 
 class GatheredRows(torch.autograd.Function):
-    """Rows (L_r, D) of every rank, as (R * most, D): those of rank r begin at r * most.
+    """Gathers every rank's rows (L_r, D) as (R * most, D); rank r's rows begin at r * most, with zeros between.
 
-    What lies between them is zero. Backward sends the gradient of each rank's rows back to it, where those from all
-    ranks are added in the order of the ranks.
+    Backward sends each rank the gradients of its rows, and adds them in the order of the ranks.
     """
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, most: int, group: dist.ProcessGroup | None) -> Tensor:
-        """`most` is the greatest number of rows of any rank."""
+        """Gather the rows; `most` is the largest number of rows of any rank."""
         ctx.count, ctx.group = rows.shape[0], group
         return all_gather(_padded(rows, most), group).flatten(0, 1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        """Of the own rows."""
+        """Return the gradient of this rank's rows."""
         received = torch.empty_like(grad, memory_format=torch.contiguous_format)
         dist.all_to_all_single(received, grad.contiguous(), group=ctx.group)
         by_rank = received.unflatten(0, (dist.get_world_size(ctx.group), -1))[:, : ctx.count]
-        return by_rank.sum(0), None, None  # torch adds 16 bits up in float32
+        return by_rank.sum(0), None, None  # torch sums 16-bit values in float32
 
 
 def _padded(own: Tensor, most: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Scores of the own images with the words of all ranks, which come by block by block; backward they come by again."""
+"""Scores this rank's images with all ranks' words, which pass by in blocks; in backward they pass by again."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +16,7 @@ from gloria_ops.tokens import Ragged
 
 
 class RingScores(torch.autograd.Function):
-    """Scores (n_r, N) of this rank's images with all texts, as `GatheredRows` and `pair_scores` would give them."""
+    """Scores this rank's images with all texts, (n_r, N), as `GatheredRows` and `pair_scores` would."""
 
     @staticmethod
     def forward(
@@ -32,14 +32,14 @@ class RingScores(torch.autograd.Function):
         """Score block after block.
 
         Args:
-            regions: rows of this rank's images, which autograd sees.
-            words: rows of this rank's texts, which autograd sees.
-            images: this rank's; its rows are not read.
-            texts: of every rank, in its packed words; their rows are not read.
-            score, backend, layout: of the batch.
+            regions: rows of this rank's images, for autograd.
+            words: rows of this rank's texts, for autograd.
+            images: this rank's images; only starts and lengths are read.
+            texts: every rank's texts in its packed words; only starts and lengths are read.
+            score, backend, layout: those of the batch.
         """
         ctx.save_for_backward(regions, words)
-        # Without their rows, which would then live as long as the graph, backward or not.
+        # Without their rows, which would live as long as the graph, even without backward.
         ctx.described = images[1:], [own[1:] for own in texts], score, backend, layout
         own = images._replace(rows=regions)
         scores = regions.new_empty((layout.counts[layout.rank], sum(layout.counts)), dtype=score_dtype(regions.dtype))
@@ -52,7 +52,7 @@ class RingScores(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_scores: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of this rank's regions, summed here, and of its words, summed on their way."""
+        """Return the gradients of this rank's regions, summed here, and of its words, summed around the ring."""
         regions, words = ctx.saved_tensors
         images, texts, score, backend, layout = ctx.described
         own = Ragged(regions, *images)
@@ -60,7 +60,7 @@ class RingScores(torch.autograd.Function):
         sums = _buffers(words, score_dtype(words.dtype), layout)
         for step, (owner, rows) in enumerate(_blocks(words, layout)):
             arriving, leaving = sums[step % 2][: layout.rows[owner]], sums[1 - step % 2]
-            # A block's sum comes in while this rank's part of it is computed, and leaves during the next step.
+            # A block's sum arrives while this rank computes its part of it, and leaves during the next step.
             if step == 0:
                 arriving.zero_()
                 pending = []
@@ -82,7 +82,7 @@ class RingScores(torch.autograd.Function):
 
 
 def _blocks(words: Tensor, layout: Layout) -> Iterator[tuple[int, Tensor]]:
-    """(owner, its words), the own first; each block is on its way while the one before it is in use."""
+    """Yield (owner, its words), this rank's first; each block arrives while the one before it is in use."""
     free = _buffers(words, words.dtype, layout)
     held = words.contiguous()
     for step in range(layout.size):
@@ -97,13 +97,13 @@ def _blocks(words: Tensor, layout: Layout) -> Iterator[tuple[int, Tensor]]:
 
 
 def _buffers(words: Tensor, dtype: torch.dtype, layout: Layout) -> tuple[Tensor, Tensor]:
-    """Room for the largest block, twice."""
+    """Allocate two buffers for the largest block."""
     shape = (max(layout.rows), words.shape[1])
     return words.new_empty(shape, dtype=dtype), words.new_empty(shape, dtype=dtype)
 
 
 def _send_and_receive(leaving: Tensor, arriving: Tensor, layout: Layout) -> list[dist.Work]:
-    """Starts sending to the next rank and receiving from the one before; both know who has nothing to send."""
+    """Start sending to the next rank and receiving from the previous one; empty blocks are not sent."""
     next_rank, previous_rank = (layout.rank + 1) % layout.size, (layout.rank - 1) % layout.size
     transfers = []
     if leaving.numel():

@@ -1,4 +1,4 @@
-"""What one rank brings to the batch: checked, in canonical form, its words packed, and what it wants done with them."""
+"""Makes a rank's share of the batch: checked, in canonical form, with packed words and its settings."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,14 +13,14 @@ from gloria_ops.tokens import Ragged, canonical
 
 @dataclass(frozen=True)
 class Share:
-    """One rank's part of the batch, image i with text i.
+    """Holds one rank's part of the batch, image i with text i.
 
     Attributes:
-        images: their regions, or one vector each.
-        texts: their packed words, or one vector each.
+        images: regions, or one embedding each.
+        texts: packed words, or one embedding each.
         logit_scale: a float, or a scalar tensor of the dtype of the scores.
         report_ids: (n,) integers, or None.
-        settings: by name, what must be the same on every rank.
+        settings: by name, values that must be the same on every rank.
     """
 
     images: Ragged
@@ -43,10 +43,10 @@ def checked_share(
     report_ids: Tensor | None,
     settings: dict[str, object],
 ) -> Share:
-    """Checked, with all that must be the same on every rank in its settings."""
+    """Check a share, and add to its settings all that must be the same on every rank."""
     count = images.starts.shape[0]
     check_pairs(count, texts.starts.shape[0])
-    check_reduction(reduction, ("mean", "sum"))  # a loss of each item would be another on each rank
+    check_reduction(reduction, ("mean", "sum"))  # a loss for each item would differ from rank to rank
     scale = checked_logit_scale(logit_scale, score_dtype(images.rows.dtype))
     if report_ids is not None:
         report_ids = checked_report_ids(report_ids, images.starts)
@@ -66,7 +66,7 @@ def checked_share(
 
 
 def canonical_sides(regions: Tensor, words: Tensor, **described: Any) -> tuple[Ragged, Ragged]:
-    """`canonical`, which also takes no images with no texts, as a rank may have."""
+    """Return `canonical` sides; a rank may also have no images and no texts."""
     if not all(isinstance(side, Tensor) and side.dim() and not len(side) for side in (regions, words)):
         batch = canonical(regions, words, **described)
         return batch.images, batch.texts
@@ -77,12 +77,12 @@ def canonical_sides(regions: Tensor, words: Tensor, **described: Any) -> tuple[R
 
 
 def at_least_one(items: Tensor) -> Tensor:
-    """`items`, or where there are none one of zeros, so that all else about them can be checked."""
+    """Return `items`, or one item of zeros if there are none, so that everything else can be checked."""
     return items if len(items) else torch.cat([items, items.new_zeros(1, *items.shape[1:])])
 
 
 def packed(texts: Ragged) -> Ragged:
-    """Without what no text owns."""
+    """Drop the rows that no text owns."""
     rows, starts, lengths = texts
     total = int(lengths.sum())
     side = consecutive(rows, lengths)
@@ -93,17 +93,17 @@ def packed(texts: Ragged) -> Ragged:
 
 
 def consecutive(rows: Tensor, lengths: Tensor) -> Ragged:
-    """Items of these lengths, without gaps."""
+    """Return items of these lengths, without gaps."""
     return Ragged(rows, lengths.cumsum(0) - lengths, lengths)
 
 
 def items_of_one_row(rows: Tensor) -> Ragged:
-    """Vectors as items of one row."""
+    """Make each row an item."""
     return consecutive(rows, torch.ones(len(rows), dtype=torch.int64, device=rows.device))
 
 
 def checked_report_ids(report_ids: Tensor, images: Tensor) -> Tensor:
-    """As int64 on the device of the images; TypeError or ValueError where these are not their ids."""
+    """Return the ids as int64 on the device of the images; raise TypeError or ValueError if they do not fit."""
     if not isinstance(report_ids, Tensor):
         raise TypeError(
             f"report_ids is a {type(report_ids).__name__}; expected a tensor of integers, one for each image"

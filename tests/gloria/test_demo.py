@@ -104,4 +104,4 @@ def test_montage_frames_tell_right_from_wrong(tmp_path):
 
 @pytest.mark.parametrize(("reached", "says"), [(0.9, "Learning is visible"), (0.2, "Little above chance")])
 def test_judgment_follows_the_figures(reached, says):
-    assert demo._judgment({"image to text": {"both P@5": reached, "chance": 1}}, 0.1, 20).startswith(says)
+    assert demo._verdict({"image to text": {"both P@5": reached, "chance": 1}}, 0.1, 20).startswith(says)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 
 import pytest
 
@@ -23,7 +24,7 @@ def flushed(monkeypatch):
 def test_a_file_is_flushed_before_it_has_its_name_and_its_folder_after(tmp_path, flushed):
     write_json(tmp_path / "a.json", {"a": [1, 2]})
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": [1, 2]}
-    assert flushed == ["flush a.json.partial", "rename to a.json", f"flush {tmp_path.name}"]
+    assert flushed == [f"flush a.json.{os.getpid()}.partial", "rename to a.json", f"flush {tmp_path.name}"]
 
 
 def test_files_of_a_folder_are_all_flushed_before_any_has_its_name(tmp_path, flushed):
@@ -77,7 +78,7 @@ def in_python(path):
 def test_a_full_disk_is_named_whoever_writes(tmp_path, monkeypatch, write, full_now):
     if full_now:  # the file system refuses whatever is written now
         monkeypatch.setattr(durable.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
-    with pytest.raises(DiskFullError, match=r"a.partial could not be written: no space is left on the disk"):
+    with pytest.raises(DiskFullError, match=r"a could not be written: no space is left on the disk"):
         write_whole(tmp_path / "a", write)
     assert not list(tmp_path.iterdir())
 

@@ -103,7 +103,7 @@ def test_a_killed_build_continues_to_the_same_bytes(model, processor, rows, buil
         if moment == "before a shard":
             target, name, calls = type(model), "get_text_features", 4
         elif moment == "within a shard":
-            target, name, calls = IndexWriter, "_save", 2
+            target, name, calls = IndexWriter, "_save_shard", 2
         else:
             target, name, calls = Manifest, "write", 2
         original, made = getattr(target, name), []

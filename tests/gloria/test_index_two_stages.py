@@ -84,7 +84,7 @@ def test_training_takes_evenly_spaced_vectors_of_all_shards(built, monkeypatch):
         monkeypatch.setattr(gloria.index.nearest, "MOST_TO_TRAIN_ON", most)
         count = min(most, len(built))
         expected = whole[[number * len(built) // count for number in range(count)]]
-        torch.testing.assert_close(gloria.index.nearest._sample(built), expected)
+        torch.testing.assert_close(gloria.index.nearest._training_sample(built), expected)
 
 
 def test_fewer_candidates_than_asked_for(built):

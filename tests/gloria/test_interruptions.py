@@ -126,7 +126,7 @@ def test_a_signal_in_the_last_checkpoint_ends_the_run_after_it(parts, new_model,
     assert not (tmp_path / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize("name", ["save_model", "_finish"])
+@pytest.mark.parametrize("name", ["save_model", "_write_results"])
 def test_a_signal_at_the_end_leaves_no_half_of_a_model(parts, new_model, tmp_path, monkeypatch, name):
     def half(owner, *_, **__):
         """Writes some of the files, and is interrupted."""
@@ -150,7 +150,7 @@ def test_a_signal_at_the_end_leaves_no_half_of_a_model(parts, new_model, tmp_pat
             train(*new_model(), *parts, tmp_path, options)
     assert not list(tmp_path.rglob("half"))
     assert not (tmp_path / "metrics.json").exists()
-    assert (tmp_path / "model.safetensors").exists() == (name == "_finish")
+    assert (tmp_path / "model.safetensors").exists() == (name == "_write_results")
     train(*new_model(seed=1), *parts, tmp_path, options, resume=True)
     GloriaModel.from_pretrained(tmp_path)
 

@@ -230,7 +230,7 @@ def evaluations(monkeypatch, losses, interrupt=()):
             raise KeyboardInterrupt
         return EvalLoopOutput(None, None, {"eval_loss": losses[self.state.global_step]}, 4)
 
-    monkeypatch.setattr(GloriaTrainer, "_evaluated", loop)
+    monkeypatch.setattr(GloriaTrainer, "_loss_and_retrieval", loop)
     return told
 
 
@@ -278,7 +278,7 @@ def test_a_run_that_has_stopped_early_does_not_go_on(parts, new_model, tmp_path,
     told = evaluations(monkeypatch, losses)
     model, processor = new_model()
     with monkeypatch.context() as patch:
-        patch.setattr("gloria.training.run._finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("gloria.training.run._write_results", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train(model, processor, *parts, tmp_path, PLATEAU)
     assert told == [2, 4, 6]

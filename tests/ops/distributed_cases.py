@@ -10,7 +10,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from kernel_checks import Results
 from problems import PRESETS, problem
-from tolerances import BACKWARD, FLOAT32, FORWARD, error, rounding
+from tolerances import BACKWARD, FLOAT32, error, rounding
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile
 
@@ -115,8 +115,10 @@ def bfloat16_errs_no_more_than_in_one_process(exchange):
     exact = Whole(counts)
     exact.regions, exact.words = rounded.regions.double(), rounded.words.double()
     for ours, alone, truth in zip(rounded.together(exchange), rounded.alone(), exact.alone(), strict=True):
-        slack = FORWARD if truth.dim() == 0 else BACKWARD
-        assert error(ours, truth) <= slack * error(alone, truth) + rounding(ours, truth)
+        if truth.dim() == 0:  # float32 sums of the same scores
+            torch.testing.assert_close(ours, alone, **FLOAT32)
+        else:
+            assert error(ours, truth) <= BACKWARD * error(alone, truth) + rounding(ours, truth)
 
 
 def the_same_bits_again_and_on_every_rank(exchange):
@@ -401,7 +403,7 @@ def one_rank_is_refused(name):
 
 
 def someone_must_have_an_image():
-    message = f"none of the {dist.get_world_size()} ranks has an image; expected one at least on one rank"
+    message = f"none of the {dist.get_world_size()} ranks has an image; expected at least one on one rank"
     nothing = torch.ones(0, 5, 3, 4), torch.ones(0, 5)  # feature maps and packed words
     assert_raises(ValueError, message, lambda: local_contrastive_loss(*nothing))
     assert_raises(ValueError, message, lambda: global_contrastive_loss(torch.ones(0, 5), torch.ones(0, 5)))

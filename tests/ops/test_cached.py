@@ -232,7 +232,7 @@ def test_inputs_of_every_form_and_an_output_that_is_one_tensor():
 
 def test_mistakes_are_named():
     rows, linear = torch.randn(7, 2), nn.Linear(2, 2)
-    with pytest.raises(ValueError, match="micro_batch_size is 0; expected 1 at least, or None"):
+    with pytest.raises(ValueError, match="micro_batch_size is 0; expected at least 1, or None"):
         in_micro_batches(linear, rows, 0)
     with pytest.raises(TypeError, match="does not tell whose running statistics it updates; give module="):
         in_micro_batches(lambda each: each, rows, 3)

@@ -76,6 +76,16 @@ def test_any_magnitude_against_float64(name, kind, magnitudes):
     assert_as_accurate_as_eager(one.to(torch.float32), PRESETS[name], orders=4)
 
 
+@pytest.mark.parametrize("magnitude", [1e-9, 1e-4])
+@pytest.mark.parametrize("norm", ["none", "softmax", "clipped_l2"])
+def test_a_flat_attention_over_nearly_opposite_regions(isa, norm, magnitude):
+    """The dot similarity is a thousandth of the affinities that it is the sum of."""
+    score = LocalScore(word_norm=norm, similarity="dot", attention_scale=1.0, pool="sum")
+    for dtype in (torch.float32, torch.bfloat16):
+        one = problem("nearly_opposite", **SHAPES["gram"], magnitudes=(1, magnitude)).to(dtype)
+        assert_as_accurate_as_eager(one, score, orders=4)
+
+
 def test_a_flat_attention_over_centered_regions(isa):
     """The context is what is left of regions that cancel to a thousandth and less, yet cosines are right."""
     one = problem("centered", images=2, texts=2, most_regions=49, most_words=40, width=128).to(torch.float32)

@@ -1,4 +1,4 @@
-"""Public data sets as they ship, each read into the rows of one table."""
+"""Reads public data sets, as they are released, into the rows of one table."""
 
 from gloria.data.layouts.chexpert import five_by, read_chexpert
 from gloria.data.layouts.imported import Imported

@@ -1,4 +1,4 @@
-"""CheXpert (Irvin et al., 2019), with the reports of CheXpert Plus (Chambon et al., 2024) where they are there."""
+"""Reads CheXpert (Irvin et al., 2019), with the reports of CheXpert Plus (Chambon et al., 2024) if present."""
 
 import random
 import re
@@ -12,7 +12,7 @@ from gloria.data.table import Row, is_there
 from gloria.messages import shown
 
 SPLITS = {"train.csv": "train", "valid.csv": "validation", "test.csv": "test"}
-BATCHES = "CheXpert-v1.0 batch *"  # the folders of the full release as it is downloaded, the tables in one of them
+BATCHES = "CheXpert-v1.0 batch *"  # folders of the full download; one of them holds the tables
 PLUS = "df_chexpert_plus_*.csv"
 PLUS_SECTIONS = {
     "findings": ("section_findings",),
@@ -28,26 +28,25 @@ _PATIENT = re.compile(r"patient[^a-z]*[0-9].*", re.IGNORECASE)  # not "patients"
 def read_chexpert(root: str | Path, section: Section = "both", all_views: bool = False) -> Imported:
     """Read CheXpert-v1.0 and -small, alone or with df_chexpert_plus_*.csv beside train.csv; or CheXpert Plus alone.
 
-    The patient is the folder whose name starts with "patient" in the path of an image, and what stands before it in the
-    table does not matter. An image is looked for where the path says, and in the release's own folders.
+    The folder in an image's path whose name starts with "patient" is the patient; the part before it does not matter.
+    Images are searched at their path and in the folders of the release.
 
     Args:
         root: folder that holds train.csv, valid.csv or test.csv and the folders of that name, or the folders of the
             batches; or CheXpert Plus's table, with the images in train/ and valid/, PNG/ or PNG/PNG/.
-        section: what is taken of a report: "findings", "impression", or "both"; "whole" is all of it.
+        section: part of a report to take: "findings", "impression", "both", or "whole" for all of it.
         all_views: take lateral views too.
 
     Returns:
-        A row for each image that is there, with its labels, and without a report where there is none: CheXpert itself
-        has none.
+        A row for each existing image, with its labels, and with its report if there is one: CheXpert itself has none.
 
     Raises:
-        FileNotFoundError: none of the tables is there.
-        ValueError: a table without its columns, with a path without a patient, or with labels that are none.
+        FileNotFoundError: no table.
+        ValueError: a table without its columns, a path without a patient, or an invalid label.
     """
     root = Path(root)
-    imported, images = Imported(), _Images(root)
-    reports = {place.inside: cells for place, cells in _plus(root)}
+    imported, images = Imported(), _ImageFinder(root)
+    reports = {place.inside: cells for place, cells in _plus_records(root)}
     folders = (root, *sorted(root.glob(BATCHES)))
     tables = [next((folder / name for folder in folders if (folder / name).is_file()), None) for name in SPLITS]
     if not any(tables):
@@ -55,7 +54,7 @@ def read_chexpert(root: str | Path, section: Section = "both", all_views: bool =
         return imported
     for table in filter(None, tables):
         for record in listed(table.parent, table.name, ("Path", "Frontal/Lateral", *COMPETITION), CLASSES):
-            place = _Place.of(table, record.line, record.cells["Path"])
+            place = _ImagePath.of(table, record.line, record.cells["Path"])
             if record.cells["Frontal/Lateral"] != "Frontal" and not all_views:
                 imported.leave_out("not a frontal view", place.given)
                 continue
@@ -70,19 +69,18 @@ def read_chexpert(root: str | Path, section: Section = "both", all_views: bool =
 
 
 def five_by(rows: Sequence[Row], of_each: int = 200, seed: int = 0) -> tuple[list[Row], list[Row]]:
-    """Draw a set like CheXpert 5x200: images of the training part that show one class of `COMPETITION` alone.
+    """Draw a set like CheXpert 5x200: training images that show exactly one class of `COMPETITION`.
 
-    As the released GLoRIA chooses them: one class is 1, and all others but "No Finding" are 0 or not mentioned; the
-    released choice is not seeded, so that its 1,000 images are not known.
+    The released GLoRIA chooses the same way: one class is 1, and all others but "No Finding" are 0 or not mentioned.
+    Its choice has no seed, so its 1,000 images are not known.
 
     Args:
-        rows: with labels, as `read_chexpert` gives them.
+        rows: rows of `read_chexpert`, with labels.
         of_each: images of each class.
-        seed: of the drawing.
+        seed: seed of the draw.
 
     Returns:
-        The set, with the class as label and "test" as split; and all rows of other patients, so that nothing that is
-        trained on them has seen a patient of the set.
+        The set, with the class as label and "test" as split; and all rows of other patients, to train on.
 
     Raises:
         ValueError: fewer than `of_each` such images of a class.
@@ -107,13 +105,13 @@ def five_by(rows: Sequence[Row], of_each: int = 200, seed: int = 0) -> tuple[lis
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a table says that an image is.
+class _ImagePath:
+    """Holds the path of an image as a table gives it.
 
     Attributes:
-        line: of the table.
+        line: line of the table.
         given: the path in the table, with / as separator.
-        patient: its folder that starts with "patient".
+        patient: the folder whose name starts with "patient".
         inside: the path from that folder on.
     """
 
@@ -123,7 +121,7 @@ class _Place:
     inside: str
 
     @classmethod
-    def of(cls, table: Path, line: int, path: str) -> "_Place":
+    def of(cls, table: Path, line: int, path: str) -> "_ImagePath":
         given = path.replace("\\", "/")
         *folders, _ = parts = given.split("/")
         for number in reversed(range(len(folders))):
@@ -135,11 +133,11 @@ class _Place:
         )
 
 
-class _Images:
-    """Finds images: where the table says, or below the folders of a release, whatever the table calls them.
+class _ImageFinder:
+    """Finds images at their path in the table, or below the folders of a release.
 
-    CheXpert Plus has PNG files under the names of the JPEG files. The folder in which the last image was is tried
-    first, since a release has its images in few of them.
+    CheXpert Plus has PNG files under the names of the JPEG files. The folder of the last image is tried first:
+    images lie in few folders.
     """
 
     def __init__(self, root: Path) -> None:
@@ -147,8 +145,8 @@ class _Images:
         self.root = root
         self.folders = [root, root / "PNG", root / "PNG" / "PNG", *sorted(batches)]
 
-    def find(self, place: _Place, split: str) -> Path | None:
-        """Return the file, None where there is none; split is the folder that the release has for the table."""
+    def find(self, place: _ImagePath, split: str) -> Path | None:
+        """Return the file, None if there is none; `split` is the release's folder for the table."""
         given = self.root / place.given
         if is_there(given):
             return given
@@ -163,8 +161,8 @@ class _Images:
         return None
 
 
-def _read_plus(root: Path, imported: Imported, images: _Images, section: Section, all_views: bool) -> None:
-    for place, cells in _plus(root):
+def _read_plus(root: Path, imported: Imported, images: _ImageFinder, section: Section, all_views: bool) -> None:
+    for place, cells in _plus_records(root):
         if cells["frontal_lateral"] != "Frontal" and not all_views:
             imported.leave_out("not a frontal view", place.given)
             continue
@@ -175,11 +173,11 @@ def _read_plus(root: Path, imported: Imported, images: _Images, section: Section
         raise FileNotFoundError(f"{root} holds none of {', '.join(SPLITS)} and no {PLUS}; expected CheXpert's folder")
 
 
-def _plus(root: Path) -> Iterator[tuple[_Place, Mapping[str, str]]]:
-    """The records of CheXpert Plus's table, if it is there, with the places of their images."""
+def _plus_records(root: Path) -> Iterator[tuple[_ImagePath, Mapping[str, str]]]:
+    """Yield the records of CheXpert Plus's table, if any, with the paths of their images."""
     for table in sorted(root.glob(PLUS))[-1:]:  # named after its date: the latest
         for record in listed(root, table.name, PLUS_COLUMNS):
-            yield _Place.of(table, record.line, record.cells["path_to_image"]), record.cells
+            yield _ImagePath.of(table, record.line, record.cells["path_to_image"]), record.cells
 
 
 def _report(cells: Mapping[str, str], section: Section) -> str:

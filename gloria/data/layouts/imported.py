@@ -1,4 +1,4 @@
-"""What every reader of a data set gives, and how it reads the files that the data set comes with."""
+"""Imported, the result of every data set's reader, and helpers to read the files of a data set."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,17 +26,17 @@ CLASSES = (
     "Fracture",
     "Support Devices",
 )
-KINDS = 5  # of lost sections that a summary names
+KINDS = 5  # most kinds of lost sections in a summary
 
 
 @dataclass
 class Imported:
-    """The rows of a data set.
+    """Holds the rows of a data set, and what was left out.
 
     Attributes:
-        rows: their `line` is that of the file which lists the images.
-        left_out: names of images or studies that became no row, by reason.
-        lost: sections with text that are in no report, by the study that has them.
+        rows: rows, whose `line` is a line of the file that lists the images.
+        left_out: names of images or studies without a row, by reason.
+        lost: sections with text that no report takes, by study.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -44,20 +44,18 @@ class Imported:
     lost: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, row: Row, name: str) -> None:
-        """Add a row whose image is there, and note the image that is not, by its name in the data set."""
+        """Add a row if its image exists; otherwise note the image's name in the data set."""
         if row.image is not None and is_there(row.image):
             self.rows.append(row)
         else:
             self.leave_out("the image is not there", name)
 
     def leave_out(self, reason: str, name: str) -> None:
-        """Note one that becomes no row."""
+        """Note an image or study that gets no row."""
         self.left_out.setdefault(reason, []).append(name)
 
     def summary(self) -> list[str]:
-        """Return a line for the rows, for each reason with the first that was left out, and for sections that were
-        lost.
-        """
+        """Return lines that count the rows, what was left out for each reason (with the first), and lost sections."""
         bare = sum(not row.report for row in self.rows)
         lines = [f"{len(self.rows)} rows, {bare} of them without a report"]
         lines += [f"left out {len(names)}: {reason} (first: {names[0]})" for reason, names in self.left_out.items()]
@@ -72,25 +70,25 @@ class Imported:
 
 
 def listed(root: Path, name: str, columns: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Record]:
-    """The columns of a file of the data set, packed (.gz) or not; the optional ones where they are there.
+    """Read columns of a file of the data set, gzipped or not; optional columns only if they exist.
 
     Raises:
-        FileNotFoundError: it is not in `root`.
-        ValueError: it is no such file; a record that cannot be read.
+        FileNotFoundError: the file is not in `root`.
+        ValueError: another kind of file; an unreadable record.
     """
     path = found(root, name)
     if path is None:
         raise FileNotFoundError(f"{root} holds no {name} (nor {name}.gz); expected the folder that holds it")
-    return _whole(path, columns, optional)
+    return _valid_records(path, columns, optional)
 
 
 def found(root: Path, name: str) -> Path | None:
-    """Return the path of a file of the data set, packed (.gz) or not, None where there is none."""
+    """Return the path of a file of the data set, gzipped or not; None if it does not exist."""
     return next((path for path in (root / name, root / f"{name}.gz") if path.is_file()), None)
 
 
 def class_labels(cells: Mapping[str, str]) -> dict[str, int]:
-    """Return the labels in the columns of `CLASSES`: 1.0, 0.0, -1.0, or nothing where a class is not mentioned.
+    """Return the labels in the columns of `CLASSES`: 1.0, 0.0, -1.0, or no label for a class that is not mentioned.
 
     Raises:
         ValueError: another value.
@@ -105,7 +103,7 @@ def class_labels(cells: Mapping[str, str]) -> dict[str, int]:
     return labels
 
 
-def _whole(path: Path, columns: Sequence[str], optional: Sequence[str]) -> Iterator[Record]:
+def _valid_records(path: Path, columns: Sequence[str], optional: Sequence[str]) -> Iterator[Record]:
     for record in read_records(path, columns, optional):
         if record.fault:
             raise ValueError(f"{path}, line {record.line}: {record.fault}; download the file again")

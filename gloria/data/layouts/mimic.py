@@ -1,4 +1,4 @@
-"""MIMIC-CXR and MIMIC-CXR-JPG, as PhysioNet ships them (Johnson et al., 2019)."""
+"""Reads MIMIC-CXR and MIMIC-CXR-JPG, as PhysioNet releases them (Johnson et al., 2019)."""
 
 from pathlib import Path
 
@@ -19,23 +19,23 @@ def read_mimic(
 ) -> Imported:
     """Read either release.
 
-    Images are files/p10/p10000032/s50414267/<dicom_id>.jpg or .dcm; reports files/p10/p10000032/s50414267.txt, which
-    mimic-cxr-reports.zip of MIMIC-CXR unpacks to. Tables are read packed (.gz) or not: of MIMIC-CXR-JPG the metadata,
-    which lists the images and their views, and where they are there, the split and the CheXpert labels; of MIMIC-CXR
-    the record list, which does not tell the view, unless the metadata has been put beside it.
+    Images are files/p10/p10000032/s50414267/<dicom_id>.jpg or .dcm; reports are files/p10/p10000032/s50414267.txt, to
+    which mimic-cxr-reports.zip of MIMIC-CXR unpacks. Tables may be gzipped. MIMIC-CXR-JPG needs the metadata, which
+    list the images and their views; the split and the CheXpert labels are read if they exist. MIMIC-CXR needs the
+    record list, which does not tell the view, unless the metadata lie beside it.
 
     Args:
         root: folder of the release, which holds files/ and the tables.
         reports: folder that holds files/ with the reports; default: `root`.
-        section: what is taken of a report, see `gloria.data.sections.choose_section`.
+        section: part of a report to take, see `gloria.data.sections.choose_section`.
         all_views: take lateral views too.
 
     Returns:
         A row for each image: patient is "p" and the subject's number, split is "train", "validate" or "test". Left out:
-        images of other views, those that are not there, and those of studies without report or without the section.
+        images of other views, missing images, and studies without a report or without the section.
 
     Raises:
-        FileNotFoundError: neither of the lists is there, or no folder of reports.
+        FileNotFoundError: no list of images, or no folder of reports.
         ValueError: a table without its columns.
     """
     root = Path(root)
@@ -56,7 +56,7 @@ def read_mimic(
         labels_of = listed(root, LABELS, ("study_id",), CLASSES)
         labels = {identity(record.cells["study_id"]): class_labels(record.cells) for record in labels_of}
     imported = Imported()
-    said: dict[str, str] = {}  # of a study, which has several images
+    chosen: dict[str, str] = {}  # text by study, which has several images
     for record in images:
         image, subject, study = (identity(record.cells[name]) for name in columns)
         if not (image and subject and study):
@@ -68,7 +68,7 @@ def read_mimic(
             continue
         patient = Path("files", f"p{subject[:2]}", f"p{subject}")
         place, name = texts / patient / f"s{study}.txt", f"s{study}"
-        if name not in said:
+        if name not in chosen:
             try:
                 text = place.read_text(encoding="utf-8")
             except FileNotFoundError:
@@ -77,16 +77,16 @@ def read_mimic(
             except (OSError, ValueError):
                 imported.leave_out("the report cannot be read", name)
                 continue
-            said[name] = choose_section(text, section)
-            if said[name] and (lost := lost_sections(text, section)):
+            chosen[name] = choose_section(text, section)
+            if chosen[name] and (lost := lost_sections(text, section)):
                 imported.lost[name] = lost
-        if not said[name]:
+        if not chosen[name]:
             imported.leave_out(f"no {section} in the report", name)
             continue
         row = Row(
             line=record.line,
             image=root / patient / name / f"{image}.{'dcm' if is_dicom else 'jpg'}",
-            report=said[name],
+            report=chosen[name],
             patient=f"p{subject}",
             split=splits.get(image, ""),
             labels=labels.get(study, {}),

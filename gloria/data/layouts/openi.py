@@ -1,4 +1,4 @@
-"""Open-i, the chest X-rays of Indiana University, as the National Library of Medicine ships them."""
+"""Reads Open-i, the chest X-rays of Indiana University, as the National Library of Medicine releases them."""
 
 import re
 from pathlib import Path
@@ -15,15 +15,15 @@ _PARTS = {"findings": ("FINDINGS",), "impression": ("IMPRESSION",), "both": ("FI
 def read_openi(root: str | Path, section: Section = "both") -> Imported:
     """Read the reports of NLMCXR_reports.tgz and the images of NLMCXR_png.tgz or NLMCXR_dcm.tgz.
 
-    The release does not tell frontal from lateral views: all images that a report names are taken.
+    The release does not tell frontal from lateral views: all images of a report are taken.
 
     Args:
-        root: folder below which the archives have been unpacked: ecgen-radiology/*.xml, and the images anywhere.
-        section: what is taken of a report: "findings", "impression", "both", or "whole", which is every section.
+        root: folder of the unpacked archives: ecgen-radiology/*.xml, and the images anywhere below it.
+        section: part of a report to take: "findings", "impression", "both", or "whole" for every section.
 
     Returns:
-        A row for each image; its line is the number of its report, its patient the report's id, since the release
-        does not tell patients. Left out: reports without the section, unreadable ones, and images that are not there.
+        A row for each image. Its line is the number of its report; its patient is the report's id, since the release
+        does not tell patients. Left out: unreadable reports, reports without the section, and missing images.
 
     Raises:
         FileNotFoundError: no folder ecgen-radiology with reports.
@@ -32,12 +32,12 @@ def read_openi(root: str | Path, section: Section = "both") -> Imported:
     reports = sorted(root.rglob("ecgen-radiology/*.xml"), key=lambda path: (len(path.stem), path.stem))
     if not reports:
         raise FileNotFoundError(f"{root} holds no ecgen-radiology/*.xml; unpack NLMCXR_reports.tgz there")
-    images = {_key(path.stem): path for path in sorted(root.rglob("*")) if path.suffix.lower() in IMAGES}
+    images = {_image_key(path.stem): path for path in sorted(root.rglob("*")) if path.suffix.lower() in IMAGES}
     imported = Imported()
     for number, path in enumerate(reports, 1):
         try:
             tree = ElementTree.parse(path).getroot()
-        except (ElementTree.ParseError, LookupError, ValueError) as error:  # not well formed, an unknown encoding
+        except (ElementTree.ParseError, LookupError, ValueError) as error:  # not well-formed, or of unknown encoding
             imported.leave_out(f"not valid XML ({error})", path.name)
             continue
         report = _report(tree, section)
@@ -50,7 +50,7 @@ def read_openi(root: str | Path, section: Section = "both") -> Imported:
         if not names:
             imported.leave_out("no image in the report", path.name)
         for name in names:
-            imported.add(Row(number, images.get(_key(name)), report, patient), name)
+            imported.add(Row(number, images.get(_image_key(name)), report, patient), name)
     return imported
 
 
@@ -60,6 +60,6 @@ def _report(tree: ElementTree.Element, section: Section) -> str:
     return " ".join(dict.fromkeys(text for name in wanted if (text := texts.get(name))))
 
 
-def _key(name: str) -> str:
-    """Return an image's name as both archives have it: the PNG archive puts "CXR" and the report's number before it."""
+def _image_key(name: str) -> str:
+    """Return an image's name as in both archives, without the "CXR" and report number that the PNG archive adds."""
     return re.sub(r"^CXR\d+_(?=\d+_)", "", name)

@@ -14,13 +14,13 @@ from gloria.data.table import Row
 
 
 class Layout(NamedTuple):
-    """A public data set.
+    """Describes a public data set.
 
-    title: its name, for people.
-    read: makes rows of the folder of a release. Its other parameters, of `reports`, `section`, `all_views` and
-        `masks`, are the options that mean something for the data set.
-    draw: draws a test set like the one that is published: takes rows, images of each class and a seed, and returns the
-        set and the rows of all other patients. None: there is none.
+    title: name for people.
+    read: makes rows of the folder of a release. Its other parameters, among `reports`, `section`, `all_views` and
+        `masks`, are the options of the data set.
+    draw: draws a test set like the published one: takes rows, images of each class and a seed, and returns the set and
+        the rows of all other patients. None if no test set is published.
     """
 
     title: str
@@ -29,7 +29,7 @@ class Layout(NamedTuple):
 
     @property
     def options(self) -> set[str]:
-        """Names of the options of `gloria import` that mean something for the data set."""
+        """Names of the options of `gloria import` that apply to the data set."""
         return (set(signature(self.read).parameters) - {"root"}) | ({"five"} if self.draw else set())
 
 

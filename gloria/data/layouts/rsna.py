@@ -1,4 +1,4 @@
-"""RSNA Pneumonia Detection Challenge (Shih et al., 2019), as Kaggle ships it: DICOM files, and boxes in a CSV."""
+"""Reads the RSNA Pneumonia Detection Challenge (Shih et al., 2019) as Kaggle releases it: DICOM, and boxes in a CSV."""
 
 from pathlib import Path
 
@@ -20,13 +20,13 @@ def read_rsna(root: str | Path) -> Imported:
         root: folder that holds stage_2_train_labels.csv and stage_2_train_images/.
 
     Returns:
-        A row for each image that is there, without a report, since there are none: labels Pneumonia 1 or 0, label
+        A row for each existing image, without a report, since the release has none: labels Pneumonia 1 or 0, label
         "Pneumonia" or "No Pneumonia", the boxes of all its lines, and its part of the split of the released GLoRIA,
-        which Kaggle's release does not have. Its patient is its patientId, which the release gives to one image.
+        which Kaggle's release does not have. The patient is the patientId, which belongs to one image.
 
     Raises:
-        FileNotFoundError: there is no such table.
-        ValueError: a line that is no box and no absence of one.
+        FileNotFoundError: the table is missing.
+        ValueError: a line that neither holds a box nor says that there is none.
     """
     root = Path(root)
     lines: dict[str, int] = {}

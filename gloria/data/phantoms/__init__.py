@@ -1,4 +1,4 @@
-"""Chest phantoms: drawings of a frontal radiograph with findings, their masks and a report."""
+"""Draws chest phantoms: frontal radiographs with findings, their masks and a report."""
 
 from gloria.data.phantoms.drawing import (
     FINDINGS,

@@ -1,4 +1,4 @@
-"""Anatomy of a chest phantom: the density of a healthy chest, and what each finding adds to it and where."""
+"""Draws the anatomy of a chest phantom: the density of a healthy chest, and the density and mask of each finding."""
 
 import numpy as np
 from PIL import Image
@@ -8,13 +8,13 @@ ZONES = {"upper": -0.38, "mid": -0.10, "lower": 0.20}  # height of the middle of
 
 
 class Chest:
-    """One chest, in coordinates from -1 to 1, y downwards, the patient's left at x > 0, as radiographs are hung.
+    """Draws one chest in coordinates from -1 to 1, y downwards, with the patient's left at x > 0, as in radiographs.
 
     Args:
-        size: pixels of a side.
-        random: source of all that differs from chest to chest.
-        cardiomegaly: severity by which the heart is enlarged, None = normal size.
-        raised: severity by which a hemidiaphragm is raised, by side; atelectasis does that.
+        size: side in pixels.
+        random: source of the differences between chests.
+        cardiomegaly: severity of the heart's enlargement, None = normal size.
+        raised: severity by which atelectasis raises a hemidiaphragm, by side.
     """
 
     def __init__(
@@ -43,17 +43,17 @@ class Chest:
         self.air = np.maximum(self.lungs["left"], self.lungs["right"])
 
     def density(self) -> np.ndarray:
-        """The healthy chest: soft tissue, spine, ribs, lungs with vessels, heart and mediastinum."""
+        """Draw the healthy chest: soft tissue, spine, ribs, lungs with vessels, heart and mediastinum."""
         body = self._ellipse(0, 0.25, 0.93, 1.25)
         density = 0.62 * body * (1 - 0.80 * self.air)
-        density += 0.30 * body * self._above(0.08 - np.abs(self.x))
+        density += 0.30 * body * self._step(0.08 - np.abs(self.x))
         density += 0.10 * body * self._ribs()
         density += 0.12 * self.air * self._vessels()
         middle = self._ellipse(0.02, -0.25, 0.15, 0.55)
         return density + 0.42 * np.maximum(self.heart, 0.8 * middle) * self.air
 
     def finding(self, kind: str, side: str, severity: int, zone: str) -> tuple[np.ndarray, np.ndarray]:
-        """What a finding adds to the density, (size, size), and where it is, bool of the same shape."""
+        """Draw a finding: the density that it adds, (size, size), and its mask, bool of the same shape."""
         drawn = {
             "atelectasis": self._atelectasis,
             "consolidation": self._consolidation,
@@ -70,7 +70,7 @@ class Chest:
         return np.zeros_like(self.x), where
 
     def _atelectasis(self, side: str, severity: int, _zone: str) -> tuple[np.ndarray, np.ndarray]:
-        """Plates of collapsed lung above a raised hemidiaphragm."""
+        """Draw plates of collapsed lung above a raised hemidiaphragm."""
         sign = 1 if side == "left" else -1
         lung, shape = self.lungs[side], np.zeros_like(self.x)
         for plate in range(1 + severity):
@@ -80,37 +80,37 @@ class Chest:
             along = self.x - across
             off = self.y - down - slope * along - bend * along**2
             half_length, half_width = self.random.uniform(0.11, 0.17), self.random.uniform(0.014, 0.022)
-            plate_shape = self._above(half_length - np.abs(along)) * self._above(half_width - np.abs(off), 0.015)
+            plate_shape = self._step(half_length - np.abs(along)) * self._step(half_width - np.abs(off), 0.015)
             shape = np.maximum(shape, lung * plate_shape)
         return 0.34 * shape, shape > 0.3
 
     def _consolidation(self, side: str, severity: int, zone: str) -> tuple[np.ndarray, np.ndarray]:
-        """A cloud with a ragged edge."""
+        """Draw a cloud with a ragged edge."""
         half = 0.11 + 0.03 * severity
-        across, down = self._place(side, zone)
+        across, down = self._place_in_zone(side, zone)
         stretched = half * self.random.uniform(1, 1.25)
         radius = np.hypot((self.x - across) / stretched, (self.y - down) / half) + 0.25 * self._texture(0.08)
-        shape = self.lungs[side] * self._above((1 - radius) * half, 0.06)
+        shape = self.lungs[side] * self._step((1 - radius) * half, 0.06)
         return 0.42 * shape * (1 + 0.35 * self._texture(0.05)), shape > 0.5
 
     def _edema(self, severity: int) -> tuple[np.ndarray, np.ndarray]:
-        """Haze around both hila, in the shape of a bat's wings, with septal lines at the edges of the lungs."""
+        """Draw haze around both hila, in the shape of a bat's wings, with septal lines at the edges of the lungs."""
         from_hila = np.hypot((np.abs(self.x) - 0.20) / 1.1, self.y - 0.02)
         haze = self.air * np.exp(-((from_hila / (0.22 + 0.04 * severity)) ** 2))
-        lines = self._above(np.cos(2 * np.pi * self.y / 0.055) - 0.75, 0.15)
-        septal = self.air * lines * self._above(np.abs(self.x) - self.middle - 0.10) * self._above(self.y - 0.05)
+        lines = self._step(np.cos(2 * np.pi * self.y / 0.055) - 0.75, 0.15)
+        septal = self.air * lines * self._step(np.abs(self.x) - self.middle - 0.10) * self._step(self.y - 0.05)
         amount = (0.22 + 0.08 * severity) * haze * (1 + 0.5 * self._texture(0.04)) + (0.06 + 0.03 * severity) * septal
         return amount, haze > 0.45
 
     def _effusion(self, side: str, severity: int, _zone: str) -> tuple[np.ndarray, np.ndarray]:
-        """Fluid over the diaphragm, whose meniscus rises towards the chest wall."""
+        """Draw fluid over the diaphragm, whose meniscus rises towards the chest wall."""
         sign = 1 if side == "left" else -1
         level = self.diaphragm[side] - 0.12 - 0.13 * severity
-        shape = self.lungs[side] * self._above(self.y - level + 0.35 * (sign * self.x - self.middle))
+        shape = self.lungs[side] * self._step(self.y - level + 0.35 * (sign * self.x - self.middle))
         return 0.45 * shape * (1 - 0.9 * self.heart), shape > 0.5
 
     def _pneumothorax(self, side: str, severity: int, _zone: str) -> tuple[np.ndarray, np.ndarray]:
-        """Nothing but air between the chest wall and a collapsed lung, which is a little denser."""
+        """Draw air between the chest wall and a collapsed lung, which is slightly denser."""
         sign = 1 if side == "left" else -1
         scale, rim = 0.86 - 0.12 * severity, 0.03
         center = sign * (self.middle - 0.03), self.height * (1 - scale) - 0.05
@@ -122,11 +122,11 @@ class Chest:
 
     def _nodule(self, side: str, severity: int, zone: str) -> tuple[np.ndarray, np.ndarray]:
         half = 0.05 + 0.015 * severity
-        shape = self.lungs[side] * self._ellipse(*self._place(side, zone), half, half)
+        shape = self.lungs[side] * self._ellipse(*self._place_in_zone(side, zone), half, half)
         return 0.48 * shape, shape > 0.5
 
-    def _place(self, side: str, zone: str) -> tuple[float, float]:
-        """The middle of something in a zone of a lung."""
+    def _place_in_zone(self, side: str, zone: str) -> tuple[float, float]:
+        """Choose the center of a finding in a zone of a lung."""
         sign = 1 if side == "left" else -1
         across = sign * (self.middle + self.random.uniform(-0.08, 0.08))
         return across, ZONES[zone] + self.random.uniform(-0.05, 0.05)
@@ -135,29 +135,29 @@ class Chest:
         sign = 1 if side == "left" else -1
         outline = self._ellipse(sign * self.middle, -0.05, self.width, self.height)
         dome = self.diaphragm[side] - 0.10 * np.cos(np.pi * (self.x - sign * self.middle) / (2 * self.width))
-        return outline * (1 - self._above(self.y - dome))
+        return outline * (1 - self._step(self.y - dome))
 
     def _ellipse(self, x: float, y: float, half_width: float, half_height: float) -> np.ndarray:
         radius = np.hypot((self.x - x) / half_width, (self.y - y) / half_height)
-        return self._above((1 - radius) * min(half_width, half_height))
+        return self._step((1 - radius) * min(half_width, half_height))
 
-    def _above(self, distance: np.ndarray, edge: float = 0.0) -> np.ndarray:
-        """1 where the distance is positive, 0 where it is negative, smooth between."""
+    def _step(self, distance: np.ndarray, edge: float = 0.0) -> np.ndarray:
+        """Return 1 for positive distances and 0 for negative ones, with a smooth step between."""
         return 0.5 * (1 + np.tanh(distance / (edge or self.edge)))
 
     def _ribs(self) -> np.ndarray:
-        """Arcs that fall from the spine to the sides, nine on each."""
+        """Draw arcs that fall from the spine to the sides, nine on each."""
         arc = self.y - 0.55 * self.x**2 + self.random.uniform(0, 0.1)
         inside = self._ellipse(0, 0.0, 0.74, 0.95)
-        return inside * self._above(np.cos(2 * np.pi * arc / 0.21) - 0.45, 0.25) * (np.abs(self.x) > 0.08)
+        return inside * self._step(np.cos(2 * np.pi * arc / 0.21) - 0.45, 0.25) * (np.abs(self.x) > 0.08)
 
     def _vessels(self) -> np.ndarray:
-        """Markings that fade from the hila outwards."""
+        """Draw markings that fade from the hila outwards."""
         from_hilum = np.hypot(np.abs(self.x) - 0.15, self.y + 0.05)
         return np.exp(-from_hilum / 0.3) * (1 + self._texture(0.03))
 
     def _texture(self, grain: float) -> np.ndarray:
-        """Smooth noise of about -1 to 1, whose grain is a share of the picture."""
+        """Draw smooth noise of about -1 to 1; the grain is a share of the picture."""
         cells = max(2, round(1 / grain))
         coarse = Image.fromarray(self.random.uniform(-1, 1, (cells, cells)).astype(np.float32))
         return np.asarray(coarse.resize(self.x.shape[::-1], Image.Resampling.BICUBIC))

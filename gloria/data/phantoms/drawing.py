@@ -1,7 +1,7 @@
-"""Chest phantoms: drawings of a frontal radiograph with findings, their masks and a report.
+"""Draws chest phantoms: frontal radiographs with findings, their masks and a report.
 
-They show that a model learns where to look, in minutes and without any data; they are no stand-in for radiographs.
-Drawn as radiographs are hung: the patient's left is on the right of the picture.
+Phantoms show that a model learns where to look, in minutes and without any data; they do not replace radiographs.
+The patient's left is on the right of the picture, as in radiographs.
 """
 
 import csv
@@ -26,18 +26,18 @@ COLUMNS = ("image", "report", "patient", "label", "finding", "severity", "mask",
 EMPTY = "none.png"  # the mask of a finding that a phantom does not show
 
 OF_EACH = 200  # of 5x200
-FIVE_BY_200 = 5200  # stands in the seeds of that set, which no other phantom then shares
+FIVE_BY_200 = 5200  # part of that set's seeds, so that no other phantom shares them
 
 
 @dataclass(frozen=True)
 class Phantom:
-    """One drawing.
+    """Holds one drawing.
 
     Attributes:
         image: (size, size) uint8, bright = dense.
-        masks: where each finding is, (size, size) bool, in the order of `findings`; none on "no finding".
-        report: sentences on the findings, on what is absent, and remarks.
-        findings: what is drawn; one of the kind "no finding" where nothing is.
+        masks: mask of each finding, (size, size) bool, in the order of `findings`; empty for "no finding".
+        report: sentences on the findings and on absent findings, and remarks.
+        findings: findings in the drawing; one of the kind "no finding" if there are none.
     """
 
     image: np.ndarray
@@ -52,7 +52,7 @@ class Phantom:
 
     @property
     def finding(self) -> str:
-        """The findings with their sides as `FINDINGS` names them, several joined by " and "."""
+        """Names of the findings in `FINDINGS`, joined by " and "."""
         return " and ".join(f"{finding.side} {finding.kind}".strip() for finding in self.findings)
 
 
@@ -61,16 +61,16 @@ def draw_phantom(findings: str | Sequence[str], seed: int | Sequence[int], size:
 
     Args:
         findings: one or several of `FINDINGS`, of different kinds.
-        seed: not negative, or a sequence of such; the same findings, seed and size give the same phantom.
+        seed: at least 0, or a sequence of such numbers; the same findings, seed and size give the same phantom.
         size: pixels of a side, at least 32.
 
     Raises:
         ValueError: an unknown finding, two of a kind, "no finding" beside another; `size` below 32.
     """
     named = [findings] if isinstance(findings, str) else list(findings)
-    _check(named, size)
+    _check_findings(named, size)
     random = np.random.default_rng([*np.atleast_1d(seed), *(FINDINGS.index(name) for name in named)])
-    present = [_made(name, random) for name in named]
+    present = [_random_finding(name, random) for name in named]
 
     chest = Chest(
         size,
@@ -84,7 +84,7 @@ def draw_phantom(findings: str | Sequence[str], seed: int | Sequence[int], size:
         amount, mask = chest.finding(each.kind, each.side, each.severity, each.zone)
         density = density + amount
         masks.append(mask)
-    # A film saturates: density is compressed, with the exposure and contrast of each picture a little different.
+    # A film saturates, so density is compressed; exposure and contrast vary a little from picture to picture.
     exposed = np.tanh(random.uniform(0.9, 1.25) * density + random.uniform(-0.05, 0.05))
     noisy = exposed + random.normal(0, 0.035, density.shape)
     image = np.rint(255 * np.clip(noisy, 0, 1)).astype(np.uint8)
@@ -96,14 +96,14 @@ def write_phantoms(
 ) -> Path:
     """Write phantoms as PNG files, masks beside them, and a table of them.
 
-    The findings take turns, so that all are equally frequent; each phantom is a patient of its own.
+    The findings take turns, so all are equally frequent; each phantom is its own patient.
 
     Args:
-        folder: where to write phantoms.csv, images/ and masks/; made where it does not exist.
+        folder: folder for phantoms.csv, images/ and masks/; created if it is missing.
         count: number of phantoms, at least 1.
-        seed: phantoms of different seeds differ, of the same seed do not.
-        size: pixels of a side.
-        second: share of the phantoms with a finding that get one more, of another kind.
+        seed: the same seed gives the same phantoms.
+        size: side in pixels.
+        second: share of the phantoms with a finding that get a second one, of another kind.
         progress: show a progress bar, on a terminal.
 
     Returns:
@@ -119,7 +119,7 @@ def write_phantoms(
     if not 0 <= second <= 1:
         raise ValueError(f"second is {second}; expected a share of the phantoms, 0 to 1")
     numbered = (
-        (f"phantom-{seed}-{number:05d}", draw_phantom(_chosen(number, seed, second), [seed, number], size), "")
+        (f"phantom-{seed}-{number:05d}", draw_phantom(_findings_of(number, seed, second), [seed, number], size), "")
         for number in range(count)
     )
     return _write(Path(folder), numbered, count, progress)
@@ -130,19 +130,19 @@ def write_five_by_200(
 ) -> Path:
     """Write the phantom 5x200 set: 200 phantoms of each of CheXpert's competition classes, with no other finding.
 
-    After CheXpert 5x200 (Huang et al., 2021). The same seed gives the same set, and no phantom of it is one of
-    `write_phantoms`, whatever the seeds.
+    It follows CheXpert 5x200 (Huang et al., 2021). The same seed gives the same set, and it shares no phantom with
+    `write_phantoms` for any seeds.
 
     Args:
-        folder: where to write phantoms.csv, images/ and masks/; made where it does not exist.
-        seed: not negative.
-        size: pixels of a side.
-        of_each: phantoms of each class; 200 makes the set that the name stands for.
+        folder: folder for phantoms.csv, images/ and masks/; created if it is missing.
+        seed: at least 0.
+        size: side in pixels.
+        of_each: phantoms of each class; 200 gives the set its name.
         progress: show a progress bar, on a terminal.
 
     Returns:
-        Path of phantoms.csv, as `write_phantoms` writes it but for the label, which is the class as CheXpert names it,
-        such as "Pleural Effusion".
+        Path of phantoms.csv, as of `write_phantoms` except for the label, which is CheXpert's name of the class, such
+        as "Pleural Effusion".
 
     Raises:
         ValueError: `of_each` below 1; `seed` negative.
@@ -152,7 +152,7 @@ def write_five_by_200(
     numbered = (
         (
             f"5x200-{seed}-{number:04d}-{name}",
-            draw_phantom(_sided(name.lower(), number), [seed, number, FIVE_BY_200], size),
+            draw_phantom(_with_side(name.lower(), number), [seed, number, FIVE_BY_200], size),
             name,
         )
         for number in range(of_each)
@@ -193,44 +193,44 @@ def _mask_of(mask: Path, kind: str) -> Path:
     return mask.with_name(f"{mask.stem}-{kind.replace(' ', '-')}.png")
 
 
-def _check(named: Sequence[str], size: int) -> None:
+def _check_findings(named: Sequence[str], size: int) -> None:
     for name in named:
         if name not in FINDINGS:
             raise ValueError(f"finding is {name!r}; expected one of {', '.join(map(repr, FINDINGS))}")
-    kinds = {_parted(name)[1] for name in named}
+    kinds = {_side_and_kind(name)[1] for name in named}
     if len(kinds) != len(named) or not named or (len(named) > 1 and "no finding" in kinds):
         raise ValueError(f"findings are {list(named)}; expected different kinds, and 'no finding' by itself")
     if size < 32:
         raise ValueError(f"size is {size}; expected at least 32 pixels")
 
 
-def _parted(name: str) -> tuple[str, str]:
+def _side_and_kind(name: str) -> tuple[str, str]:
     side, _, kind = name.partition(" ")
     return (side, kind) if kind in SIDED else ("", name)
 
 
-def _sided(kind: str, number: int) -> str:
-    """Return the finding's name in `FINDINGS`, sides taking turns."""
+def _with_side(kind: str, number: int) -> str:
+    """Return the finding's name in `FINDINGS`; sides take turns."""
     return f"{('left', 'right')[number % 2]} {kind}" if kind in SIDED else kind
 
 
-def _made(name: str, random: np.random.Generator) -> Finding:
-    side, kind = _parted(name)
+def _random_finding(name: str, random: np.random.Generator) -> Finding:
+    side, kind = _side_and_kind(name)
     return Finding(kind, side, int(random.integers(SEVERITIES)), str(random.choice(list(ZONES))))
 
 
-def _chosen(number: int, seed: int, second: float) -> list[str]:
-    """Return what the phantom of a number shows."""
+def _findings_of(number: int, seed: int, second: float) -> list[str]:
+    """Choose the findings of the phantom with this number."""
     first = FINDINGS[number % len(FINDINGS)]
     random = np.random.default_rng([seed, number])
     if first == "no finding" or random.random() >= second:
         return [first]
-    others = [name for name in FINDINGS[1:] if _parted(name)[1] != _parted(first)[1]]
+    others = [name for name in FINDINGS[1:] if _side_and_kind(name)[1] != _side_and_kind(first)[1]]
     return [first, str(random.choice(others))]
 
 
 def _write(folder: Path, phantoms: Iterable[tuple[str, Phantom, str]], count: int, progress: bool) -> Path:
-    """Write (patient, phantom, label) as files and a table; a label of "" is the finding."""
+    """Write (patient, phantom, label) as files and a table; the label "" stands for the finding."""
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     table = folder / "phantoms.csv"

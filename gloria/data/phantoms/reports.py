@@ -1,12 +1,12 @@
-"""Reports of chest phantoms: synonyms, negations, remarks without a finding, long sentences and typing errors."""
+"""Writes reports of chest phantoms, with synonyms, negations, remarks, long sentences and typing errors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-# Each finding in words, to be filled in: {size} by any of the words of its severity, {extent} by the plainest of them,
-# {side}, and {zone}, which is where it lies in the lung.
+# Templates for each finding: {size} is any word for its severity, {extent} the plainest of them; {side}; {zone} of the
+# lung.
 SENTENCES = {
     "no finding": (
         "The lungs are clear",
@@ -58,7 +58,7 @@ SENTENCES = {
         "{extent} coin lesion in the {zone} {side} lung",
     ),
 }
-# The words that name each finding, whichever sentence was chosen.
+# Words that name each finding in any of its sentences.
 NAMES = {
     "atelectasis": {"atelectasis", "bandlike", "linear", "platelike", "collapse", "subsegmental"},
     "cardiomegaly": {"heart", "cardiomegaly", "cardiac", "silhouette", "cardiothoracic"},
@@ -92,12 +92,12 @@ LEADS = (
 )
 SIZES = (("small", "mild", "minimal"), ("moderate", "moderate-sized"), ("large", "severe", "extensive"))
 TYPING_ERRORS = 0.04  # share of the words of six letters or more that are mistyped
-LONG_SENTENCES = 0.15  # share of the sentences that a subordinate clause opens
+LONG_SENTENCES = 0.15  # share of the sentences that start with a lead
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding of a phantom.
+    """Describes one finding of a phantom.
 
     Attributes:
         kind: a key of `SENTENCES`.
@@ -113,11 +113,11 @@ class Finding:
 
 
 def write_report(findings: Sequence[Finding], random: np.random.Generator) -> str:
-    """Return a report on the findings, with one to three sentences on what is absent and now and then a remark.
+    """Return a report on the findings, with one to three sentences on absent findings, and sometimes a remark.
 
-    Sentences come in any order, as people write them: no position tells which of them matters.
+    Sentences come in random order: the position does not tell which one matters.
     """
-    sentences = [_told(finding, random) for finding in findings]
+    sentences = [_sentence_on(finding, random) for finding in findings]
     present = {finding.kind for finding in findings}
     absent = [choices for kind, choices in ABSENT.items() if kind not in present]
     for index in random.choice(len(absent), size=random.integers(1, 4), replace=False):
@@ -125,25 +125,25 @@ def write_report(findings: Sequence[Finding], random: np.random.Generator) -> st
     if random.random() < 0.4:
         sentences.append(str(random.choice(REMARKS)))
     random.shuffle(sentences)
-    return " ".join(_finished(sentence, random) for sentence in sentences)
+    return " ".join(_as_typed(sentence, random) for sentence in sentences)
 
 
-def _told(finding: Finding, random: np.random.Generator) -> str:
+def _sentence_on(finding: Finding, random: np.random.Generator) -> str:
     sizes = SIZES[finding.severity]
     sentence = str(random.choice(SENTENCES[finding.kind]))
     return sentence.format(size=random.choice(sizes), extent=sizes[0], side=finding.side, zone=finding.zone)
 
 
-def _finished(sentence: str, random: np.random.Generator) -> str:
+def _as_typed(sentence: str, random: np.random.Generator) -> str:
     if random.random() < LONG_SENTENCES:
         sentence = str(random.choice(LEADS)) + sentence[0].lower() + sentence[1:]
-    words = [_mistyped(word, random) if random.random() < TYPING_ERRORS else word for word in sentence.split(" ")]
+    words = [_misspell(word, random) if random.random() < TYPING_ERRORS else word for word in sentence.split(" ")]
     text = " ".join(words)
     return text[0].upper() + text[1:] + "."
 
 
-def _mistyped(word: str, random: np.random.Generator) -> str:
-    """Return the word with two letters exchanged, or one left out or typed twice; short words are typed right."""
+def _misspell(word: str, random: np.random.Generator) -> str:
+    """Swap two letters of a word, or drop or double one; short words stay unchanged."""
     if len(word) < 6:
         return word
     at = int(random.integers(1, len(word) - 2))

@@ -1,0 +1,77 @@
+// Words whose attention is flat: <c, t> from the mean of the regions and what the attention differs from a flat one.
+//
+// sum e s of regions that cancel errs as |s| does. Where e is constant, the context is the mean of the regions, which
+// rounding leaves as small as it is. With n regions and any number f,
+//
+//     sum e s = f n <mean v, t> + sum (e - f) s,
+//
+// and with f = sum e / n the last sum is of small numbers wherever the attention is flat. Elsewhere it errs as the sum
+// on the left does. The attention's gradient keeps its own mean of s, of which one region's s is exactly nothing away.
+// Whether a word goes this way depends on itself and its image alone.
+#pragma once
+
+#include <cmath>
+
+#include "attention.h"
+#include "direct.h"
+
+namespace gloria::GLORIA_ISA {
+
+// A thread's mean of the regions of an image, found for the first word that asks.
+struct MeanRegion {
+  int64_t* held = nullptr;  // the image whose mean it is, or -1
+  double* mean;             // [width]
+
+  MeanRegion(Arena& arena, const Problem& problem) {
+    if (problem.cosine) return;
+    held = arena.take<int64_t>(1);
+    mean = arena.take<double>(panels_of(problem.dim) * kPanel);
+    if (held) *held = -1;
+  }
+
+  template <class Operand>
+  const double* of(const Problem& problem, int64_t image) const {
+    if (*held == image) return mean;
+    const int64_t regions = problem.images.lengths[image];
+    std::memset(mean, 0, problem.dim * 8);
+    with_typed<Operand>(problem.dtype, problem.images.rows, [&](const auto* rows) {
+      rows += problem.images.starts[image] * problem.dim;
+      for (int64_t j = 0; j < regions; ++j, rows += problem.dim)
+        for (int64_t d = 0; d < problem.dim; ++d) mean[d] += widen(rows[d]);
+    });
+    for (int64_t d = 0; d < problem.dim; ++d) mean[d] /= static_cast<double>(regions);
+    *held = image;
+    return mean;
+  }
+};
+
+// Whether the attention, whose sum is `sum`, may be flat. Its greatest e is 1, unless it is bounded without a maximum:
+// then nobody knows. An infinite or NaN `dot` stays as it is.
+inline bool may_be_flat(const Problem& problem, double sum, double dot, int64_t regions) {
+  return std::isfinite(dot) && (is_bounded(problem) || sum > 0.9 * static_cast<double>(regions));
+}
+
+// sum e s of the word in row `r` of the worker's bin.
+template <class Operand>
+inline double flat_dot(const Worker<Operand>& w, int64_t r) {
+  const Problem& problem = w.problem;
+  const double regions = static_cast<double>(w.shape.regions);
+  const float level = static_cast<float>(w.scratch.sums[r].sum / regions);
+  Vec rest[kParts] = {};  // lanes beyond the last region have s = 0
+  for (int64_t p = 0; p < w.shape.panels; ++p)
+    for (int part = 0; part < kParts; ++part) {
+      const int64_t at = (p * w.bin->rows + r) * kPanel + part * kLanes;
+      rest[part] += (load(w.scratch.attention + at) - level) * load(w.scratch.affinity + at);
+    }
+  alignas(64) float lanes[kPanel];
+  for (int part = 0; part < kParts; ++part) store(lanes + part * kLanes, rest[part]);
+  const double* mean = w.scratch.mean.template of<Operand>(problem, w.index);
+  alignas(32) double dot[kPanel] = {};
+  with_word<Operand>(problem, *w.bin, r, [&](const auto* word) {
+    for (int64_t d = 0; d < problem.dim; d += kPanel)
+      for (int64_t k = 0; k < kPanel && d + k < problem.dim; ++k) dot[k] += mean[d + k] * widen(word[d + k]);
+  });
+  return level * regions * lane_sum(dot) + lane_sum(lanes);
+}
+
+}  // namespace gloria::GLORIA_ISA
