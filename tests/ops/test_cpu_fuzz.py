@@ -79,9 +79,10 @@ def well_posed(rounded: Problem, score: LocalScore) -> Tensor:
     """Which pairs (N_v, N_t) have a result that rounding does not decide.
 
     Not those where two regions tie for a hard attention, or nearly tie for a steep one, or two words for the maximum
-    over words, nor those with an affinity at the kink of the leaky ReLU: there each of two results is right. Nor those
-    whose context is less than the rounding of its regions: there none is, unless by luck. Nor those whose similarities
-    are so near zero that float64 itself has no digits of the mean in the log.
+    over words, nor those with an affinity at the kink of the leaky ReLU, or with lengths at that of the cosine's
+    epsilon: there each of two results is right. Nor those whose context is less than the rounding of its regions: there
+    none is, unless by luck. Nor those whose similarities are so near zero that float64 itself has no digits of the mean
+    in the log.
     """
     posed = torch.ones(rounded.cotangent.shape, dtype=torch.bool)
     exact = rounded.to(torch.float64)
@@ -96,12 +97,14 @@ def well_posed(rounded: Problem, score: LocalScore) -> Tensor:
         context = attention @ attended
         similarities = reference.similarity(context, attending, score)
         steep = score.attention_scale * logits.abs().amax().item() * eps > 1e-2
+        lengths = context.norm(dim=1) * attending.norm(dim=1)
         cancelled = context.norm(dim=1) <= 64 * eps * (attention @ attended.norm(dim=1))
         posed[image, text] = (
             (not steep or leads(logits, max(1e-5, 16 * eps)))
             and (score.pool != "max" or leads(similarities, 16 * eps))
             and (score.word_norm != "clipped_l2" or affinity.abs().min() > 1e-6 * affinity.abs().max())
             and not cancelled.any().item()
+            and (score.similarity == "dot" or (lengths / 1e-8 - 1).abs().min() > 1e-5)
             and (
                 not (score.pool == "logsumexp" and score.pool_mean)
                 or score.word_scale * similarities.abs().max() > 1e-7
