@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from gloria.configuration import GloriaConfig
+from gloria.folders import check_folder
 from gloria.images import GloriaImageProcessor
 from gloria.retrieval import format_precision
 from gloria.training import METRICS
@@ -39,8 +40,7 @@ def write_card(
         ValueError: no model in the folder; a license that cannot be an identifier.
     """
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} holds no trained model; expected a folder with config.json")
+    check_folder(folder)
     if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
         raise ValueError(
             f"license is {license!r}; expected an identifier as the hub lists them, such as 'apache-2.0', "

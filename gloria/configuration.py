@@ -2,11 +2,14 @@
 
 from copy import deepcopy
 from dataclasses import asdict, fields, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 from transformers import AutoConfig, BertConfig, PretrainedConfig, ResNetConfig
 
 from gloria_ops import LocalScore
+
+GlobalLoss = Literal["contrastive", "hinge"]
+ImagePooling = Literal["mean", "selective"]
 
 
 class GloriaConfig(PretrainedConfig):
@@ -27,13 +30,28 @@ class GloriaConfig(PretrainedConfig):
             Its `logit_scale` (released: 10) is the scale of the local loss.
         local_weight: weight of the local loss, both directions, in the total. 0 leaves it out of the computation.
         global_weight: weight of the global loss, both directions, in the total. 0 leaves it out of the computation.
-        global_scale: scale on the cosines of the global loss.
+        global_scale: scale on the cosines of the contrastive global loss.
+        global_loss: "contrastive" (InfoNCE), or "hinge": every wrong text, and every wrong image, is to lose to the
+            right one by the margin, VSE++'s and DSVE's; in the end the hardest one alone counts, see
+            `GloriaModel.hardest_negatives`.
+        global_image_weight: share of image to text in the contrastive global loss, text to image having the rest: the
+            loss is 2 (share x image to text + rest x text to image). Default 0.5, the plain sum; ConVIRT: 0.75.
+        margin: of the hinge, in units of a cosine. Default 0.2, VSE++ and DSVE.
+        projection_layers: linear layers from the encoders' vectors to the shared space, 1, or 2 with a ReLU between
+            (ConVIRT). Regions and words always have one.
+        image_pooling: "mean" over the last feature map, or "selective", DSVE's: a 1 x 1 convolution, in each channel
+            the mean of the largest values plus the mean of the smallest, and dropout of 0.5.
+        pooled_regions: how many of the largest, and of the smallest, selective pooling takes; all, of a map that has
+            fewer. Default 15, DSVE.
         initializer_range: standard deviation of the normal that initializes the projections.
+        pos_weight: weight of the positives of each class in the loss of a multi-label `GloriaForImageClassification`.
+            None: 1.
 
     Raises:
         TypeError: a configuration is neither a dict with "model_type" nor a `PretrainedConfig`; an unknown field in
         `local_score`.
-        ValueError: a width, layer count, weight or scale out of range; `region_stage` unknown to the image encoder.
+        ValueError: a width, count, weight, margin or scale out of range; an unknown loss or pooling; `region_stage`
+        unknown to the image encoder.
     """
 
     model_type = "gloria"
@@ -59,7 +77,14 @@ class GloriaConfig(PretrainedConfig):
         local_weight: float = 1.0,
         global_weight: float = 1.0,
         global_scale: float = 10.0,
+        global_loss: GlobalLoss = "contrastive",
+        global_image_weight: float = 0.5,
+        margin: float = 0.2,
+        projection_layers: int = 1,
+        image_pooling: ImagePooling = "mean",
+        pooled_regions: int = 15,
         initializer_range: float = 0.02,
+        pos_weight: list[float] | None = None,
         **kwargs: Any,
     ) -> None:
         self.image_config = _encoder_config("image_config", image_config, ResNetConfig)
@@ -72,7 +97,14 @@ class GloriaConfig(PretrainedConfig):
         self.local_weight = local_weight
         self.global_weight = global_weight
         self.global_scale = global_scale
+        self.global_loss = global_loss
+        self.global_image_weight = global_image_weight
+        self.margin = margin
+        self.projection_layers = projection_layers
+        self.image_pooling = image_pooling
+        self.pooled_regions = pooled_regions
         self.initializer_range = initializer_range
+        self.pos_weight = pos_weight
         self._check()
         super().__init__(**kwargs)
 
@@ -101,8 +133,21 @@ class GloriaConfig(PretrainedConfig):
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a finite number of at least 0")
         if self.local_weight == 0 and self.global_weight == 0:
             raise ValueError("local_weight and global_weight are both 0, so nothing is trained; raise one of them")
-        if not 0 < self.global_scale < float("inf"):
-            raise ValueError(f"global_scale is {self.global_scale}; expected a finite number above 0, such as 10")
+        for name, usual in (("global_scale", 10), ("margin", 0.2)):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a finite number above 0, such as {usual}")
+        if not 0 <= self.global_image_weight <= 1:
+            raise ValueError(f"global_image_weight is {self.global_image_weight}; expected a share, 0 to 1")
+        known = {
+            "global_loss": get_args(GlobalLoss),
+            "projection_layers": (1, 2),
+            "image_pooling": get_args(ImagePooling),
+        }
+        for name, choices in known.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected {' or '.join(map(repr, choices))}")
+        if self.pooled_regions < 1:
+            raise ValueError(f"pooled_regions is {self.pooled_regions}; expected at least 1, such as 15")
 
 
 def _encoder_config(name: str, given: Any, default: type[PretrainedConfig]) -> PretrainedConfig:

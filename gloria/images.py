@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
@@ -85,11 +86,11 @@ class GloriaImageProcessor(BaseImageProcessor):
 
     def frame(self, image: Any) -> np.ndarray:
         """Resize, pad and crop an image: (crop_size, crop_size, 3) uint8."""
-        picture = to_rgb(image)
-        left, top, scaled_size = self._crop_placement(*picture.size)
-        scaled = picture.resize(scaled_size, Image.Resampling.BILINEAR)
-        # A crop is black outside the image: this is the padding.
-        return np.asarray(scaled.crop((left, top, left + self.crop_size, top + self.crop_size)))
+        return np.asarray(self._framed(to_rgb(image), Image.Resampling.BILINEAR))
+
+    def frame_mask(self, mask: np.ndarray) -> np.ndarray:
+        """Return a mask of an image, (height, width) bool, as `frame` places the image: (crop_size, crop_size) bool."""
+        return np.asarray(self._framed(Image.fromarray(mask), Image.Resampling.NEAREST))
 
     def to_pixels(self, framed: np.ndarray) -> np.ndarray:
         """Normalize the result of `frame` for the model: (3, crop_size, crop_size) float32."""
@@ -113,6 +114,39 @@ class GloriaImageProcessor(BaseImageProcessor):
         left, top, (scaled_width, scaled_height) = self._crop_placement(width, height)
         x, y = width / scaled_width, height / scaled_height
         return left * x, top * y, (left + self.crop_size) * x, (top + self.crop_size) * y
+
+    def post_process_semantic_segmentation(
+        self, outputs: Any, target_sizes: Sequence[tuple[int, int]] | None = None
+    ) -> list[torch.Tensor]:
+        """Return the class of each pixel of the original images, which undoes the crop.
+
+        Args:
+            outputs: of a semantic segmentation, with logits (B, classes, H, W) of what `preprocess` gave.
+            target_sizes: (height, width) of each original image. None: classes of the pixels that the model saw.
+
+        Returns:
+            B tensors (height, width) int64; 0, the background, where the model has seen nothing of the image.
+        """
+        logits = outputs.logits.float()
+        if target_sizes is None:
+            return list(logits.argmax(1))
+        return [self._in_original(each, *size) for each, size in zip(logits, target_sizes, strict=True)]
+
+    def _in_original(self, logits: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        left, top, right, bottom = self.field_of_view(width, height)
+        # Where the middle of each pixel of the original lies in the crop, -1 to 1 from edge to edge.
+        x = ((torch.arange(width) + 0.5 - left) / (right - left) * 2 - 1).to(logits)
+        y = ((torch.arange(height) + 0.5 - top) / (bottom - top) * 2 - 1).to(logits)
+        places = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
+        sampled = torch.nn.functional.grid_sample(
+            logits[None], places[None], mode="bilinear", padding_mode="border", align_corners=False
+        )[0]
+        return sampled.argmax(0).where((places.abs() <= 1).all(-1), 0)
+
+    def _framed(self, picture: Image.Image, resampling: Image.Resampling) -> Image.Image:
+        left, top, scaled_size = self._crop_placement(*picture.size)
+        # A crop is black outside the image: this is the padding.
+        return picture.resize(scaled_size, resampling).crop((left, top, left + self.crop_size, top + self.crop_size))
 
     def _crop_placement(self, width: int, height: int) -> tuple[int, int, tuple[int, int]]:
         """Return left and top of the crop in the scaled image (below 0 is padding), and the size of that image."""

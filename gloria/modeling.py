@@ -6,14 +6,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoBackbone, AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING
 from transformers.utils import ModelOutput
 
 from gloria.configuration import GloriaConfig
+from gloria.features import image_class, image_maps, image_widths
+from gloria.projections import SelectivePooling, projection
 from gloria.words import mean_pieces, sum_last_layers, sum_pieces
-from gloria_ops import in_micro_batches
-from gloria_ops.distributed import GlobalContrastiveLoss, LocalContrastiveLoss
+from gloria_ops import cosines, hinge_loss, in_micro_batches
+from gloria_ops.distributed import GlobalContrastiveLoss, LocalContrastiveLoss, contrasted_pairs
+from gloria_ops.distributed.agreement import rank_count
 
 
 @dataclass
@@ -22,8 +25,8 @@ class GloriaOutput(ModelOutput):
 
     Attributes:
         loss: global_weight * global_loss + local_weight * local_loss; None without `return_loss`.
-        global_loss: image-to-text plus text-to-image InfoNCE over the cosines of image_embeds and text_embeds;
-            None where its weight is 0.
+        global_loss: image-to-text and text-to-image InfoNCE, or hinge, over the cosines of image_embeds and
+            text_embeds, as the configuration says; None where its weight is 0.
         local_loss: image-to-text plus text-to-image loss over the local scores; None where its weight is 0.
         image_embeds: (B, D), not normalized.
         region_embeds: (B, D, H, W), of unit length if the configuration has `normalize_local`.
@@ -50,14 +53,17 @@ class GloriaModel(PreTrainedModel):
     tokens and the image vector is the pooled output (the class token where there is no pooler, else the mean of the
     patches). Words and sentences are sums over the last hidden layers (`gloria.words`); they pass through one linear
     layer each (no bias) where the width of the text encoder is not D, and through none where it is, as in the released
-    code.
+    code. Other objectives (`gloria.objectives`) pool images, project the vectors and tie them otherwise.
 
     Attributes:
         micro_batch_size: pairs that `forward` encodes at once, for batches beyond memory; backward then encodes each
             micro-batch again, and batch statistics are those of a micro-batch (`gloria_ops.in_micro_batches`). A
             setting of the machine, not of the model: it is not saved. None: the whole batch at once.
+        hardest_negatives: of a hinge, whether the hardest wrong text and image alone count, or all of them; not saved.
+            The hardest alone collapse a model from scratch, so `GloriaTrainer` begins with all.
     """
 
+    config: GloriaConfig
     config_class = GloriaConfig
     base_model_prefix = "gloria"
     main_input_name = "pixel_values"
@@ -66,6 +72,7 @@ class GloriaModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     micro_batch_size: int | None = None
+    hardest_negatives: bool = True
 
     def __init__(
         self,
@@ -80,20 +87,28 @@ class GloriaModel(PreTrainedModel):
         if text_encoder is not None:
             config.text_config = text_encoder.config
         super().__init__(config)
-        self.image_encoder = image_encoder or _image_class(config).from_config(config.image_config)
+        self.image_encoder = image_encoder or image_class(config).from_config(config.image_config)
         self.text_encoder = text_encoder or AutoModel.from_config(config.text_config)
         # The text pooler is never used: kept, it would be an unused parameter in distributed training.
         if "add_pooling_layer" in inspect.signature(type(self.text_encoder).__init__).parameters:
             self.text_encoder.pooler = None
 
         width = config.projection_dim
-        region_width, image_width = self._image_widths()
+        region_width, image_width = image_widths(self.image_encoder, config)
         self.region_projection = nn.Conv2d(region_width, width, kernel_size=1, bias=False)
-        self.image_projection = nn.Linear(image_width, width)
+        self.image_pooling = None
+        if config.image_pooling == "selective":
+            self.image_pooling = SelectivePooling(image_width, width, config.pooled_regions)
+            image_width = width
+        self.image_projection = projection(image_width, width, config.projection_layers)
         text_width = config.text_config.hidden_size
         same = text_width == width
         self.word_projection = nn.Identity() if same else nn.Linear(text_width, width, bias=False)
-        self.text_projection = nn.Identity() if same else nn.Linear(text_width, width, bias=False)
+        self.text_projection: nn.Module
+        if config.projection_layers == 1:
+            self.text_projection = nn.Identity() if same else nn.Linear(text_width, width, bias=False)
+        else:
+            self.text_projection = projection(text_width, width, config.projection_layers)
 
         self.local_contrast = LocalContrastiveLoss(config.score)
         self.global_contrast = GlobalContrastiveLoss(logit_scale=config.global_scale)
@@ -138,12 +153,9 @@ class GloriaModel(PreTrainedModel):
             image_embeds (B, D), not normalized, and region_embeds (B, D, H, W), of unit length if the configuration
             has `normalize_local`.
         """
-        if self.config.region_stage is not None:
-            maps = self.image_encoder(pixel_values).feature_maps
-            region_features, image_features = maps[0], maps[-1].mean(dim=(-2, -1))
-        else:
-            encoded = self.image_encoder(pixel_values)
-            region_features, image_features = _patches(encoded, pixel_values, self.config.image_config)
+        region_features, last_map, image_features = image_maps(self.image_encoder, pixel_values, self.config)
+        if self.image_pooling is not None:
+            image_features = self.image_pooling(last_map)
         region_embeds = self._normalize_local(self.region_projection(region_features), dim=1)
         return self.image_projection(image_features), region_embeds
 
@@ -210,7 +222,7 @@ class GloriaModel(PreTrainedModel):
         loss = global_loss = local_loss = None
         if return_loss:
             if self.config.global_weight:
-                global_loss = sum(self.global_contrast(image_embeds, text_embeds, report_ids=report_ids))
+                global_loss = self._global_loss(image_embeds, text_embeds, report_ids)
                 loss = self.config.global_weight * global_loss
             if self.config.local_weight:
                 # Under autocast the two sides need not have come out in one dtype, which the scores ask for.
@@ -234,36 +246,20 @@ class GloriaModel(PreTrainedModel):
     def _normalize_local(self, projected: Tensor, dim: int) -> Tensor:
         return nn.functional.normalize(projected, dim=dim) if self.config.normalize_local else projected
 
-    def _image_widths(self) -> tuple[int, int]:
-        """Return the channels of the feature map that holds the regions, and of the one that is pooled."""
-        if self.config.region_stage is not None:
-            channels: Any = self.image_encoder.channels
-            return channels[0], channels[-1]
-        return self.config.image_config.hidden_size, self.config.image_config.hidden_size
-
-
-def _image_class(config: GloriaConfig) -> Any:
-    return AutoModel if config.region_stage is None else AutoBackbone
-
-
-def _patches(encoded: Any, pixel_values: Tensor, image_config: PretrainedConfig) -> tuple[Tensor, Tensor]:
-    """Return the patch tokens as a map (B, C, H, W), and the vector of the image (B, C), of a vision transformer."""
-    size = image_config.patch_size
-    patch_height, patch_width = size if isinstance(size, (tuple, list)) else (size, size)
-    height, width = pixel_values.shape[-2] // patch_height, pixel_values.shape[-1] // patch_width
-    tokens = encoded.last_hidden_state
-    before = tokens.shape[1] - height * width  # the class token and any register tokens
-    if tokens.dim() != 3 or before < 0:
-        raise ValueError(
-            f"the image encoder gives tokens of shape {tuple(tokens.shape)} for {height} x {width} patches; expected "
-            "(B, tokens, C) with a token for each patch. Choose a plain vision transformer, or an encoder that "
-            "transformers' AutoBackbone has"
-        )
-    patches = tokens[:, before:]
-    image_features = getattr(encoded, "pooler_output", None)
-    if image_features is None:
-        image_features = tokens[:, 0] if before else patches.mean(1)
-    return patches.transpose(1, 2).unflatten(2, (height, width)), image_features
+    def _global_loss(self, image_embeds: Tensor, text_embeds: Tensor, report_ids: Tensor | None) -> Tensor:
+        if self.config.global_loss == "contrastive":
+            image_to_text, text_to_image = self.global_contrast(image_embeds, text_embeds, report_ids=report_ids)
+            weight = 2 * self.config.global_image_weight
+            return weight * image_to_text + (2 - weight) * text_to_image
+        if rank_count(None) > 1:
+            raise NotImplementedError(
+                f"global_loss is 'hinge' on {rank_count(None)} processes, but a hinge contrasts the images and reports "
+                "of one process only; train on one, or with the global_loss 'contrastive'"
+            )
+        scores = cosines(image_embeds, text_embeds)
+        if report_ids is not None:
+            scores = scores.masked_fill(~contrasted_pairs(report_ids, report_ids, 0), -torch.inf)
+        return hinge_loss(scores, margin=self.config.margin, max_violation=self.hardest_negatives)
 
 
 AutoModel.register(GloriaConfig, GloriaModel, exist_ok=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from transformers import (
+    AutoImageProcessor,
     AutoProcessor,
     AutoTokenizer,
     BatchEncoding,
@@ -150,3 +151,4 @@ def _word_ids(encoding: BatchEncoding, row: int, cls_token_id: int | None) -> li
 
 
 AutoProcessor.register(GloriaConfig, GloriaProcessor, exist_ok=True)
+AutoImageProcessor.register(GloriaConfig, slow_image_processor_class=GloriaImageProcessor, exist_ok=True)

@@ -45,6 +45,14 @@ class Similarities:
         return {"global": self.of_global, "local": self.of_local, "both": 0.5 * (self.of_global + self.of_local)}[by]
 
 
+def trained_by(model: GloriaModel) -> By:
+    """Return what a model is to rank by: all that it was trained with."""
+    config: Any = model.config
+    if not config.local_weight:
+        return "global"
+    return "both" if config.global_weight else "local"
+
+
 def similarities(
     model: GloriaModel,
     processor: GloriaProcessor,

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from tokenizers import BertWordPieceTokenizer
@@ -34,6 +35,7 @@ def small_model(
     pixels: int = PIXELS,
     region_stage: str = "stage3",
     attention_scale: float = SCORE.attention_scale,
+    **fields: Any,
 ) -> tuple[GloriaModel, GloriaProcessor]:
     """Make a new model and its processor, with a vocabulary made of the reports.
 
@@ -43,6 +45,7 @@ def small_model(
         pixels: side of the square that the model sees, a multiple of 16. Default 160.
         region_stage: stage of the ResNet that gives the regions: "stage3", of 16 pixels a side, or "stage2", of 8.
         attention_scale: of the local score.
+        fields: other fields of `GloriaConfig`, such as those of an objective.
 
     Raises:
         ValueError: no report.
@@ -51,13 +54,13 @@ def small_model(
         raise ValueError("reports is empty; expected the reports to train on, which the vocabulary is made of")
     processor = GloriaProcessor(GloriaImageProcessor(crop_size=pixels), _tokenizer(reports), max_length=LONGEST)
     torch.manual_seed(seed)
-    return GloriaModel(small_config(len(processor.tokenizer), region_stage, attention_scale)), processor
+    return GloriaModel(small_config(len(processor.tokenizer), region_stage, attention_scale, **fields)), processor
 
 
 def small_config(
-    vocabulary: int, region_stage: str = "stage3", attention_scale: float = SCORE.attention_scale
+    vocabulary: int, region_stage: str = "stage3", attention_scale: float = SCORE.attention_scale, **fields: Any
 ) -> GloriaConfig:
-    """Return the configuration of the small model for a vocabulary of this many word pieces."""
+    """Return the configuration of the small model for a vocabulary of this many word pieces, and other fields."""
     return GloriaConfig(
         image_config=ResNetConfig(
             embedding_size=32, hidden_sizes=[32, 64, 128, 128], depths=[1, 1, 1, 1], layer_type="basic"
@@ -75,6 +78,7 @@ def small_config(
         region_stage=region_stage,
         normalize_local=True,
         local_score=replace(SCORE, attention_scale=attention_scale),
+        **fields,
     )
 
 

@@ -7,8 +7,10 @@ import typer
 from gloria.cli.attend import attend, localize
 from gloria.cli.common import format_warning
 from gloria.cli.convert import card, convert
+from gloria.cli.finetune import app as finetune
 from gloria.cli.imports import import_table
 from gloria.cli.index import app as index
+from gloria.cli.reproduce import reproduce
 from gloria.cli.retrieve import retrieve
 from gloria.cli.shards import shards
 from gloria.cli.tables import phantoms, validate_data
@@ -22,10 +24,11 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     rich_markup_mode=None,
 )
-for command in (validate_data, phantoms, shards, train, retrieve, classify, attend, localize, convert, card):
+for command in (validate_data, phantoms, shards, train, retrieve, classify, attend, localize, reproduce, convert, card):
     app.command()(command)
 app.command("import")(import_table)
 app.add_typer(index, name="index")
+app.add_typer(finetune, name="finetune")
 
 
 def main() -> None:

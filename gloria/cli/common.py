@@ -11,6 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 from gloria.data import Problem, Row, find_problems, find_warnings, read_table
 from gloria.data.table import REQUIRED
+from gloria.folders import check_folder
 from gloria.messages import plain, plain_lines
 from gloria.modeling import GloriaModel
 from gloria.processing import GloriaProcessor
@@ -82,8 +83,7 @@ def good_rows(table: Path, skip: bool, reports: bool = True) -> list[Row]:
 
 def load_run(run: Path, cpu: bool) -> tuple[GloriaModel, GloriaProcessor]:
     """Return the model of a run folder and its processor; the model is on the accelerator, if any, unless `cpu`."""
-    if not (run / "config.json").is_file():
-        raise ValueError(f"{run} holds no trained model; expected the run folder that `gloria train` wrote")
+    check_folder(run)
     accelerator = None if cpu else torch.accelerator.current_accelerator(check_available=True)
     model = GloriaModel.from_pretrained(run)
     model.to(device=accelerator or torch.device("cpu"))  # type: ignore[call-arg]

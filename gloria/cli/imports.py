@@ -23,6 +23,7 @@ def import_table(
         Section | None, typer.Option(help="What is taken of a report. Default: both, findings and impression.")
     ] = None,
     all_views: Annotated[bool, typer.Option("--all-views", help="Lateral views too.")] = False,
+    masks: Annotated[Path | None, typer.Option(help="siim: folder to write masks to. Default: ROOT/masks.")] = None,
     five: Annotated[
         Path | None,
         typer.Option(help="chexpert: draw a set like CheXpert 5x200 into this table; OUT leaves its patients out."),
@@ -35,7 +36,7 @@ def import_table(
         if layout not in LAYOUTS:
             raise ValueError(f"the data set is {layout!r}; expected one of {', '.join(map(repr, LAYOUTS))}")
         read, draw, meant = LAYOUTS[layout].read, LAYOUTS[layout].draw, LAYOUTS[layout].options
-        options = {"reports": reports, "section": section, "all_views": all_views, "five": five}
+        options = {"reports": reports, "section": section, "all_views": all_views, "masks": masks, "five": five}
         given = {name: value for name, value in options.items() if value}
         for name in given:
             if name not in meant:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import torch
 import typer
@@ -18,6 +18,7 @@ from gloria.data import Row, ShardDataset, read_table, split_rows
 from gloria.data.shards import INDEX
 from gloria.images import GloriaImageProcessor
 from gloria.modeling import GloriaModel
+from gloria.objectives import OBJECTIVES, TEXTS, objective_fields
 from gloria.processing import GloriaProcessor
 from gloria.recipes import available_recipes, load_recipe
 from gloria.retrieval import format_precision
@@ -65,6 +66,9 @@ def train(
     text_encoder: Annotated[
         str | None, typer.Option(help="Hub name or local directory, e.g. emilyalsentzer/Bio_ClinicalBERT.")
     ] = None,
+    objective: Annotated[
+        str, typer.Option(help=f"What is trained, with the same encoders: {', '.join(OBJECTIVES)}.")
+    ] = "gloria",
     image_size: Annotated[int, typer.Option(min=32, help="Pixels of a side that the image encoder sees.")] = 299,
     held_out: HeldOut = 0.2,
     bad_rows: BadRows = "refuse",
@@ -94,7 +98,15 @@ def train(
         _check_encoders(preset, image_encoder, text_encoder)
         if preset and not _is_given(context, "learning_rate", by=("COMMANDLINE", "DEFAULT_MAP")):
             options = replace(options, learning_rate=FROM_SCRATCH)
-        origin = {"preset": preset, "image_encoder": image_encoder, "text_encoder": text_encoder}
+        fields = objective_fields(objective)
+        if objective in TEXTS and not _is_given(context, "text", by=("COMMANDLINE", "DEFAULT_MAP")):
+            options = replace(options, text=TEXTS[objective])
+        origin = {
+            "preset": preset,
+            "image_encoder": image_encoder,
+            "text_encoder": text_encoder,
+            "objective": objective,
+        }
         if not preset:
             origin["image_size"] = str(image_size)
         with only_run(out, options.cpu):  # before the table is read, which may take long
@@ -106,9 +118,11 @@ def train(
                     raise ValueError(
                         "--preset small makes its vocabulary of a table's reports; give the table, not shards"
                     )
-                model, processor = small_model([row.report for row in rows], options.seed)
+                model, processor = small_model([row.report for row in rows], options.seed, **fields)
             else:
-                model, processor = _pretrained_model(str(image_encoder), str(text_encoder), image_size, options.seed)
+                model, processor = _pretrained_model(
+                    str(image_encoder), str(text_encoder), image_size, options.seed, fields
+                )
             process = PartialState()
             training = _open_shards(table, processor, options) if rows is None else rows
             echo = say if process.is_main_process else lambda _: None
@@ -118,6 +132,11 @@ def train(
                 metrics = run_training(model, processor, training, held, out, options, resume, origin, names)
         PartialState().destroy_process_group()
     echo(f"Precision@K in percent on {len(held)} held-out rows:\n{format_precision(metrics['precision'])}")
+    if metrics["collapsed"]:
+        echo(
+            "warning: the model has collapsed: its images and reports are nearly one vector, and these figures are not "
+            "those of a trained model; raise --all-negatives"
+        )
     echo(f"wrote the model, {METRICS}, loss.png and attention.png to {out}")
 
 
@@ -174,9 +193,9 @@ def _check_encoders(preset: str | None, image_encoder: str | None, text_encoder:
 
 
 def _pretrained_model(
-    image_encoder: str, text_encoder: str, image_size: int, seed: int
+    image_encoder: str, text_encoder: str, image_size: int, seed: int, fields: dict[str, Any]
 ) -> tuple[GloriaModel, GloriaProcessor]:
     torch.manual_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(text_encoder)
     processor = GloriaProcessor(GloriaImageProcessor(crop_size=image_size), tokenizer)
-    return GloriaModel.from_image_text_pretrained(image_encoder, text_encoder), processor
+    return GloriaModel.from_image_text_pretrained(image_encoder, text_encoder, **fields), processor

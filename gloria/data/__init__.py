@@ -1,6 +1,7 @@
 """Sources of images and reports: tables, public data sets, shards, and phantoms that the package draws."""
 
 from gloria.data.cache import PixelCache
+from gloria.data.fractions import draw_fraction, draws_of
 from gloria.data.pairs import TableDataset
 from gloria.data.phantoms import FINDINGS, Phantom, draw_phantom, write_five_by_200, write_phantoms
 from gloria.data.problems import Problem, find_problems
@@ -17,7 +18,9 @@ __all__ = [
     "Row",
     "ShardDataset",
     "TableDataset",
+    "draw_fraction",
     "draw_phantom",
+    "draws_of",
     "find_problems",
     "find_warnings",
     "read_table",

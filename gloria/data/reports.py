@@ -7,8 +7,12 @@ from typing import Literal, get_args
 
 import torch
 
-Text = Literal["report", "sentences", "sentence"]
+Text = Literal["report", "sentences", "sentence", "affirmed"]
 TEXTS: tuple[Text, ...] = get_args(Text)
+# What is read of a report in an evaluation, which would be another one each time if it were drawn.
+UNDRAWN: dict[Text, Text] = {"sentence": "sentences", "affirmed": "sentences"}
+# A sentence with one of these says that something is absent, or as it should be.
+_DENYING = {"no", "not", "without", "negative", "normal", "clear", "unremarkable"}
 
 _NUMBERED = re.compile(r"(?<![\w.])[0-9]+\.(?![0-9])")
 _WORD = re.compile(r"[a-z0-9]+(?:\.[0-9]+)*")
@@ -30,9 +34,9 @@ def text_to_read(report: str, text: Text) -> str:
 
     Args:
         report: report of a row.
-        text: "report", unchanged; "sentences", all of `sentences_of`, the released code's full report; or "sentence",
-            one of them, which torch's generator draws each time, the released default. A report without sentences
-            stays unchanged.
+        text: "report", unchanged; "sentences", all of `sentences_of`, the released code's full report; "sentence",
+            one of them, which torch's generator draws each time, the released default; or "affirmed", one drawn of
+            those that deny nothing, if there are any. A report without sentences stays unchanged.
 
     Raises:
         ValueError: another text.
@@ -42,7 +46,11 @@ def text_to_read(report: str, text: Text) -> str:
     sentences: Sequence[str] = [] if text == "report" else sentences_of(report)
     if not sentences:
         return report
-    return " ".join(sentences) if text == "sentences" else sentences[int(torch.randint(len(sentences), ()))]
+    if text == "sentences":
+        return " ".join(sentences)
+    if text == "affirmed":
+        sentences = [each for each in sentences if not _DENYING & {*each.split()}] or sentences
+    return sentences[int(torch.randint(len(sentences), ()))]
 
 
 def text_id(text: str) -> int:

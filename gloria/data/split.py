@@ -33,7 +33,7 @@ def split_rows(rows: Sequence[Row], held_out: float = 0.2, seed: int = 0) -> tup
         return _split_by_column(rows)
     if not 0 < held_out < 1:
         raise ValueError(f"held_out is {held_out}; expected a share of the patients between 0 and 1, such as 0.2")
-    patients = sorted({_patient_key(row) for row in rows})
+    patients = sorted({patient_of(row) for row in rows})
     if len(patients) < 2:
         raise ValueError(f"there are {len(patients)} patients; expected at least two, to train on and to hold out")
     random.Random(seed).shuffle(patients)
@@ -41,11 +41,12 @@ def split_rows(rows: Sequence[Row], held_out: float = 0.2, seed: int = 0) -> tup
     chosen = set(patients[:count])
     parts: tuple[list[Row], list[Row]] = ([], [])
     for row in rows:
-        parts[_patient_key(row) in chosen].append(row)
+        parts[patient_of(row) in chosen].append(row)
     return parts
 
 
-def _patient_key(row: Row) -> tuple[str, int]:
+def patient_of(row: Row) -> tuple[str, int]:
+    """Return the key of a row's patient; a row without one is a patient of its own."""
     return (row.patient, 0) if row.patient else ("", row.line)
 
 
@@ -67,9 +68,9 @@ def _split_by_column(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
             f"the split column gives {len(training)} rows to train on and {len(held_out)} to hold out; expected at "
             "least one of each"
         )
-    of_training = {_patient_key(row): row for row in training}
+    of_training = {patient_of(row): row for row in training}
     for row in parts["validation"] + parts["test"]:
-        other = of_training.get(_patient_key(row))
+        other = of_training.get(patient_of(row))
         if other is not None:
             raise ValueError(
                 f"patient {row.patient!r} is in the split {other.split!r} on {other.where} and in {row.split!r} on "

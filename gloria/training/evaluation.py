@@ -1,13 +1,12 @@
 """Measures retrieval while training: Precision@K and Recall@K of held-out rows, for Trainer to log and compare."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from gloria.data.reports import text_id
 from gloria.data.table import Row
 from gloria.modeling import GloriaModel
 from gloria.processing import GloriaProcessor
-from gloria.retrieval import By, labels_of, precision_at, recall_at, similarities
+from gloria.retrieval import labels_of, precision_at, recall_at, similarities, trained_by
 
 DIRECTIONS = ("image_to_text", "text_to_image")
 
@@ -37,9 +36,7 @@ def retrieval_measures(
         "image_to_text_P@5" and the like, in [0, 1].
     """
     found = similarities(model, processor, [row.image for row in rows], [row.report for row in rows], batch_size)
-    config: Any = model.config
-    ways: dict[tuple[bool, bool], By] = {(True, True): "both", (True, False): "global", (False, True): "local"}
-    scores = found.by(ways[bool(config.global_weight), bool(config.local_weight)])
+    scores = found.by(trained_by(model))
     labels, own = labels_of(rows), [str(text_id(row.report)) for row in rows]
     measures: dict[str, float] = {}
     for direction, ranked in zip(DIRECTIONS, (scores, scores.T), strict=True):

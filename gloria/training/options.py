@@ -61,12 +61,23 @@ class TrainingOptions:
         bool, Option(help="Keep its weights and running statistics, without dropout; train the projections.")
     ] = False
     freeze_text_encoder: Annotated[bool, Option(help="The same for the text encoder.")] = False
+    all_negatives: Annotated[
+        float,
+        Option(
+            help="Of an objective with a hinge: share of the steps in which all negatives count. From then on the "
+            "hardest alone do, which collapse a model from scratch."
+        ),
+    ] = 0.5
     retrieval_rows: Annotated[
         int, Option(min=0, help="Held-out rows, evenly spaced, that every evaluation ranks (released: 1000).")
     ] = 1000
     ks: tuple[int, ...] = (1, 5, 10)
     text: Annotated[
-        Text, Option(help="What is read of a report: itself, its sentences, or one drawn each time (released).")
+        Text,
+        Option(
+            help="What is read of a report: itself, its sentences, one drawn each time (released), or one drawn of "
+            "those that deny nothing."
+        ),
     ] = "report"
     bad_files: Annotated[
         BadFiles, Option(help="If an image fails to decode: warn and take another row, or end the run.")
@@ -97,6 +108,8 @@ class TrainingOptions:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a finite number of at least 0")
         if not 0 <= self.beta1 < 1:
             raise ValueError(f"beta1 is {self.beta1}; expected at least 0 and less than 1, such as 0.9")
+        if not 0 <= self.all_negatives <= 1:
+            raise ValueError(f"all_negatives is {self.all_negatives}; expected a share of the steps, 0 to 1")
         available = get_available_reporting_integrations() if self.report_to else []
         for name in self.report_to:
             if name not in available:

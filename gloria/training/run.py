@@ -17,6 +17,7 @@ from gloria.data import Row, ShardDataset, write_table
 from gloria.durable import DiskFullError, whole_files, write_json
 from gloria.fingerprint import config_fingerprint, preprocessing_fingerprint
 from gloria.modeling import GloriaModel
+from gloria.objectives import is_collapsed
 from gloria.processing import GloriaProcessor
 from gloria.retrieval import precision_table, similarities
 from gloria.training.checkpoints import (
@@ -97,8 +98,8 @@ def train(
             take effect, and metrics.json says from which step on.
 
     Returns:
-        The content of metrics.json: options, their changes, numbers of rows, the Trainer's log, and Precision@K on the
-        held-out rows.
+        The content of metrics.json: options, their changes, numbers of rows, the Trainer's log, Precision@K on the
+        held-out rows, and whether the model has collapsed on them (`gloria.objectives.is_collapsed`).
 
     Raises:
         ValueError: too few rows; another process that writes into `out`; without `resume`, a run in `out`; with it, no
@@ -246,6 +247,7 @@ def _write_results(
         "training_rows": count_rows(training),
         "held_out_rows": len(held_out),
         "precision": precision_table(found, held_out, options.ks),
+        "collapsed": is_collapsed(found.of_global, model.config),
         "log": history,
     }
     # The held-out pair that the model is surest of, among those with a mask if there are any.

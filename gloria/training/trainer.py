@@ -14,7 +14,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_
 from transformers.trainer_utils import EvalLoopOutput
 
 from gloria.data import Row, ShardDataset, TableDataset
-from gloria.data.reports import Text
+from gloria.data.reports import UNDRAWN, Text
 from gloria.durable import whole_or_gone, write_json
 from gloria.modeling import GloriaModel
 from gloria.processing import GloriaProcessor
@@ -92,7 +92,7 @@ class GloriaTrainer(Trainer):
             data_collator=PairCollator(processor, lines=True),
             train_dataset=training if isinstance(training, ShardDataset) else self._dataset(training, options.text),
             # Evaluations read all sentences: drawn sentences would make each evaluation a different one.
-            eval_dataset=self._dataset(held_out, "sentences" if options.text == "sentence" else options.text),
+            eval_dataset=self._dataset(held_out, UNDRAWN.get(options.text, options.text)),
             callbacks=[self.last_finished_step, *stopping],
             optimizer_cls_and_kwargs=optimizer,
         )
@@ -134,6 +134,9 @@ class GloriaTrainer(Trainer):
         lines = inputs.pop("lines")
         for encoder in self.frozen:
             encoder.eval()  # Trainer has just put the whole model in training mode
+        # By the step, so that a resumed run knows too; an evaluation is always by the loss that the run ends with.
+        begun = self.state.global_step >= self.options.all_negatives * self.state.max_steps
+        self.gloria.hardest_negatives = begun or not self.gloria.training
         computed = super().compute_loss(model, inputs, *args, **kwargs)
         if isinstance(computed, Tensor):  # training; an evaluation asks for the outputs too
             self.last_finished_step.lines = lines.tolist()

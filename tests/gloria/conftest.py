@@ -261,6 +261,19 @@ def rsna_tree(tmp_path, dicom_file):
     return root
 
 
+@pytest.fixture
+def siim_tree(tmp_path, dicom_file):
+    """SIIM-ACR pneumothorax: an image with two runs in two lines, one with one, one without; of 24 x 20 pixels."""
+    root = tmp_path / "siim"
+    for number, name in enumerate(("1.2.276.1", "1.2.276.2", "1.2.276.3")):
+        values = np.random.default_rng(number).integers(0, 256, (24, 20), dtype=np.uint8)
+        dicom_file(root / "dicom-images-train" / f"{number}.1" / f"{number}.2" / f"{name}.dcm", values, bits=8)
+    (root / "train-rle.csv").write_text(
+        "ImageId, EncodedPixels\n1.2.276.1, 2 3 21 4\n1.2.276.2, -1\n1.2.276.1,476 4\n1.2.276.3,0 480\n1.2.276.4,-1\n"
+    )
+    return root
+
+
 @pytest.fixture(scope="session")
 def rows(tmp_path_factory):
     """Eleven rows of two labels, no two images and no two reports equal."""

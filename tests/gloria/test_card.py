@@ -85,4 +85,4 @@ def test_a_license_must_be_an_identifier(folder, license):
 def test_no_model_no_card(tmp_path):
     result = CliRunner().invoke(app, ["card", str(tmp_path), "--license", "mit"])
     assert result.exit_code == 2
-    assert "holds no trained model; expected a folder with config.json" in result.output
+    assert "holds no trained model; expected the run folder" in result.output

@@ -20,6 +20,7 @@ def gloria(*arguments):
         ("chexpert", "chexpert_tree", 19),
         ("openi", "openi_tree", 3),
         ("rsna", "rsna_tree", 2),
+        ("siim", "siim_tree", 3),
     ],
 )
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -29,7 +30,7 @@ def test_import_writes_a_good_table(request, tmp_path, layout, tree, rows, suffi
     assert result.exit_code == 0, result.output
     assert f"wrote {out}: {rows} rows" in result.output
     assert len(read_table(out)) == rows
-    bare = layout in ("chexpert", "rsna")
+    bare = layout in ("chexpert", "rsna", "siim")
     assert f"{rows} rows, {rows if bare else 0} of them without a report" in result.output
     checked = gloria("validate-data", out, *(["--without-reports"] if bare else []))
     assert (checked.exit_code, checked.output) == (0, f"{rows} rows, {rows} good, 0 bad\n")
@@ -61,6 +62,8 @@ def test_import_draws_a_five_by_set(chexpert_tree, tmp_path):
         (["chexpert"], "holds none of train.csv"),
         (["mimic"], "holds no folder files; unpack mimic-cxr-reports.zip"),
         (["rsna"], "holds no stage_2_train_labels.csv"),
+        (["siim"], "holds no train-rle.csv"),
+        (["rsna", "--masks", "m"], "--masks means nothing for rsna; it is for siim"),
         (["openi"], "holds no ecgen-radiology/*.xml"),
     ],
 )
@@ -132,7 +135,7 @@ def test_validation_warns_of_the_whole_table(tmp_path, picture_file):
     assert "a.csv: warning: every row has the patient 'tmp'" in refused.stderr
 
 
-@pytest.mark.parametrize("layout", ["mimic", "chexpert", "openi", "rsna"])
+@pytest.mark.parametrize("layout", ["mimic", "chexpert", "openi", "rsna", "siim"])
 def test_an_import_without_a_row_is_an_error(request, tmp_path, layout):
     root = request.getfixturevalue(f"{layout}_tree")
     for pattern in ("*.jpg", "*.png", "*.dcm"):

@@ -2,15 +2,32 @@
 
 import csv
 import gzip
+import hashlib
 import re
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as of_numpy
 from public_texts import CHEXPERT_PLUS, MIMIC_REPORT
 
-from gloria.data import find_problems, split_rows
-from gloria.data.layouts import five_by, read_chexpert, read_mimic, read_openi, read_rsna
+from gloria.data import Row, find_problems, split_rows
+from gloria.data.layouts import (
+    decode_runs,
+    encode_runs,
+    five_by,
+    read_chexpert,
+    read_mimic,
+    read_openi,
+    read_rsna,
+    read_siim,
+    released_labels,
+    released_split,
+)
 from gloria.data.layouts.chexpert import COMPETITION
 from gloria.data.layouts.imported import CLASSES, class_labels
+from gloria.images import read_mask
 
 FINDINGS = "There is no focal consolidation, pleural effusion or pneumothorax. A 2.5 cm opacity is seen."
 IMPRESSION = "1. No acute cardiopulmonary process. 2. Clear lungs."
@@ -173,9 +190,10 @@ def test_chexpert_in_the_folders_of_its_batches(chexpert_tree, tmp_path):
         assert [(row.patient, row.split, row.image.read_bytes()) for row in rows] == shipped
 
 
-def test_every_layout_counts_images_that_are_not_there(mimic_tree, chexpert_tree, openi_tree, rsna_tree):
+def test_every_layout_counts_images_that_are_not_there(mimic_tree, chexpert_tree, openi_tree, rsna_tree, siim_tree):
     for root, read in (
-        (mimic_tree, read_mimic), (chexpert_tree, read_chexpert), (openi_tree, read_openi), (rsna_tree, read_rsna)
+        (mimic_tree, read_mimic), (chexpert_tree, read_chexpert), (openi_tree, read_openi), (rsna_tree, read_rsna),
+        (siim_tree, read_siim),
     ):  # fmt: skip
         whole = read(root)
         gone = whole.rows[0].image
@@ -297,6 +315,93 @@ def test_rsna(rsna_tree):
     assert (ill.line, ill.label, ill.labels) == (3, "Pneumonia", {"Pneumonia": 1})
     assert ill.boxes == ((2, 3, 8, 9), (20, 3.5, 8, 9))
     assert find_problems([healthy, ill], need_reports=False) == []
+
+
+def test_rsna_has_the_released_split(rsna_tree):
+    names = [f"{number:04d}" for number in range(40)]
+    (rsna_tree / "stage_2_train_labels.csv").write_text(
+        "patientId,x,y,width,height,Target\n" + "".join(f"{name},,,,,0\n" for name in reversed(names))
+    )
+    for name in names:
+        (rsna_tree / "stage_2_train_images" / f"{name}.dcm").touch()
+    rows = sorted(read_rsna(rsna_tree).rows, key=lambda row: row.patient)
+    # The indices that scikit-learn 1.9.1 gives, as the released code calls it.
+    assert [n for n in range(40) if rows[n].split == "test"] == sorted([20, 11, 29, 4, 22, 15])
+    assert [n for n in range(40) if rows[n].split == "validation"] == sorted([28, 35, 10, 27, 25, 18])
+
+
+def test_the_released_split_of_all_26684_images():
+    """SHA-256 of the sorted indices that scikit-learn 1.9.1 gives, as the released code calls it."""
+    split = released_split(f"{number:05d}" for number in reversed(range(26_684)))
+    digests = {}
+    for part in ("test", "validation"):
+        indices = sorted(int(name) for name in split if split[name] == part)
+        assert len(indices) == 4003
+        digests[part] = hashlib.sha256(",".join(map(str, indices)).encode()).hexdigest()
+    assert digests == {
+        "test": "5b91c9bf20cc741315dd506870e1b55a9dc3e272829c54829a820cd3b6bab954",
+        "validation": "edf05bbeba4642909e4d509483982e95b185f14f739bab92ef783a558c1f7c18",
+    }
+
+
+def test_siim(siim_tree, tmp_path):
+    two, none, whole = read_siim(siim_tree).rows
+    assert (two.line, two.patient, two.label, two.labels) == (2, "1.2.276.1", "Pneumothorax", {"Pneumothorax": 1})
+    assert (none.line, none.label, none.labels) == (3, "No Pneumothorax", {"Pneumothorax": 0})
+    expected = np.zeros((24, 20), dtype=bool)
+    expected[2:5, 0] = expected[2:6, 1] = expected[20:, 19] = True  # column by column; 2 + 3 + 21 is pixel 2 of 1
+    assert np.array_equal(read_mask(two.mask), expected)
+    assert read_mask(whole.mask).all()
+    assert none.mask.name == "none-24x20.png"
+    assert not read_mask(none.mask).any()
+    assert read_siim(siim_tree).left_out == {"the image is not there": ["1.2.276.4"]}
+    assert find_problems([two, none, whole], need_reports=False) == []
+    assert [row.mask.parent for row in read_siim(siim_tree, tmp_path / "m").rows] == [tmp_path / "m"] * 3
+    assert {row.patient: row.split for row in (two, none, whole)}.items() <= released_split(
+        f"1.2.276.{number}" for number in (1, 2, 3, 4)
+    ).items()
+
+
+def test_siim_of_the_second_stage(siim_tree):
+    text = (siim_tree / "train-rle.csv").read_text().replace(" ", "", 1).replace(", ", ",")
+    (siim_tree / "train-rle.csv").rename(siim_tree / "stage_2_train.csv").write_text(text)
+    assert [row.label for row in read_siim(siim_tree).rows] == ["Pneumothorax", "No Pneumothorax", "Pneumothorax"]
+
+
+def test_siim_runs_that_are_none(siim_tree):
+    table = siim_tree / "train-rle.csv"
+    good = table.read_text()
+    for line, message in (
+        ("1.2.276.3,1 2 3", "line 7: the runs are '1 2 3'; expected -1, or pairs of"),
+        ("1.2.276.3,1 -2", "line 7: the runs are '1 -2'; expected"),
+        ("1.2.276.3,", "line 7: the runs are ''; expected"),
+        ("1.2.276.3,470 11", "line 7: the runs end at pixel 481 of an image of 24 x 20; expected the image that"),
+        ("1.2.276.3,-1", "line 7: no runs, of an image that line 5 names too; expected -1 in the only line"),
+    ):
+        table.write_text(f"{good}{line}\n")
+        with pytest.raises(ValueError, match=message):
+            read_siim(siim_tree)
+    table.write_text(good)
+    (broken,) = siim_tree.rglob("1.2.276.2.dcm")
+    broken.write_bytes(b"")
+    assert [row.patient for row in read_siim(siim_tree).rows] == ["1.2.276.1", "1.2.276.3"]
+
+
+@given(of_numpy.arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))))
+def test_runs_there_and_back(mask):
+    runs = encode_runs(mask)
+    assert np.array_equal(decode_runs(runs, *mask.shape), mask)
+    assert np.array_equal(decode_runs(f" {runs} ", *mask.shape), mask)
+
+
+def test_uncertain_labels_as_released(chexpert_tree):
+    rows = read_chexpert(chexpert_tree).rows
+    rows = [Row(9, None, "", labels=dict.fromkeys(CLASSES, -1)), *rows]
+    settled = released_labels(rows)
+    assert settled[0].labels == {
+        "Atelectasis": 1, "Cardiomegaly": 0, "Consolidation": 0, "Edema": 1, "Pleural Effusion": 1,
+    }  # fmt: skip
+    assert settled[1].labels == dict.fromkeys(COMPETITION, 0) | {"Atelectasis": 1}  # what is not mentioned is absent
 
 
 @pytest.mark.parametrize(

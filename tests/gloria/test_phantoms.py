@@ -1,6 +1,7 @@
 """Phantoms: the same for the same seed, with the finding where mask and report say it is."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ from PIL import Image
 
 from gloria.data import FINDINGS, draw_phantom, find_problems, read_table, write_five_by_200, write_phantoms
 from gloria.data.layouts.chexpert import COMPETITION
+from gloria.data.phantoms import KINDS, rows_of_finding
 from gloria.data.phantoms.reports import ABSENT, NAMES, SENTENCES, Finding, write_report
+from gloria.images import read_mask
 
 
 @pytest.mark.parametrize("finding", FINDINGS)
@@ -145,6 +148,24 @@ def test_written_phantoms_are_a_good_table(tmp_path):
         assert (np.asarray(Image.open(row.mask)).any()) == (row.label != "no finding")
 
 
+def test_every_finding_keeps_its_own_mask_and_label(tmp_path):
+    rows = read_table(write_phantoms(tmp_path, 60, seed=4, size=48, second=0.5))
+    assert find_problems(rows) == []
+    masks = {kind: rows_of_finding(rows, kind) for kind in KINDS}
+    for number, row in enumerate(rows):
+        shown = {kind for kind in KINDS if kind in row.label}
+        assert row.labels == {kind.title(): int(kind in shown) for kind in KINDS}
+        of_row = {kind: read_mask(masks[kind][number].mask) for kind in KINDS}
+        assert {kind for kind in KINDS if of_row[kind].any()} == shown
+        assert all(masks[kind][number].labels == {kind.title(): int(kind in shown)} for kind in KINDS)
+        assert np.array_equal(np.logical_or.reduce(list(of_row.values())), read_mask(row.mask))
+    assert sum(" and " in row.label for row in rows) > 5
+    with pytest.raises(ValueError, match="kind is 'left nodule'; expected one of 'cardiomegaly'"):
+        rows_of_finding(rows, "left nodule")
+    with pytest.raises(ValueError, match="line 2 has no mask; expected a table that `gloria phantoms` wrote"):
+        rows_of_finding([replace(rows[0], mask=None)], "nodule")
+
+
 def test_seeds_give_other_phantoms(tmp_path):
     tables = [read_table(write_phantoms(tmp_path / str(seed), 3, seed, size=32)) for seed in (0, 1)]
     assert not {row.image.read_bytes() for row in tables[0]} & {row.image.read_bytes() for row in tables[1]}
@@ -180,7 +201,7 @@ def test_five_by_200_shows_one_class_each_and_is_the_same_for_a_seed(tmp_path):
     assert first == again
     assert not set(first) & set(other)
     sides = Counter(
-        line.split(",")[-3].split()[0] for line in (tmp_path / "0" / "phantoms.csv").read_text().splitlines()[1:]
+        line.split(",")[-4].split()[0] for line in (tmp_path / "0" / "phantoms.csv").read_text().splitlines()[1:]
     )
     assert sides["left"] == sides["right"] == 6
     trained_on = read_table(write_phantoms(tmp_path / "training", 40, 0, size=48))

@@ -29,8 +29,18 @@ def test_what_a_step_reads():
     assert drawn == [text_to_read(report, "sentence") for _ in range(20)]
 
 
+def test_a_sentence_that_denies_is_drawn_only_where_there_is_no_other():
+    report = "No effusion. Large nodule. The heart is not enlarged. Mild edema."
+    torch.manual_seed(0)
+    assert {text_to_read(report, "affirmed") for _ in range(20)} == {"large nodule", "mild edema"}
+    assert {text_to_read("No effusion. Clear lungs.", "affirmed") for _ in range(20)} == {"no effusion", "clear lungs"}
+    assert text_to_read("Normal.", "affirmed") == "Normal."
+
+
 def test_unknown_choices_are_named():
-    with pytest.raises(ValueError, match=r"text is 'all'; expected one of 'report', 'sentences', 'sentence'"):
+    with pytest.raises(
+        ValueError, match=r"text is 'all'; expected one of 'report', 'sentences', 'sentence', 'affirmed'"
+    ):
         text_to_read("a", "all")
 
 

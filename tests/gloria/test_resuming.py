@@ -30,6 +30,7 @@ OTHER = {
     "weight_decay": 0.1,
     "schedule": "plateau",
     "max_grad_norm": 0.25,
+    "all_negatives": 0.25,
     "early_stopping": 7,
     "best_by": "loss",
     "freeze_image_encoder": True,

@@ -9,6 +9,7 @@ from gloria.data.layouts.imported import Imported
 from gloria.data.layouts.mimic import read_mimic
 from gloria.data.layouts.openi import read_openi
 from gloria.data.layouts.rsna import read_rsna
+from gloria.data.layouts.siim import read_siim
 from gloria.data.table import Row
 
 
@@ -16,8 +17,8 @@ class Layout(NamedTuple):
     """Describes a public data set.
 
     title: name for people.
-    read: makes rows of the folder of a release. Its other parameters, among `reports`, `section` and `all_views`, are
-        the options of the data set.
+    read: makes rows of the folder of a release. Its other parameters, among `reports`, `section`, `all_views` and
+        `masks`, are the options of the data set.
     draw: draws a test set like the published one: takes rows, images of each class and a seed, and returns the set and
         the rows of all other patients. None if no test set is published.
     """
@@ -37,4 +38,5 @@ LAYOUTS = {
     "chexpert": Layout("CheXpert (Plus)", read_chexpert, five_by),
     "openi": Layout("Open-i", read_openi),
     "rsna": Layout("RSNA pneumonia", read_rsna),
+    "siim": Layout("SIIM-ACR pneumothorax", read_siim),
 }

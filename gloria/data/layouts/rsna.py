@@ -4,6 +4,7 @@ from pathlib import Path
 
 from gloria.data.cells import identity
 from gloria.data.layouts.imported import Imported, listed
+from gloria.data.layouts.released_split import released_split
 from gloria.data.table import Box, Row, box_of
 from gloria.messages import shown
 
@@ -20,8 +21,8 @@ def read_rsna(root: str | Path) -> Imported:
 
     Returns:
         A row for each existing image, without a report, since the release has none: labels Pneumonia 1 or 0, label
-        "Pneumonia" or "No Pneumonia", and the boxes of all its lines. The patient is the patientId, which belongs to
-        one image.
+        "Pneumonia" or "No Pneumonia", the boxes of all its lines, and its part of the split of the released GLoRIA,
+        which Kaggle's release does not have. The patient is the patientId, which belongs to one image.
 
     Raises:
         FileNotFoundError: the table is missing.
@@ -44,7 +45,7 @@ def read_rsna(root: str | Path) -> Imported:
             ) from None
         lines.setdefault(image, record.line)
         boxes.setdefault(image, []).extend(of_line)
-    imported = Imported()
+    imported, split = Imported(), released_split(lines)
     for image, line in lines.items():
         present = bool(boxes[image])
         row = Row(
@@ -52,6 +53,7 @@ def read_rsna(root: str | Path) -> Imported:
             image=root / IMAGES / f"{image}.dcm",
             report="",
             patient=image,
+            split=split[image],
             label="Pneumonia" if present else "No Pneumonia",
             labels={"Pneumonia": int(present)},
             boxes=tuple(boxes[image]),

@@ -6,7 +6,7 @@ The patient's left is on the right of the picture, as in radiographs.
 
 import csv
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +16,14 @@ from tqdm import tqdm
 from gloria.data.layouts.chexpert import COMPETITION
 from gloria.data.phantoms.anatomy import SEVERITIES, ZONES, Chest
 from gloria.data.phantoms.reports import Finding, write_report
+from gloria.data.table import Row
 
 SIDED = ("atelectasis", "pleural effusion", "pneumothorax", "consolidation", "nodule")
 WHOLE = ("cardiomegaly", "edema")
+KINDS = (*WHOLE, *SIDED)
 FINDINGS = ("no finding", *WHOLE, *(f"{side} {finding}" for finding in SIDED for side in ("left", "right")))
-COLUMNS = ("image", "report", "patient", "label", "finding", "severity", "mask")
+COLUMNS = ("image", "report", "patient", "label", "finding", "severity", "mask", "labels")
+EMPTY = "none.png"  # the mask of a finding that a phantom does not show
 
 OF_EACH = 200  # of 5x200
 FIVE_BY_200 = 5200  # part of that set's seeds, so that no other phantom shares them
@@ -104,7 +107,9 @@ def write_phantoms(
         progress: show a progress bar, on a terminal.
 
     Returns:
-        Path of phantoms.csv: image, report, patient, label and finding (both as `Phantom.finding`), severity, mask.
+        Path of phantoms.csv: image, report, patient, label and finding (both as `Phantom.finding`), severity, mask (of
+        all findings; that of one is masks/NUMBER-FINDING.png, see `rows_of_finding`), labels, 1 or 0 for each
+        finding as CheXpert spells it, such as "Pleural Effusion".
 
     Raises:
         ValueError: `count` below 1; `seed` negative; `second` outside [0, 1].
@@ -156,6 +161,38 @@ def write_five_by_200(
     return _write(Path(folder), numbered, of_each * len(COMPETITION), progress)
 
 
+def rows_of_finding(rows: Sequence[Row], kind: str) -> list[Row]:
+    """Return phantoms with the mask and the label of one finding alone, whatever else they show.
+
+    Args:
+        rows: of the table that `write_phantoms` or `write_five_by_200` wrote.
+        kind: a finding without its side, such as "pneumothorax".
+
+    Returns:
+        The same rows, with `labels` of one entry; those without the finding share an empty mask.
+
+    Raises:
+        ValueError: another kind; rows without masks.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind is {kind!r}; expected one of {', '.join(map(repr, KINDS))}")
+    found = []
+    for row in rows:
+        if row.mask is None:
+            raise ValueError(f"{row.where} has no mask; expected a table that `gloria phantoms` wrote")
+        own = _mask_of(row.mask, kind)
+        present = own.is_file()
+        found.append(
+            replace(row, mask=own if present else row.mask.with_name(EMPTY), labels={kind.title(): int(present)})
+        )
+    return found
+
+
+def _mask_of(mask: Path, kind: str) -> Path:
+    """Return where the mask of one finding lies, beside that of all."""
+    return mask.with_name(f"{mask.stem}-{kind.replace(' ', '-')}.png")
+
+
 def _check_findings(named: Sequence[str], size: int) -> None:
     for name in named:
         if name not in FINDINGS:
@@ -203,9 +240,15 @@ def _write(folder: Path, phantoms: Iterable[tuple[str, Phantom, str]], count: in
         writer.writerow(COLUMNS)
         for number, (patient, phantom, label) in enumerate(shown):
             image, mask = f"images/{number:05d}.png", f"masks/{number:05d}.png"
+            if not number:
+                Image.fromarray(np.zeros_like(phantom.mask)).save(folder / "masks" / EMPTY)
             Image.fromarray(phantom.image).save(folder / image)
             Image.fromarray(phantom.mask).save(folder / mask)
+            present = {each.kind: own for each, own in zip(phantom.findings, phantom.masks, strict=True)}
+            labels = "; ".join(f"{kind.title()}={int(kind in present)}" for kind in KINDS)
+            for kind in {*KINDS} & {*present}:
+                Image.fromarray(present[kind]).save(_mask_of(folder / mask, kind))
             severity = " and ".join(str(finding.severity) for finding in phantom.findings)
             name = phantom.finding
-            writer.writerow([image, phantom.report, patient, label or name, name, severity, mask])
+            writer.writerow([image, phantom.report, patient, label or name, name, severity, mask, labels])
     return table
