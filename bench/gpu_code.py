@@ -14,6 +14,7 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from bench.gpu_launches import Launch
 
@@ -21,7 +22,7 @@ _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 _NAMES = {
     torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.int32: "i32", torch.int64: "i64",
 }  # fmt: skip
-_INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?(.*?);")
+_INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(@!?U?P\w+\s+)?(.*?);")
 _LABEL = re.compile(r"^(\.L_x?_?\w+):")
 _BRANCH = re.compile(r"BRA(?:\.\w+)*\s.*?`\((\.L_x?_?\w+)\)")
 # Multiply-adds of one matrix instruction by one warp.
@@ -33,11 +34,13 @@ _SHAPES = {"16816": 16 * 8 * 16, "1688": 16 * 8 * 8, "1684": 16 * 8 * 4}
 class Loop(NamedTuple):
     """Instructions of one warp in one turn of a loop, those of the loops within it left out.
 
-    depth: 0 = the code outside every loop; multiply_adds: of the matrix instructions.
+    depth: 0 = the code outside every loop; always: instructions on the shortest way through it, which are those of
+    every turn where the others belong to some turns only; multiply_adds: of the matrix instructions.
     """
 
     depth: int
     instructions: int
+    always: int
     multiply_adds: int
     counts: dict[str, int]
 
@@ -122,6 +125,8 @@ def _compiled(kernel: Any, special: Specialization, capability: int) -> Code:
 def _type(value: Any) -> str:
     if isinstance(value, torch.Tensor):
         return f"*{_NAMES[value.dtype]}"
+    if isinstance(value, TensorDescriptor):
+        return f"tensordesc<{_NAMES[value.base.dtype]}{value.block_shape}>"
     if isinstance(value, float):
         return "fp32"
     return "i32" if -(1 << 31) <= value < 1 << 31 else "i64"
@@ -135,8 +140,9 @@ def _tool(name: str, cubin: bytes, *options: str) -> str:
 
 
 def loops(listing: str) -> tuple[Loop, ...]:
-    """The loops of a disassembled kernel: a branch back to a label closes one."""
+    """The loops of a disassembled kernel: the natural ones, for waits lie behind the code and branch back into it."""
     instructions: list[str] = []
+    always: list[bool] = []
     labels: dict[str, int] = {}
     for line in listing.splitlines():
         label = _LABEL.match(line.strip())
@@ -144,28 +150,86 @@ def loops(listing: str) -> tuple[Loop, ...]:
             labels[label.group(1)] = len(instructions)
         found = _INSTRUCTION.match(line)
         if found:
-            instructions.append(found.group(1).strip())
-    ends: dict[int, int] = {}
-    for place, instruction in enumerate(instructions):
-        branch = _BRANCH.match(instruction)
-        # The last instruction branches to itself, for ever.
-        if branch and labels.get(branch.group(1), place) < place:
-            start = labels[branch.group(1)]
-            ends[start] = max(ends.get(start, 0), place)
-    spans = [(-1, len(instructions)), *sorted(ends.items())]
-    innermost = [max(span for span in spans if span[0] <= place <= span[1]) for place in range(len(instructions))]
-    return tuple(
-        _loop(
-            sum(other[0] < span[0] and span[1] <= other[1] for other in spans),
-            [each for each, owner in zip(instructions, innermost, strict=True) if owner == span],
-        )
-        for span in spans
-    )
+            instructions.append(found.group(2).strip())
+            always.append(found.group(1) is None)
+    ends = {i + 1 for i, each in enumerate(instructions) if each.startswith(("BRA", "EXIT"))}
+    starts = sorted({0, *labels.values(), *ends} - {len(instructions)})
+    blocks = dict(zip(starts, [*starts[1:], len(instructions)], strict=True))
+    following: dict[int, list[int]] = {}
+    for start, end in blocks.items():
+        last = instructions[end - 1]
+        branch = _BRANCH.match(last)
+        stays = not (last.startswith(("BRA", "EXIT")) and always[end - 1])
+        following[start] = [end] if stays and end in blocks else []
+        following[start] += [labels[branch.group(1)]] if branch else []
+    bodies = _natural_loops(following)
+    depths = {start: [header for header, body in bodies.items() if start in body] for start in blocks}
+    of_loop: dict[int | None, list[str]] = {None: [], **{header: [] for header in sorted(bodies)}}
+    for start, end in blocks.items():
+        innermost = min(depths[start], key=lambda header: len(bodies[header]), default=None)
+        of_loop[innermost] += instructions[start:end]
+    found = [_loop(0, of_loop.pop(None), None)]
+    for header, own in of_loop.items():
+        always = _shortest_turn(header, {start: following[start] for start in bodies[header]}, blocks)
+        found.append(_loop(len(depths[header]), own, always))
+    return tuple(found)
 
 
-def _loop(depth: int, instructions: list[str]) -> Loop:
+def _shortest_turn(header: int, following: dict[int, list[int]], blocks: dict[int, int]) -> int:
+    """Instructions of the shortest way from the header of a loop back to it."""
+    least = {header: blocks[header] - header}
+    changed = True
+    while changed:
+        changed = False
+        for block, length in list(least.items()):
+            for other in following[block]:
+                if other in following and other != header:
+                    through = length + blocks[other] - other
+                    if through < least.get(other, through + 1):
+                        least[other], changed = through, True
+    return min(length for block, length in least.items() if header in following[block])
+
+
+def _natural_loops(following: dict[int, list[int]]) -> dict[int, set[int]]:
+    """By header the blocks of each loop: those that reach a branch back to a block that dominates the branch."""
+    reached = _reachable(following, 0)
+    dominated = {header: reached - _reachable(following, 0, without=header) for header in reached}
+    before: dict[int, list[int]] = {}
+    for block in reached:
+        for other in following[block]:
+            before.setdefault(other, []).append(block)
+    bodies: dict[int, set[int]] = {}
+    for header in reached:
+        back = [block for block in before.get(header, []) if block in dominated[header]]
+        body = bodies.setdefault(header, {header}) if back else set()
+        while back:
+            block = back.pop()
+            if block not in body:
+                body.add(block)
+                back += before.get(block, [])
+    return bodies
+
+
+def _reachable(following: dict[int, list[int]], start: int, without: int | None = None) -> set[int]:
+    found, open_blocks = set(), [start]
+    while open_blocks:
+        block = open_blocks.pop()
+        if block != without and block not in found:
+            found.add(block)
+            open_blocks += following[block]
+    return found
+
+
+def _loop(depth: int, instructions: list[str], always: int | None) -> Loop:
     counts = Counter(each.split()[0] for each in instructions if not each.startswith("NOP"))
-    return Loop(depth, sum(counts.values()), sum(_multiply_adds(name) * n for name, n in counts.items()), dict(counts))
+    total = sum(counts.values())
+    return Loop(
+        depth,
+        total,
+        total if always is None else min(always, total),
+        sum(_multiply_adds(name) * n for name, n in counts.items()),
+        dict(counts),
+    )
 
 
 def _multiply_adds(name: str) -> int:
