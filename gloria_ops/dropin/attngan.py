@@ -19,11 +19,12 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gloria_ops.dropin.gloria import attention_fn
 from gloria_ops.dropin.shared import AttentionMaps, channels_last, cosine_similarity, plain_lengths
-from gloria_ops.functional import check_vectors, contrastive_losses, cosines, local_scores
+from gloria_ops.functional import check_vectors, cosines, local_scores
 from gloria_ops.score import LocalScore
 from gloria_ops.tokens import Lengths
 
@@ -113,8 +114,10 @@ def func_attention(query: Tensor, context: Tensor, gamma1: float) -> tuple[Tenso
 
 
 def _losses(scores: Tensor, labels: Tensor, class_ids: ClassIds | None, gamma3: float) -> tuple[Tensor, Tensor]:
-    mask = None if class_ids is None else _other_classes(class_ids, scores)
-    return contrastive_losses(scores, logit_scale=gamma3, pair_mask=mask, positives=labels)
+    logits = gamma3 * scores
+    if class_ids is not None:
+        logits = logits.masked_fill(~_other_classes(class_ids, scores), -torch.inf)
+    return F.cross_entropy(logits, labels), F.cross_entropy(logits.T, labels)
 
 
 def _other_classes(class_ids: ClassIds, scores: Tensor) -> Tensor:
