@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := sentence_transformers pylate colpali_engine
 KERNELS := CMakeLists.txt $(shell find csrc -type f)
 CPP := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
-.PHONY: setup demo test test-asan test-tsan wheel test-wheel fuzz cuda-proof bench gpu-check lint format clean
+.PHONY: setup demo test test-peers test-asan test-tsan wheel test-wheel fuzz cuda-proof bench gpu-check lint format clean
 
 setup: $(VENV)/.built
 
@@ -29,7 +30,19 @@ demo: setup
 test: setup
 	$(BIN)/cmake --build build/release --target kernels_test
 	build/release/kernels_test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder tests bench
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder --ignore tests/peers \
+		tests bench
+
+# The drop-ins against the packages that they are for, each in a folder of its own: their pins exclude one another's, and ours.
+test-peers: $(PEERS:%=test-peer-%)
+
+test-peer-%: build/peers/%/.installed
+	PYTHONPATH=build/peers/$* $(BIN)/python -m pytest tests/peers/test_$*.py
+
+.PRECIOUS: build/peers/%/.installed
+build/peers/%/.installed: tests/peers/%.txt $(VENV)/.built
+	$(BIN)/python -m pip install -q --no-deps --target build/peers/$* -r $<
+	touch $@
 
 # The kernels alone, without Python, each build in a folder of its own.
 test-asan: SANITIZERS := address,undefined

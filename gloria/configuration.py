@@ -7,6 +7,9 @@ from typing import Any, ClassVar, Literal, get_args
 from transformers import AutoConfig, BertConfig, PretrainedConfig, ResNetConfig
 
 from gloria_ops import LocalScore
+from gloria_ops.sigmoid import SIGLIP_BIAS
+
+LocalLoss = Literal["contrastive", "sigmoid"]
 
 GlobalLoss = Literal["contrastive", "hinge"]
 ImagePooling = Literal["mean", "selective"]
@@ -28,6 +31,10 @@ class GloriaConfig(PretrainedConfig):
             FILIP and ColBERT expect. Released: neither is.
         local_score: fields of `gloria_ops.LocalScore` that differ from `LocalScore.released()`, or a `LocalScore`.
             Its `logit_scale` (released: 10) is the scale of the local loss.
+        local_loss: "contrastive", or "sigmoid" (SigLIP): every pair is a yes or no of its own, with a learned scale,
+            which starts at the score's `logit_scale`, and a learned bias. Pairs of equal reports take part in neither.
+        local_bias: where the bias of the sigmoid loss starts. Default -10, SigLIP's, for scores around 0, as cosines
+            are; for others subtract `logit_scale` times a typical score.
         local_weight: weight of the local loss, both directions, in the total. 0 leaves it out of the computation.
         global_weight: weight of the global loss, both directions, in the total. 0 leaves it out of the computation.
         global_scale: scale on the cosines of the contrastive global loss.
@@ -74,6 +81,8 @@ class GloriaConfig(PretrainedConfig):
         last_layers: int = 4,
         normalize_local: bool = False,
         local_score: LocalScore | dict[str, Any] | None = None,
+        local_loss: LocalLoss = "contrastive",
+        local_bias: float = SIGLIP_BIAS,
         local_weight: float = 1.0,
         global_weight: float = 1.0,
         global_scale: float = 10.0,
@@ -94,6 +103,8 @@ class GloriaConfig(PretrainedConfig):
         self.last_layers = last_layers
         self.normalize_local = normalize_local
         self.local_score = asdict(_released_but(local_score))
+        self.local_loss = local_loss
+        self.local_bias = local_bias
         self.local_weight = local_weight
         self.global_weight = global_weight
         self.global_scale = global_scale
@@ -128,6 +139,11 @@ class GloriaConfig(PretrainedConfig):
                 f"last_layers is {self.last_layers}, but the text encoder has {available} layers to sum (with its "
                 f"embeddings); choose 1 to {available}"
             )
+        known = get_args(LocalLoss)
+        if self.local_loss not in known:
+            raise ValueError(f"local_loss is {self.local_loss!r}; expected {' or '.join(map(repr, known))}")
+        if not abs(self.local_bias) < float("inf"):
+            raise ValueError(f"local_bias is {self.local_bias}; expected a finite number, such as {SIGLIP_BIAS:g}")
         for name in ("local_weight", "global_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a finite number of at least 0")

@@ -15,8 +15,9 @@ from gloria.features import image_class, image_maps, image_widths
 from gloria.projections import SelectivePooling, projection
 from gloria.words import mean_pieces, sum_last_layers, sum_pieces
 from gloria_ops import cosines, hinge_loss, in_micro_batches
-from gloria_ops.distributed import GlobalContrastiveLoss, LocalContrastiveLoss, contrasted_pairs
+from gloria_ops.distributed import GlobalContrastiveLoss, LocalContrastiveLoss, LocalSigmoidLoss, contrasted_pairs
 from gloria_ops.distributed.agreement import rank_count
+from gloria_ops.modules import LogitBias, LogitScale, total
 
 
 @dataclass
@@ -27,7 +28,8 @@ class GloriaOutput(ModelOutput):
         loss: global_weight * global_loss + local_weight * local_loss; None without `return_loss`.
         global_loss: image-to-text and text-to-image InfoNCE, or hinge, over the cosines of image_embeds and
             text_embeds, as the configuration says; None where its weight is 0.
-        local_loss: image-to-text plus text-to-image loss over the local scores; None where its weight is 0.
+        local_loss: image-to-text plus text-to-image loss over the local scores, or the sigmoid loss, as the
+            configuration says; None where its weight is 0.
         image_embeds: (B, D), not normalized.
         region_embeds: (B, D, H, W), of unit length if the configuration has `normalize_local`.
         text_embeds: (B, D), not normalized.
@@ -110,7 +112,11 @@ class GloriaModel(PreTrainedModel):
         else:
             self.text_projection = projection(text_width, width, config.projection_layers)
 
-        self.local_contrast = LocalContrastiveLoss(config.score)
+        self.local_contrast = (
+            LocalSigmoidLoss(config.score, logit_bias=config.local_bias)
+            if config.local_loss == "sigmoid"
+            else LocalContrastiveLoss(config.score)
+        )
         self.global_contrast = GlobalContrastiveLoss(logit_scale=config.global_scale)
         self.post_init()
 
@@ -209,7 +215,7 @@ class GloriaModel(PreTrainedModel):
             word_ids: (B, L) int64, see `get_text_features`.
             token_type_ids: (B, L) int64, for encoders that take them.
             report_ids: (B,) int64. Rows with equal ids, on whatever ranks, carry equal reports and are not negatives of
-                one another. None: every row has its own report.
+                one another: those pairs take no part in any of the losses. None: every row has its own report.
             return_loss: compute the losses. True by default, since Trainer evaluates no loss otherwise.
         """
         image_embeds, region_embeds = in_micro_batches(
@@ -227,7 +233,7 @@ class GloriaModel(PreTrainedModel):
             if self.config.local_weight:
                 # Under autocast the two sides need not have come out in one dtype, which the scores ask for.
                 words = word_embeds.to(region_embeds.dtype)
-                local_loss = sum(
+                local_loss = total(
                     self.local_contrast(region_embeds, words, word_lengths=word_lengths, report_ids=report_ids)
                 )
                 weighted = self.config.local_weight * local_loss
@@ -242,6 +248,11 @@ class GloriaModel(PreTrainedModel):
             word_embeds=word_embeds,
             word_lengths=word_lengths,
         )
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, LogitScale | LogitBias):  # of a checkpoint that was trained with another loss
+            module.reset_parameters()
 
     def _normalize_local(self, projected: Tensor, dim: int) -> Tensor:
         return nn.functional.normalize(projected, dim=dim) if self.config.normalize_local else projected

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gloria_ops.modules import GlobalContrastiveLoss, LocalContrastiveLoss
+from gloria_ops.modules import GlobalContrastiveLoss, LocalContrastiveLoss, total
 
 Inputs = Tensor | Sequence[Tensor | None] | Mapping[str, Tensor | None]
-PairLoss = Callable[..., tuple[Tensor, Tensor]]
+PairLoss = Callable[..., Tensor | tuple[Tensor, Tensor]]
 
 
 def in_micro_batches(
@@ -82,9 +82,11 @@ class CachedLocalGlobalLoss(nn.Module):
         encode_images: maps images to (N, D) embeddings and to regions, as `local_contrastive_loss` takes them.
         encode_texts: maps texts to (N, D) embeddings, (N, W, D) words, and (N,) numbers of words.
         micro_batch_size: pairs encoded at once.
-        local_loss: called with regions, words, word_lengths and pair_mask; returns (image_to_text, text_to_image).
-            Default: `LocalContrastiveLoss()`, released. A distributed loss works too.
-        global_loss: called with both embeddings and pair_mask; returns the same. Default: `GlobalContrastiveLoss()`.
+        local_loss: called with regions, words, word_lengths and the keywords of `forward`; returns a scalar or
+            (image_to_text, text_to_image). Default: `LocalContrastiveLoss()`, released. `LocalSigmoidLoss` and the
+            distributed losses work too.
+        global_loss: called with both embeddings and the same keywords; returns the same. Default:
+            `GlobalContrastiveLoss()`.
         local_weight, global_weight: weights of the two in the total. Default 1, released.
         image_module, text_module: as `module` of `in_micro_batches`.
     """
@@ -110,20 +112,23 @@ class CachedLocalGlobalLoss(nn.Module):
         self.local_weight, self.global_weight = local_weight, global_weight
         self.image_module, self.text_module = image_module, text_module
 
-    def forward(self, images: Inputs, texts: Inputs, pair_mask: Tensor | None = None) -> Tensor:
+    def forward(self, images: Inputs, texts: Inputs, pair_mask: Tensor | None = None, **pairs: Tensor | None) -> Tensor:
         """Return the loss, a scalar: both directions of both parts; backward replays the micro-batches.
 
         Args:
             images, texts: inputs of N rows each, see `in_micro_batches`.
             pair_mask: (N, N), as in `local_contrastive_loss`.
+            pairs: targets, as there; for distributed losses report_ids. Both losses get what is given.
         """
+        if pair_mask is not None:
+            pairs["pair_mask"] = pair_mask
         size = self.micro_batch_size
         image_vectors, regions = in_micro_batches(self.encode_images, images, size, self.image_module)
         text_vectors, words, lengths = in_micro_batches(self.encode_texts, texts, size, self.text_module)
         # The scores need one dtype, and autocast may give two.
-        local = self.local_loss(regions, words.to(regions.dtype), word_lengths=lengths, pair_mask=pair_mask)
-        whole = self.global_loss(image_vectors, text_vectors, pair_mask=pair_mask)
-        return self.local_weight * (local[0] + local[1]) + self.global_weight * (whole[0] + whole[1])
+        local = total(self.local_loss(regions, words.to(regions.dtype), word_lengths=lengths, **pairs))
+        whole = total(self.global_loss(image_vectors, text_vectors, **pairs))
+        return self.local_weight * local + self.global_weight * whole
 
 
 def _as_positional(encode: Callable[..., Any], inputs: Inputs) -> tuple[Callable[..., Any], list[Tensor | None]]:

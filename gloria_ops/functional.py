@@ -12,6 +12,7 @@ from gloria_ops import backends, reference
 from gloria_ops.pairs import in_roles, pair_scores, turned
 from gloria_ops.precision import no_autocast, score_dtype
 from gloria_ops.score import LocalScore, checked_scale
+from gloria_ops.targets import check_sums, check_taking_part, check_targets, pair_weights
 from gloria_ops.tokens import Lengths, Ragged, canonical
 
 Reduction = Literal["mean", "sum", "none"]
@@ -78,6 +79,7 @@ def local_contrastive_loss(
     logit_scale: float | Tensor | None = None,
     reduction: Reduction = "mean",
     pair_mask: Tensor | None = None,
+    targets: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the contrastive loss over the local scores of N images and their N texts; image i belongs to text i.
 
@@ -86,15 +88,16 @@ def local_contrastive_loss(
         logit_scale: multiplies the scores: a float, or a tensor of one element, which may be learnable. Default: the
             score's own (released: 10).
         reduction: over the N candidates: "mean" (released code), "sum" (paper) or "none".
-        pair_mask: (N, N) bool: False = this image and text are not negatives of each other, as with equal reports. The
-            diagonal must be True.
+        pair_mask: (N, N) bool: False = this image and text take no part in the loss, so they are not negatives of each
+            other, as with equal reports. The diagonal must be True.
+        targets: the pairs that belong together, if not the diagonal alone, see `contrastive_losses`.
 
     Returns:
         (image_to_text, text_to_image): cross entropy of each image over the texts, and of each text over the images.
         Scalars, or (N,) each for reduction "none"; float32 (float64 for float64).
 
     Raises:
-        As `local_scores`; ValueError if N_v and N_t differ.
+        As `local_scores`; ValueError if N_v and N_t differ without a matrix of targets.
     """
     scores = local_scores(
         regions,
@@ -107,7 +110,7 @@ def local_contrastive_loss(
         backend=backend,
     )
     scale = score.logit_scale if logit_scale is None else logit_scale
-    return contrastive_losses(scores, logit_scale=scale, reduction=reduction, pair_mask=pair_mask)
+    return contrastive_losses(scores, logit_scale=scale, reduction=reduction, pair_mask=pair_mask, targets=targets)
 
 
 def global_contrastive_loss(
@@ -118,6 +121,7 @@ def global_contrastive_loss(
     reduction: Reduction = "mean",
     eps: float = 1e-8,
     pair_mask: Tensor | None = None,
+    targets: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return InfoNCE over the cosines of N image embeddings and their N text embeddings; image i belongs to text i.
 
@@ -126,17 +130,19 @@ def global_contrastive_loss(
         logit_scale: multiplies the cosines: a float, or a tensor of one element. Default 10, released (temp3).
         reduction: over the N candidates: "mean" (released code) or "sum" (paper).
         eps: smallest product of two norms to divide by. Default 1e-8, released.
-        pair_mask: as in `local_contrastive_loss`.
+        pair_mask, targets: as in `local_contrastive_loss`.
 
     Returns:
         (image_to_text, text_to_image), scalars, float32 (float64 if either side is float64).
 
     Raises:
-        TypeError, ValueError: embeddings that are not (N, D) each; a pair_mask that does not fit.
+        TypeError, ValueError: embeddings that are not (N, D) each; a pair_mask or targets that do not fit.
     """
     check_vectors(image_vectors, text_vectors)
     scores = cosines(image_vectors, text_vectors, eps)
-    return contrastive_losses(scores, logit_scale=logit_scale, reduction=reduction, pair_mask=pair_mask)
+    return contrastive_losses(
+        scores, logit_scale=logit_scale, reduction=reduction, pair_mask=pair_mask, targets=targets
+    )
 
 
 def attention_maps(
@@ -189,33 +195,70 @@ def contrastive_losses(
     logit_scale: float | Tensor,
     reduction: Reduction = "mean",
     pair_mask: Tensor | None = None,
-    positives: Tensor | None = None,
+    targets: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the cross entropies of logit_scale * scores over rows and over columns.
 
+    With targets T, an image should have its row, divided by the row's sum, for its distribution over the texts, and a
+    text its column likewise::
+
+        sum_j T_ij / (sum_k T_ik) * -log softmax_k(logit_scale * scores_ik)_j
+
     Args:
-        scores: (N, N), rows images, columns texts, float32 or float64.
+        scores: (N_v, N_t), rows images, columns texts, float32 or float64; N_v = N_t but for a matrix of targets.
         logit_scale, reduction, pair_mask: as in `local_contrastive_loss`.
-        positives: (N,) int64, the right column of each row, and also the right row of each column. Default: the
-            diagonal.
+        targets: (N_v, N_t) bool or real weights of at least 0 (no gradients), or (N,) integer ids: image i and text j
+            of equal ids belong together. Default: the diagonal.
 
     Returns:
-        (image_to_text, text_to_image), scalars, or (N,) for reduction "none", of the dtype of the scores.
+        (image_to_text, text_to_image), scalars, or (N_v,) and (N_t,) for reduction "none", of the dtype of the scores.
+
+    Raises:
+        TypeError, ValueError: an argument that does not fit, named with its value and the fix. On the CPU also a row or
+            column of targets that sums to 0, and a pair_mask that leaves a positive out; on a GPU, which would have to
+            wait, these give losses that are NaN or infinite.
     """
-    check_square(scores)
+    if targets is None:
+        check_square(scores)
+    weights = checked_weights(targets, scores)
     check_reduction(reduction)
     logit_scale = checked_logit_scale(logit_scale, scores.dtype)
     with no_autocast(scores.device):
         logits = logit_scale * scores
         if pair_mask is not None:
-            _check_pair_mask(pair_mask, scores)
+            check_pair_mask(pair_mask, scores)
+            check_taking_part(pair_mask, weights)
             logits = logits.masked_fill(~pair_mask, -math.inf)
-        if positives is None:
-            positives = torch.arange(scores.shape[0], device=scores.device)
         return (
-            F.cross_entropy(logits, positives, reduction=reduction),
-            F.cross_entropy(logits.T, positives, reduction=reduction),
+            _cross_entropy(logits, weights, "row", reduction),
+            _cross_entropy(logits.T, None if weights is None else weights.T, "column", reduction),
         )
+
+
+def _cross_entropy(logits: Tensor, weights: Tensor | None, side: str, reduction: Reduction) -> Tensor:
+    if weights is None:
+        return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device), reduction=reduction)
+    sums = weights.sum(1)
+    check_sums(sums, side)
+    # What has no weight may have a logit of minus infinity.
+    parts = logits.log_softmax(1).masked_fill(weights == 0, 0) * weights
+    return reduced(-parts.sum(1) / sums, reduction)
+
+
+def reduced(losses: Tensor, reduction: Reduction) -> Tensor:
+    """Return the mean or sum of the losses (N,), or the losses themselves."""
+    if reduction == "none":
+        return losses
+    return losses.mean() if reduction == "mean" else losses.sum()
+
+
+def checked_weights(targets: Tensor | None, scores: Tensor) -> Tensor | None:
+    """Return checked targets of these scores as weights of their pairs; None if there are none."""
+    check_matrix(scores)
+    if targets is None:
+        return None
+    check_targets(targets, scores.shape[0], scores.shape[1], scores.device)
+    return pair_weights(targets, scores.dtype)
 
 
 def check_pairs(images: int, texts: int) -> None:
@@ -277,10 +320,15 @@ def check_vectors(images: Tensor, texts: Tensor) -> None:
         )
 
 
-def check_square(scores: Tensor) -> None:
-    """Raise ValueError if the scores are not (N, N), as many images as texts."""
+def check_matrix(scores: Tensor) -> None:
+    """Raise ValueError if the scores are not a matrix."""
     if scores.dim() != 2:
         raise ValueError(f"scores has the shape {tuple(scores.shape)}; expected (N, N), images by texts")
+
+
+def check_square(scores: Tensor) -> None:
+    """Raise ValueError if the scores are not (N, N), as many images as texts."""
+    check_matrix(scores)
     check_pairs(*scores.shape)
 
 
@@ -290,7 +338,8 @@ def check_score(score: LocalScore) -> None:
         raise TypeError(f"score is {score!r}; expected a gloria_ops.LocalScore, such as LocalScore.released()")
 
 
-def _check_pair_mask(pair_mask: Tensor, scores: Tensor) -> None:
+def check_pair_mask(pair_mask: Tensor, scores: Tensor) -> None:
+    """Raise TypeError or ValueError if this is not a mask of the scores."""
     if not isinstance(pair_mask, Tensor) or pair_mask.dtype != torch.bool:
         what = pair_mask.dtype if isinstance(pair_mask, Tensor) else type(pair_mask).__name__
         raise TypeError(f"pair_mask is {what}; expected a bool tensor, True = the pair takes part: pair_mask.bool()")
@@ -300,13 +349,6 @@ def _check_pair_mask(pair_mask: Tensor, scores: Tensor) -> None:
         )
     if pair_mask.device != scores.device:
         raise ValueError(f"pair_mask is on {pair_mask.device}; expected {scores.device}, as the scores: .to(device)")
-    if pair_mask.device.type == "cpu" and not torch.compiler.is_compiling():
-        for item, takes_part in enumerate(pair_mask.diagonal().tolist()):
-            if not takes_part:
-                raise ValueError(
-                    f"pair_mask[{item}, {item}] is False; expected True on the diagonal, which holds the positives: "
-                    "pair_mask.fill_diagonal_(True)"
-                )
 
 
 def _rows_of_items(side: Ragged) -> list[Tensor]:

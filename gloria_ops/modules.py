@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gloria_ops.functional import RELEASED, Reduction, global_contrastive_loss, local_contrastive_loss
 from gloria_ops.score import LocalScore, checked_scale
+from gloria_ops.sigmoid import SIGLIP_BIAS, checked_logit_bias, local_sigmoid_loss
 
 
 class LogitScale(nn.Module):
@@ -22,7 +23,13 @@ class LogitScale(nn.Module):
     def __init__(self, initial: float, learnable: bool) -> None:
         super().__init__()
         self.initial = checked_scale("logit_scale", initial)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(self.initial))) if learnable else None
+        self.log_scale = nn.Parameter(torch.empty(())) if learnable else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set it to its initial value."""
+        if self.log_scale is not None:
+            nn.init.constant_(self.log_scale, math.log(self.initial))
 
     def forward(self) -> float | Tensor:
         """Return the factor: a float, or a scalar tensor if it is learned."""
@@ -31,6 +38,34 @@ class LogitScale(nn.Module):
     def extra_repr(self) -> str:
         """Return the initial value and whether it is learned, for the printed module."""
         return f"{self.initial:g}, learnable={self.log_scale is not None}"
+
+
+class LogitBias(nn.Module):
+    """Holds a bias on the scores, fixed or learned.
+
+    Args:
+        initial: finite.
+        learnable: make it a parameter, `bias`, a float32 scalar.
+    """
+
+    def __init__(self, initial: float, learnable: bool) -> None:
+        super().__init__()
+        self.initial = float(checked_logit_bias(initial, torch.float32))
+        self.bias = nn.Parameter(torch.empty(())) if learnable else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set it to its initial value."""
+        if self.bias is not None:
+            nn.init.constant_(self.bias, self.initial)
+
+    def forward(self) -> float | Tensor:
+        """Return the bias: a float, or a scalar tensor if it is learned."""
+        return self.initial if self.bias is None else self.bias
+
+    def extra_repr(self) -> str:
+        """Return the initial value and whether it is learned, for the printed module."""
+        return f"{self.initial:g}, learnable={self.bias is not None}"
 
 
 class LocalContrastiveLoss(nn.Module):
@@ -43,7 +78,7 @@ class LocalContrastiveLoss(nn.Module):
         backend: see `local_scores`.
     """
 
-    _losses: ClassVar[Callable[..., tuple[Tensor, Tensor]]] = staticmethod(local_contrastive_loss)
+    _losses: ClassVar[Callable[..., Any]] = staticmethod(local_contrastive_loss)
 
     def __init__(
         self,
@@ -59,12 +94,12 @@ class LocalContrastiveLoss(nn.Module):
         self.reduction: Reduction = reduction
         self.backend = backend
 
-    def forward(self, regions: Tensor, words: Tensor, **described: Any) -> tuple[Tensor, Tensor]:
+    def forward(self, regions: Tensor, words: Tensor, **described: Any) -> Any:
         """Return (image_to_text, text_to_image), scalars.
 
         Args:
             regions, words: as in `local_contrastive_loss`.
-            described: its word_lengths, word_mask, word_offsets, region_lengths and pair_mask.
+            described: its word_lengths, word_mask, word_offsets, region_lengths, pair_mask and targets.
         """
         return self._losses(
             regions,
@@ -79,6 +114,41 @@ class LocalContrastiveLoss(nn.Module):
     def extra_repr(self) -> str:
         """Return the score, reduction and backend, for the printed module."""
         return f"{self.score}, reduction={self.reduction!r}, backend={self.backend!r}"
+
+
+class LocalSigmoidLoss(LocalContrastiveLoss):
+    """Computes `local_sigmoid_loss` with fixed settings; scale and bias are learned, as in SigLIP.
+
+    Args:
+        score: score to compute. Default: the authors' released code. Its logit_scale is the initial scale.
+        logit_bias: initial bias. Default -10, SigLIP, whose scores are cosines: see `sigmoid_loss`.
+        learnable: learn both; else they stay.
+        reduction: "mean" (SigLIP), "sum" or "none".
+        backend: see `local_scores`.
+    """
+
+    _losses: ClassVar[Callable[..., Any]] = staticmethod(local_sigmoid_loss)
+
+    def __init__(
+        self,
+        score: LocalScore = RELEASED,
+        *,
+        logit_bias: float = SIGLIP_BIAS,
+        learnable: bool = True,
+        reduction: Reduction = "mean",
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(score, learnable_scale=learnable, reduction=reduction, backend=backend)
+        self.logit_bias = LogitBias(logit_bias, learnable)
+
+    def forward(self, regions: Tensor, words: Tensor, **described: Any) -> Tensor:
+        """Return the loss, a scalar.
+
+        Args:
+            regions, words: as in `local_sigmoid_loss`.
+            described: its word_lengths, word_mask, word_offsets, region_lengths, pair_mask and targets.
+        """
+        return super().forward(regions, words, logit_bias=self.logit_bias(), **described)
 
 
 class GlobalContrastiveLoss(nn.Module):
@@ -111,7 +181,7 @@ class GlobalContrastiveLoss(nn.Module):
 
         Args:
             image_vectors, text_vectors: as in `gloria_ops.functional.global_contrastive_loss`.
-            described: its pair_mask.
+            described: its pair_mask and targets.
         """
         return self._losses(
             image_vectors,
@@ -125,3 +195,8 @@ class GlobalContrastiveLoss(nn.Module):
     def extra_repr(self) -> str:
         """Return the reduction, for the printed module."""
         return f"reduction={self.reduction!r}"
+
+
+def total(losses: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """Return a loss as it is, or the sum of its parts."""
+    return losses if isinstance(losses, Tensor) else torch.stack(losses).sum()

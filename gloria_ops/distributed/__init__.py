@@ -10,6 +10,8 @@ computed once, on one rank::
     columns     log-sum-exp over n_r images of each text   to the owner of the text, which adds up R of them: 4 N
                 log-sum-exp over all N images, its sums    from the owner to all: 4 N
     loss        rows are local; columns need only the log-sum-exp of each text. No scores travel.
+                The sigmoid loss needs no columns: one number per rank replaces the log-sum-exps.
+                Targets add their ids (8 N bytes), or their column sums, which take the way of the log-sum-exps.
 
 Backward: the gradient of a score needs the score and the log-sum-exps of its row and column, which are all local. The
 gradient of the regions stays; the gradient of the words goes back to their owner:
@@ -24,14 +26,16 @@ any number of ranks. Only the scores and their gradient grow, 4 n_r N bytes each
 ranks (gather) or of the ring, and not in the order of arrival, so the same inputs on the same ranks give the same bits.
 """
 
-from gloria_ops.distributed.crossentropy import contrasted_pairs
-from gloria_ops.distributed.functional import global_contrastive_loss, local_contrastive_loss
-from gloria_ops.distributed.modules import GlobalContrastiveLoss, LocalContrastiveLoss
+from gloria_ops.distributed.functional import global_contrastive_loss, local_contrastive_loss, local_sigmoid_loss
+from gloria_ops.distributed.modules import GlobalContrastiveLoss, LocalContrastiveLoss, LocalSigmoidLoss
+from gloria_ops.distributed.targets import contrasted_pairs
 
 __all__ = [
     "GlobalContrastiveLoss",
     "LocalContrastiveLoss",
+    "LocalSigmoidLoss",
     "contrasted_pairs",
     "global_contrastive_loss",
     "local_contrastive_loss",
+    "local_sigmoid_loss",
 ]

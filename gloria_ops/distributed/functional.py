@@ -1,35 +1,41 @@
 """Public functions: the contrastive losses of all ranks' images and texts, on every rank."""
 
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gloria_ops import backends, functional
+from gloria_ops import backends, functional, sigmoid
 from gloria_ops.distributed import agreement
 from gloria_ops.distributed.agreement import Layout, agree
-from gloria_ops.distributed.crossentropy import contrasted_pairs, spread_contrastive_losses
+from gloria_ops.distributed.crossentropy import spread_contrastive_losses
 from gloria_ops.distributed.gather import GatheredRows, all_gather_uneven
 from gloria_ops.distributed.ring import RingScores
 from gloria_ops.distributed.share import (
     Share,
     at_least_one,
     canonical_sides,
+    check_one_kind,
     checked_report_ids,
     checked_share,
     consecutive,
     items_of_one_row,
     packed,
 )
+from gloria_ops.distributed.sigmoid import spread_sigmoid_loss
+from gloria_ops.distributed.targets import contrasted_pairs
 from gloria_ops.functional import RELEASED, Reduction, check_score, check_vectors, cosines
 from gloria_ops.pairs import pair_scores
 from gloria_ops.precision import score_dtype
 from gloria_ops.score import LocalScore
+from gloria_ops.sigmoid import SIGLIP_BIAS
+from gloria_ops.targets import check_probabilities, check_sums
 from gloria_ops.tokens import Lengths, Ragged
 
 Exchange = Literal["gather", "ring"]
+Losses = TypeVar("Losses", Tensor, tuple[Tensor, Tensor])
 
 # Up to this size in bytes, all ranks' words are gathered, and one call of the kernels scores them all. Eight ranks with
 # the released batch (48 reports of 46 words, D = 768, 16 bits) have 27 MB. Above it, one block is enough work for a
@@ -50,6 +56,7 @@ def local_contrastive_loss(
     logit_scale: float | Tensor | None = None,
     reduction: Reduction = "mean",
     report_ids: Tensor | None = None,
+    targets: Tensor | None = None,
     exchange: Exchange | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -64,7 +71,10 @@ def local_contrastive_loss(
             least one rank must have some.
         logit_scale, reduction: as in that function; "mean" is over all images and texts of the group.
         report_ids: (n,) integers for this rank's n images. Texts with equal ids, on any ranks, are not negatives of
-            each other's images. Default: every text has its own id. They replace `pair_mask`, which no rank could know.
+            each other's images: these pairs take no part. Default: every text has its own id. They replace `pair_mask`,
+            which no rank could know.
+        targets: replace report_ids, as in `gloria_ops.contrastive_losses`: (n,) integer ids, equal for positives, on
+            any ranks; or weights (n, N) of this rank's images with the texts of all ranks, in the order of the ranks.
         exchange: "gather" all words, or pass them around in a "ring": the same values, up to rounding. Default: gather
             up to 32 MiB. In the ring, the words that a rank holds do not grow with the number of ranks.
         group: the process group. Default: all processes.
@@ -98,23 +108,79 @@ def local_contrastive_loss(
             backend=backend,
             logit_scale=logit_scale,
             reduction=reduction,
-            pair_mask=_pair_mask(report_ids, regions),
+            **_pairs(report_ids, targets, regions),
         )
 
     def prepare() -> Share:
-        check_score(score)
-        images, texts = canonical_sides(regions, words, **described)
+        images, texts, settings = _local_sides(regions, words, described, score, backend, exchange)
         scale = score.logit_scale if logit_scale is None else logit_scale
-        if exchange not in (None, *get_args(Exchange)):
-            raise ValueError(f"exchange is {exchange!r}; expected 'gather', 'ring', or None for the choice by size")
-        chosen = backends.choose(backend, score, images.rows.dtype, images.rows.device)
-        settings = {"loss": "local", "score": score, "backend": chosen, "exchange": exchange}
-        return checked_share(images, packed(texts), scale, reduction, report_ids, settings)
+        share = checked_share(images, texts, scale, reduction, report_ids, targets, settings | {"loss": "local"})
+        return _with_positives(share)
 
-    def scores(share: Share, layout: Layout) -> Tensor:
-        return _local_scores(share, layout, score, exchange)
+    def losses(share: Share, layout: Layout) -> tuple[Tensor, Tensor]:
+        return spread_contrastive_losses(_local_scores(share, layout, score, exchange), reduction, share, layout)
 
-    return _losses_of_ranks(prepare, scores, _device(regions), reduction, group)
+    return _of_ranks(prepare, losses, _device(regions), group)
+
+
+def local_sigmoid_loss(
+    regions: Tensor,
+    words: Tensor,
+    *,
+    score: LocalScore = RELEASED,
+    backend: str | None = None,
+    logit_scale: float | Tensor | None = None,
+    logit_bias: float | Tensor = SIGLIP_BIAS,
+    reduction: Reduction = "mean",
+    report_ids: Tensor | None = None,
+    targets: Tensor | None = None,
+    exchange: Exchange | None = None,
+    group: dist.ProcessGroup | None = None,
+    **described: Any,
+) -> Tensor:
+    """Compute `gloria_ops.local_sigmoid_loss` of all ranks' images and texts; every rank of the group must call it.
+
+    Without an initialised process group, or with one rank, it is that function. Of the scores, one number a rank
+    travels.
+
+    Args:
+        regions, words, score, backend, report_ids, exchange, group: as in `local_contrastive_loss`. Equal reports are
+            neither a yes nor a no; as targets they are a yes.
+        logit_scale, logit_bias, reduction: as in `gloria_ops.local_sigmoid_loss`; "mean" is over all images.
+        targets: instead of report_ids, as in `local_contrastive_loss`, the weights being probabilities.
+        described: word_lengths, word_mask, word_offsets and region_lengths.
+
+    Returns:
+        The loss of the whole batch, a scalar, as each of `local_contrastive_loss`, whose remarks on backward hold.
+
+    Raises:
+        As `local_contrastive_loss`, and where logit_bias is not the same on every rank.
+    """
+    scale = score.logit_scale if logit_scale is None else logit_scale
+    if agreement.rank_count(group) == 1:
+        return sigmoid.local_sigmoid_loss(
+            regions,
+            words,
+            **described,
+            score=score,
+            backend=backend,
+            logit_scale=scale,
+            logit_bias=logit_bias,
+            reduction=reduction,
+            **_pairs(report_ids, targets, regions),
+        )
+
+    def prepare() -> Share:
+        images, texts, settings = _local_sides(regions, words, described, score, backend, exchange)
+        settings["loss"] = "local sigmoid"
+        if isinstance(targets, Tensor) and targets.dim() == 2:
+            check_probabilities(targets)
+        return checked_share(images, texts, scale, reduction, report_ids, targets, settings, logit_bias)
+
+    def loss(share: Share, layout: Layout) -> Tensor:
+        return spread_sigmoid_loss(_local_scores(share, layout, score, exchange), reduction, share, layout)
+
+    return _of_ranks(prepare, loss, _device(regions), group)
 
 
 def global_contrastive_loss(
@@ -125,6 +191,7 @@ def global_contrastive_loss(
     reduction: Reduction = "mean",
     eps: float = 1e-8,
     report_ids: Tensor | None = None,
+    targets: Tensor | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute InfoNCE over the cosines of all ranks' image and text embeddings; every rank must call it.
@@ -135,7 +202,7 @@ def global_contrastive_loss(
     Args:
         image_vectors, text_vectors: (n, D), floating, of this rank; n may differ, and be 0 on some ranks.
         logit_scale, reduction, eps: as in that function.
-        report_ids, group: as in `local_contrastive_loss`.
+        report_ids, targets, group: as in `local_contrastive_loss`.
 
     Returns:
         (image_to_text, text_to_image), as in `local_contrastive_loss`, also for backward.
@@ -150,34 +217,56 @@ def global_contrastive_loss(
             logit_scale=logit_scale,
             reduction=reduction,
             eps=eps,
-            pair_mask=_pair_mask(report_ids, image_vectors),
+            **_pairs(report_ids, targets, image_vectors),
         )
 
     def prepare() -> Share:
         check_vectors(at_least_one(image_vectors), at_least_one(text_vectors))
-        settings = {"loss": "global", "eps": eps}
+        settings: dict[str, object] = {"loss": "global", "eps": eps}
         images, texts = items_of_one_row(image_vectors), items_of_one_row(text_vectors)
-        return checked_share(images, texts, logit_scale, reduction, report_ids, settings)
+        return _with_positives(checked_share(images, texts, logit_scale, reduction, report_ids, targets, settings))
 
-    def scores(share: Share, layout: Layout) -> Tensor:
+    def losses(share: Share, layout: Layout) -> tuple[Tensor, Tensor]:
         gathered = GatheredRows.apply(share.texts.rows, max(layout.rows), layout.group)
         by_rank = gathered.unflatten(0, (layout.size, -1))
         texts = torch.cat([part[:count] for part, count in zip(by_rank, layout.rows, strict=True)])
-        return cosines(share.images.rows, texts, eps)
+        return spread_contrastive_losses(cosines(share.images.rows, texts, eps), reduction, share, layout)
 
-    return _losses_of_ranks(prepare, scores, _device(image_vectors), reduction, group)
+    return _of_ranks(prepare, losses, _device(image_vectors), group)
 
 
 @torch.compiler.disable(reason="torch.compile breaks the graph where ranks talk to one another")
-def _losses_of_ranks(
+def _of_ranks(
     prepare: Callable[[], Share],
-    scores: Callable[[Share, Layout], Tensor],
+    losses: Callable[[Share, Layout], Losses],
     device: torch.device,
-    reduction: Reduction,
     group: dist.ProcessGroup | None,
-) -> tuple[Tensor, Tensor]:
-    share, layout = agree(prepare, device, group)
-    return spread_contrastive_losses(scores(share, layout), share.logit_scale, reduction, share.report_ids, layout)
+) -> Losses:
+    return losses(*agree(prepare, device, group))
+
+
+def _local_sides(
+    regions: Tensor,
+    words: Tensor,
+    described: dict[str, Any],
+    score: LocalScore,
+    backend: str | None,
+    exchange: Exchange | None,
+) -> tuple[Ragged, Ragged, dict[str, object]]:
+    """Return images, packed texts, and the settings of their scores."""
+    check_score(score)
+    images, texts = canonical_sides(regions, words, **described)
+    if exchange not in (None, *get_args(Exchange)):
+        raise ValueError(f"exchange is {exchange!r}; expected 'gather', 'ring', or None for the choice by size")
+    chosen = backends.choose(backend, score, images.rows.dtype, images.rows.device)
+    return images, packed(texts), {"score": score, "backend": chosen, "exchange": exchange}
+
+
+def _with_positives(share: Share) -> Share:
+    """Return `share`; raise ValueError if one of its images has no positive."""
+    if share.targets is not None and share.targets.dim() == 2:
+        check_sums(share.targets.sum(1), "row")
+    return share
 
 
 def _local_scores(share: Share, layout: Layout, score: LocalScore, exchange: Exchange | None) -> Tensor:
@@ -198,11 +287,13 @@ def _local_scores(share: Share, layout: Layout, score: LocalScore, exchange: Exc
     return pair_scores(share.images, Ragged(rows, starts, lengths), score, backend)
 
 
-def _pair_mask(report_ids: Tensor | None, images: Tensor) -> Tensor | None:
+def _pairs(report_ids: Tensor | None, targets: Tensor | None, images: Tensor) -> dict[str, Tensor | None]:
+    """Return the keywords about pairs for one process."""
+    check_one_kind(report_ids, targets)
     if report_ids is None:
-        return None
+        return {"targets": targets}
     ids = checked_report_ids(report_ids, images)
-    return contrasted_pairs(ids, ids, 0)
+    return {"pair_mask": contrasted_pairs(ids, ids, 0)}
 
 
 def _device(rows: Tensor) -> torch.device:

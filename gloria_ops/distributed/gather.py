@@ -34,6 +34,22 @@ def all_to_all(parts: Tensor, counts: list[int], group: dist.ProcessGroup | None
     return received.unflatten(0, (size, counts[rank]))
 
 
+class SummedOverRanks(torch.autograd.Function):
+    """Sums every rank's tensor, in the order of the ranks; backward differentiates the sum of all ranks' results."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+        """Sum `own`, of one shape on all ranks."""
+        ctx.group = group
+        return all_gather(own[None], group).sum((0, 1))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        """Sum the upstream gradients of all ranks."""
+        return all_gather(upstream[None], ctx.group).sum((0, 1)), None
+
+
 class GatheredRows(torch.autograd.Function):
     """Gathers every rank's rows (L_r, D) as (R * most, D); rank r's rows begin at r * most, with zeros between.
 

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from gloria_ops.functional import Reduction, check_pairs, check_reduction, checked_logit_scale
 from gloria_ops.precision import score_dtype
+from gloria_ops.sigmoid import checked_logit_bias
+from gloria_ops.targets import check_targets
 from gloria_ops.tokens import Ragged, canonical
 
 
@@ -18,15 +20,18 @@ class Share:
     Attributes:
         images: regions, or one embedding each.
         texts: packed words, or one embedding each.
-        logit_scale: a float, or a scalar tensor of the dtype of the scores.
+        logit_scale, logit_bias: floats, or scalar tensors of the dtype of the scores.
         report_ids: (n,) integers, or None.
+        targets: (n,) integers, weights (n, N), or None.
         settings: by name, values that must be the same on every rank.
     """
 
     images: Ragged
     texts: Ragged
     logit_scale: float | Tensor
+    logit_bias: float | Tensor
     report_ids: Tensor | None
+    targets: Tensor | None
     settings: dict[str, object]
 
     @property
@@ -41,28 +46,42 @@ def checked_share(
     logit_scale: float | Tensor,
     reduction: Reduction,
     report_ids: Tensor | None,
+    targets: Tensor | None,
     settings: dict[str, object],
+    logit_bias: float | Tensor = 0.0,
 ) -> Share:
     """Check a share, and add to its settings all that must be the same on every rank."""
     count = images.starts.shape[0]
     check_pairs(count, texts.starts.shape[0])
     check_reduction(reduction, ("mean", "sum"))  # a loss for each item would differ from rank to rank
-    scale = checked_logit_scale(logit_scale, score_dtype(images.rows.dtype))
+    dtype = score_dtype(images.rows.dtype)
+    numbers = {
+        "logit_scale": checked_logit_scale(logit_scale, dtype),
+        "logit_bias": checked_logit_bias(logit_bias, dtype),
+    }
+    check_one_kind(report_ids, targets)
     if report_ids is not None:
         report_ids = checked_report_ids(report_ids, images.starts)
+    if targets is not None:
+        check_targets(targets, count, None, images.rows.device)
     learns = torch.is_grad_enabled()
     settings |= {
         "image dtype": images.rows.dtype,
         "text dtype": texts.rows.dtype,
         "width (D)": texts.rows.shape[1],
-        "logit_scale": float(scale.detach() if isinstance(scale, Tensor) else scale),
+        **{name: float(each.detach() if isinstance(each, Tensor) else each) for name, each in numbers.items()},
         "reduction": reduction,
         "whether there are report_ids": report_ids is not None,
+        "what the targets are": "none" if targets is None else "ids" if targets.dim() == 1 else "weights",
+        "number of texts in targets": targets.shape[1] if targets is not None and targets.dim() == 2 else None,
         "whether images need a gradient": learns and images.rows.requires_grad,
         "whether texts need a gradient": learns and texts.rows.requires_grad,
-        "whether logit_scale needs a gradient": learns and isinstance(scale, Tensor) and scale.requires_grad,
+        **{
+            f"whether {name} needs a gradient": learns and isinstance(each, Tensor) and each.requires_grad
+            for name, each in numbers.items()
+        },
     }
-    return Share(images, texts, scale, report_ids, settings)
+    return Share(images, texts, numbers["logit_scale"], numbers["logit_bias"], report_ids, targets, settings)
 
 
 def canonical_sides(regions: Tensor, words: Tensor, **described: Any) -> tuple[Ragged, Ragged]:
@@ -115,3 +134,12 @@ def checked_report_ids(report_ids: Tensor, images: Tensor) -> Tensor:
             f"report_ids has the shape {tuple(report_ids.shape)}; expected {tuple(images.shape[:1])}, one for each"
         )
     return report_ids.to(images.device, torch.int64)
+
+
+def check_one_kind(report_ids: Tensor | None, targets: Tensor | None) -> None:
+    """Raise ValueError if both are given."""
+    if report_ids is not None and targets is not None:
+        raise ValueError(
+            "report_ids and targets are both given; expected one of them: as report_ids, equal reports of other pairs "
+            "take no part in the loss, as targets they are positives"
+        )

@@ -1,29 +1,39 @@
-"""The DAMSM losses of AttnGAN and ControlGAN (code/miscc/losses.py of taoxugit/AttnGAN), fused.
+"""The DAMSM losses of AttnGAN, ControlGAN, DM-GAN and MirrorGAN (code/miscc/losses.py of taoxugit/AttnGAN), fused.
 
-    from miscc.losses import words_loss, sent_loss, cosine_similarity  # before
-    from gloria_ops.dropin.attngan import words_loss, sent_loss, cosine_similarity  # after
+    # at the end of code/miscc/losses.py; in MirrorGAN miscc/losses.py
+    from gloria_ops.dropin.attngan import words_loss, sent_loss, cosine_similarity, func_attention
 
-    from GlobalAttention import func_attention  # before; in ControlGAN from attention
-    from gloria_ops.dropin.attngan import func_attention  # after
+Same names, argument order, layouts and return values. What differs: losses are float32 (float64 for float64) whatever
+the dtype of the features, a batch of one works, and so do the masks of equal classes with today's torch.
 
-Same names, argument order, layouts and return values. What differs: cfg.TRAIN.SMOOTH.GAMMA1, 2 and 3 are keywords,
-whose defaults are those of the published configurations (code/cfg/DAMSM); losses are float32 (float64 for float64)
-whatever the dtype of the features, the attention maps are made when looked at, and a batch of one works.
+The gammas are those of `cfg.TRAIN.SMOOTH`, which stands in the module miscc.config of these repositories, in
+MirrorGAN's in cfg.config, as there: they are read in each call. Without such a module, or by keyword, they are the ones
+of the published configurations (code/cfg/DAMSM).
 
-ControlGAN's words_loss, sent_loss and func_attention are the same, but for a mask that torch no longer takes. Its
-word_level_correlation scores matched pairs only, without gradients: nothing there to fuse, keep it.
+ControlGAN's word_level_correlation scores matched pairs only, without gradients: nothing there to fuse, keep it.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gloria_ops.dropin.gloria import attention_fn
-from gloria_ops.dropin.shared import AttentionMaps, channels_last, cosine_similarity, plain_lengths
-from gloria_ops.functional import check_vectors, contrastive_losses, cosines, local_scores
+from gloria_ops.dropin.shared import (
+    Temperature,
+    channels_last,
+    cosine_similarity,
+    learned,
+    matched_maps,
+    plain_lengths,
+    scale,
+    scaled,
+)
+from gloria_ops.functional import check_vectors, cosines, local_scores
 from gloria_ops.score import LocalScore
 from gloria_ops.tokens import Lengths
 
@@ -41,10 +51,10 @@ def words_loss(
     class_ids: ClassIds | None,
     batch_size: int,
     *,
-    gamma1: float = DAMSM.attention_scale,
-    gamma2: float = DAMSM.word_scale,
-    gamma3: float = DAMSM.logit_scale,
-) -> tuple[Tensor | None, Tensor | None, Sequence[Tensor]]:
+    gamma1: Temperature | None = None,
+    gamma2: Temperature | None = None,
+    gamma3: Temperature | None = None,
+) -> tuple[Tensor | None, Tensor | None, list[Tensor]]:
     """Contrastive loss over the local scores of B images and their B texts.
 
     Args:
@@ -54,25 +64,28 @@ def words_loss(
         cap_lens: B integers, 1 to L.
         class_ids: (B,), or None. Others of the class of item i are no negatives of it.
         batch_size: B.
-        gamma1: attention scale. Default 4.
-        gamma2: word scale. Default 5.
-        gamma3: scale of the scores in the loss. Default 10.
+        gamma1: attention scale, a number of at least 0, or a tensor of one element, which may be learned; then above 0.
+            Default: that of the configuration, else 4.
+        gamma2: word scale, likewise, else 5.
+        gamma3: scale of the scores in the loss, likewise, else 10.
 
     Returns:
         (loss0, loss1, att_maps): image to text and text to image (means over the batch; None, and not computed, where
-        labels is None), and a sequence of B attention maps (1, cap_lens[i], h, w), made when looked at.
+        labels is None), and a list of B attention maps (1, cap_lens[i], h, w), without a gradient of gamma1.
 
     Raises:
         TypeError, ValueError: as `gloria_ops.local_contrastive_loss`, which calls the features regions and words;
             class_ids or a batch_size that do not fit.
     """
     _check_batch_size(batch_size, img_features)
-    score = replace(DAMSM, attention_scale=gamma1, word_scale=gamma2, logit_scale=gamma3)
+    gamma1 = _configured("GAMMA1", DAMSM.attention_scale) if gamma1 is None else gamma1
+    gamma2 = _configured("GAMMA2", DAMSM.word_scale) if gamma2 is None else gamma2
+    score = replace(DAMSM, attention_scale=scale("gamma1", gamma1), word_scale=scale("gamma2", gamma2))
     words, lengths = channels_last(words_emb), plain_lengths(cap_lens)
-    maps = AttentionMaps(img_features, words, lengths, score)
+    maps = matched_maps(img_features, words, lengths, score)
     if labels is None:
         return None, None, maps
-    scores = local_scores(img_features, words, word_lengths=lengths, score=score)
+    scores = local_scores(img_features, words, word_lengths=lengths, score=score, **learned(gamma1, gamma2))
     return *_losses(scores, labels, class_ids, gamma3), maps
 
 
@@ -84,7 +97,7 @@ def sent_loss(
     batch_size: int,
     eps: float = 1e-8,
     *,
-    gamma3: float = DAMSM.logit_scale,
+    gamma3: Temperature | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """InfoNCE over the cosines of whole images and texts.
 
@@ -107,14 +120,27 @@ def sent_loss(
     return _losses(cosines(images, texts, eps), labels, class_ids, gamma3)
 
 
-def func_attention(query: Tensor, context: Tensor, gamma1: float) -> tuple[Tensor, Tensor]:
+def func_attention(query: Tensor, context: Tensor, gamma1: Temperature) -> tuple[Tensor, Tensor]:
     """`gloria_ops.dropin.gloria.attention_fn`, gamma1 being its temp1."""
     return attention_fn(query, context, gamma1)
 
 
-def _losses(scores: Tensor, labels: Tensor, class_ids: ClassIds | None, gamma3: float) -> tuple[Tensor, Tensor]:
-    mask = None if class_ids is None else _other_classes(class_ids, scores)
-    return contrastive_losses(scores, logit_scale=gamma3, pair_mask=mask, positives=labels)
+def _configured(name: str, default: float) -> Temperature:
+    """What the configuration of a repository that is running says."""
+    for module in ("miscc.config", "cfg.config"):
+        smooth = getattr(getattr(getattr(sys.modules.get(module), "cfg", None), "TRAIN", None), "SMOOTH", None)
+        if smooth is not None:
+            return getattr(smooth, name)
+    return default
+
+
+def _losses(
+    scores: Tensor, labels: Tensor, class_ids: ClassIds | None, gamma3: Temperature | None
+) -> tuple[Tensor, Tensor]:
+    logits = scaled(scores, "gamma3", _configured("GAMMA3", DAMSM.logit_scale) if gamma3 is None else gamma3)
+    if class_ids is not None:
+        logits = logits.masked_fill(~_other_classes(class_ids, scores), -torch.inf)
+    return F.cross_entropy(logits, labels), F.cross_entropy(logits.T, labels)
 
 
 def _other_classes(class_ids: ClassIds, scores: Tensor) -> Tensor:

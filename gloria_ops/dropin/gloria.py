@@ -1,95 +1,178 @@
 """The functions of the released GLoRIA code (gloria/loss/gloria_loss.py of marshuang80/gloria), fused.
 
-    from gloria.loss.gloria_loss import local_loss, global_loss, attention_fn, cosine_similarity  # before
-    from gloria_ops.dropin.gloria import local_loss, global_loss, attention_fn, cosine_similarity  # after
+    # at the end of gloria/loss/gloria_loss.py
+    from gloria_ops.dropin.gloria import local_loss, global_loss, attention_fn, cosine_similarity
+
+    # at the end of gloria/models/gloria_model.py
+    from gloria_ops.dropin.gloria import get_local_similarities
+    GLoRIA.get_local_similarities = staticmethod(get_local_similarities)
+
+    # at the end of gloria/models/retrival_model.py
+    from gloria_ops.dropin.gloria import compute_local_similarity
+    Retriver._compute_local_similarity = staticmethod(compute_local_similarity)
 
 Same names, argument order, layouts and return values. What differs: losses are float32 (float64 for float64) whatever
-the dtype of the features, the attention maps are made when looked at, and a batch of one works.
+the dtype of the features, and a batch of one works.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gloria_ops import reference
-from gloria_ops.dropin.shared import AttentionMaps, channels_last, cosine_similarity, plain_lengths
-from gloria_ops.functional import global_contrastive_loss, local_contrastive_loss
+from gloria_ops.dropin.shared import (
+    Temperature,
+    channels_last,
+    cosine_similarity,
+    learned,
+    matched_maps,
+    plain_lengths,
+    scale,
+    scaled,
+)
+from gloria_ops.functional import check_vectors, contrastive_losses, cosines, local_scores
 from gloria_ops.score import LocalScore
 from gloria_ops.tokens import Lengths
 
-__all__ = ["attention_fn", "cosine_similarity", "global_loss", "local_loss"]
+__all__ = [
+    "attention_fn",
+    "compute_local_similarity",
+    "cosine_similarity",
+    "get_local_similarities",
+    "global_loss",
+    "local_loss",
+]
+
+RELEASED = LocalScore.released()
+Aggregation = Literal["sum", "mean"]
 
 
 def local_loss(
     img_features: Tensor,
     words_emb: Tensor,
     cap_lens: Lengths,
-    temp1: float = 4.0,
-    temp2: float = 5.0,
-    temp3: float = 10.0,
-    agg: Literal["sum", "mean"] = "sum",
-) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+    temp1: Temperature = 4.0,
+    temp2: Temperature = 5.0,
+    temp3: Temperature = 10.0,
+    agg: Aggregation = "sum",
+) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Contrastive loss over the local scores of B images and their B texts, as released.
 
     Args:
         img_features: (B, D, h, w), floating.
         words_emb: (B, D, L), same dtype. Text i is words_emb[i, :, : cap_lens[i]], [CLS] first, as released.
         cap_lens: B integers, 1 to L.
-        temp1: attention scale. Default 4, released.
-        temp2: word scale. Default 5, released.
-        temp3: scale of the scores in the loss. Default 10, released.
+        temp1: attention scale, a number of at least 0, or a tensor of one element, which may be learned; then above 0.
+            Default 4, released.
+        temp2: word scale, likewise. Default 5, released.
+        temp3: scale of the scores in the loss, likewise. Default 10, released.
         agg: over the words, inside the logarithm: "sum" (released) or "mean".
 
     Returns:
-        (loss0, loss1, att_maps): image to text and text to image (means over the batch), and a sequence of B attention
-        maps (1, cap_lens[i], h, w), made when looked at.
+        (loss0, loss1, att_maps): image to text and text to image (means over the batch), and a list of B attention maps
+        (1, cap_lens[i], h, w), without a gradient of temp1.
 
     Raises:
         TypeError, ValueError: as `gloria_ops.local_contrastive_loss`, which calls the features regions and words.
     """
-    if agg not in ("sum", "mean"):
-        raise ValueError(f"agg is {agg!r}; expected 'sum' (released) or 'mean'")
-    score = replace(
-        LocalScore.released(),
-        attention_scale=temp1,
-        word_scale=temp2,
-        logit_scale=temp3,
-        pool_mean=agg == "mean",
-    )
+    score = _score(temp1, temp2, agg)
     words, lengths = channels_last(words_emb), plain_lengths(cap_lens)
-    loss0, loss1 = local_contrastive_loss(img_features, words, word_lengths=lengths, score=score)
-    return loss0, loss1, AttentionMaps(img_features, words, lengths, score)
+    scores = local_scores(img_features, words, word_lengths=lengths, score=score, **learned(temp1, temp2))
+    losses = contrastive_losses(scaled(scores, "temp3", temp3), logit_scale=1.0)
+    return *losses, matched_maps(img_features, words, lengths, score)
 
 
-def global_loss(cnn_code: Tensor, rnn_code: Tensor, eps: float = 1e-8, temp3: float = 10.0) -> tuple[Tensor, Tensor]:
+def global_loss(
+    cnn_code: Tensor, rnn_code: Tensor, eps: float = 1e-8, temp3: Temperature = 10.0
+) -> tuple[Tensor, Tensor]:
     """InfoNCE over the cosines of whole images and texts, as released.
 
     Args:
         cnn_code, rnn_code: (B, D), floating.
         eps: smallest product of two norms that is divided by. Default 1e-8, released.
-        temp3: scale of the cosines. Default 10, released.
+        temp3: scale of the cosines, as in `local_loss`. Default 10, released.
 
     Returns:
         (loss0, loss1): image to text, text to image, means over the batch.
     """
-    return global_contrastive_loss(cnn_code, rnn_code, logit_scale=temp3, eps=eps)
+    check_vectors(cnn_code, rnn_code)
+    return contrastive_losses(scaled(cosines(cnn_code, rnn_code, eps), "temp3", temp3), logit_scale=1.0)
 
 
-def attention_fn(query: Tensor, context: Tensor, temp1: float) -> tuple[Tensor, Tensor]:
+def attention_fn(query: Tensor, context: Tensor, temp1: Temperature) -> tuple[Tensor, Tensor]:
     """Attention of the words of text b over image b, and their contexts, as released (not fused).
 
     Args:
         query: (B, D, L) words, all of them real.
         context: (B, D, h, w) regions, same dtype.
-        temp1: attention scale.
+        temp1: attention scale, any number or a tensor of one element.
 
     Returns:
         (weightedContext (B, D, L), attn (B, L, h, w)), in the dtype of the inputs.
     """
-    score = replace(LocalScore.released(), attention_scale=temp1)
     regions = context.flatten(2)
-    attention = reference.attention(query.transpose(1, 2) @ regions, score)
+    attention = torch.softmax(temp1 * reference.word_norm(query.transpose(1, 2) @ regions, RELEASED), dim=2)
     return torch.bmm(regions, attention.transpose(1, 2)), attention.unflatten(2, context.shape[2:])
+
+
+def get_local_similarities(img_emb_l: Tensor, text_emb_l: Tensor, cap_lens: Lengths) -> Tensor:
+    """Local similarities of zero-shot classification, as released: 5 times the cosine of the best word.
+
+    Args:
+        img_emb_l: (N_v, D, h, w), floating.
+        text_emb_l: (N_t, D, L), same dtype. Text i is text_emb_l[i, :, 1 : 1 + cap_lens[i]], without [CLS].
+        cap_lens: N_t integers, 1 to L - 1.
+
+    Returns:
+        (N_v, N_t), float32 (float64 for float64), on the CPU, without gradients.
+
+    Raises:
+        As `gloria_ops.local_scores`.
+    """
+    score = replace(RELEASED, pool="max")
+    return 5.0 * _without_cls(img_emb_l, text_emb_l, cap_lens, score)
+
+
+def compute_local_similarity(
+    img_features: Tensor,
+    words_emb: Tensor,
+    cap_lens: Lengths,
+    temp1: Temperature = 4.0,
+    temp2: Temperature = 5.0,
+    temp3: Temperature = 10.0,
+    agg: Aggregation = "sum",
+) -> np.ndarray:
+    """Local similarities of retrieval, of one image with every text, as released.
+
+    Args:
+        img_features: (1, D, h, w), floating.
+        words_emb: (N_t, D, L), same dtype. Text i is words_emb[i, :, 1 : 1 + cap_lens[i]], as there.
+        cap_lens: N_t integers, 1 to L - 1.
+        temp1, temp2, temp3, agg: as in `local_loss`, without gradients.
+
+    Returns:
+        (N_t,), float64, temp3 times the scores.
+
+    Raises:
+        As `gloria_ops.local_scores`; ValueError where there are several images.
+    """
+    if len(img_features) != 1:
+        raise ValueError(f"img_features has the shape {tuple(img_features.shape)}; expected one image, (1, D, h, w)")
+    scores = _without_cls(img_features, words_emb, cap_lens, _score(temp1, temp2, agg))
+    return float(temp3) * scores[0].double().numpy()
+
+
+def _score(temp1: Temperature, temp2: Temperature, agg: Aggregation) -> LocalScore:
+    if agg not in ("sum", "mean"):
+        raise ValueError(f"agg is {agg!r}; expected 'sum' (released) or 'mean'")
+    attention_scale, word_scale = scale("temp1", temp1), scale("temp2", temp2)
+    return replace(RELEASED, attention_scale=attention_scale, word_scale=word_scale, pool_mean=agg == "mean")
+
+
+@torch.no_grad()
+def _without_cls(images: Tensor, texts: Tensor, cap_lens: Lengths, score: LocalScore) -> Tensor:
+    words = channels_last(texts)[:, 1:]
+    return local_scores(images, words, word_lengths=plain_lengths(cap_lens), score=score).cpu()

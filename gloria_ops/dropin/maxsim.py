@@ -5,13 +5,14 @@
 
 What it replaces is a few lines inside x_clip.CLIP.forward, colbert_score and score_multi_vector; the layouts are
 theirs, texts (queries) first. What differs: scores are float32 (float64 for float64), equal maxima share the gradient
-as with `amax`, and an item without a real row is refused, where x-clip scores a text 0 and ColBERT a document -9999 a
-token. ColBERT's and x-clip's vectors have length 1; here that is up to you.
+as with `amax`, and an item without a real row is refused unless `empty` says its score: x-clip scores a text 0, and
+ColBERT a document -9999 a token. ColBERT's and x-clip's vectors have length 1; here that is up to you.
 """
 
 from dataclasses import replace
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
 from gloria_ops.functional import local_scores
@@ -30,17 +31,20 @@ def maxsim_scores(
     *,
     direction: MaxsimDirection = "text_to_image",
     reduction: MaxsimReduction = "mean",
+    empty: float | None = None,
 ) -> Tensor:
     """Mean or sum of best dot products, of every text with every image, differentiable in both.
 
     Args:
         text: (X, T, D), floating: words, or the tokens of queries.
         image: (Y, I, D), same dtype: regions, patches, or the tokens of documents.
-        text_mask: (X, T) bool or integers, True or 1 = real. What masked rows hold never matters. Default: all real.
+        text_mask: (X, T) bool, integers or floats, True or 1 = real. What masked rows hold never matters. Default: all
+            real.
         image_mask: (Y, I), the same; ColBERT's document mask.
         direction: "text_to_image" = of each word the best region, over the words; "image_to_text" = of each region the
             best word, over the regions.
         reduction: over the real words, or regions: "mean" (FILIP, x-clip) or "sum" (ColBERT, ColPali).
+        empty: score of a text, or an image, without a real row. Default: that is an error.
 
     Returns:
         (X, Y), float32 (float64 for float64). A temperature is yours to multiply.
@@ -56,8 +60,83 @@ def maxsim_scores(
     for name, rows, layout in (("text", text, "(X, T, D)"), ("image", image, "(Y, I, D)")):
         if rows.dim() != 3:
             raise ValueError(f"{name} has the shape {tuple(rows.shape)}; expected {layout}")
-    words, word_lengths = (text, None) if text_mask is None else real_rows_first("text_mask", text, text_mask)
-    regions, region_lengths = (image, None) if image_mask is None else real_rows_first("image_mask", image, image_mask)
+    words, word_lengths, no_word = _real_rows("text_mask", text, text_mask, empty)
+    regions, region_lengths, no_region = _real_rows("image_mask", image, image_mask, empty)
     attention: Direction = "t2i" if direction == "text_to_image" else "i2t"
     score = replace(LocalScore.maxsim(), pool=reduction, direction=attention)
-    return local_scores(regions, words, word_lengths=word_lengths, region_lengths=region_lengths, score=score).T
+    scores = local_scores(regions, words, word_lengths=word_lengths, region_lengths=region_lengths, score=score).T
+    scores = scores.contiguous()  # as what is replaced gives them, so that a view of them may follow
+    for nothing in (None if no_word is None else no_word[:, None], no_region):
+        if nothing is not None and empty is not None:
+            scores = scores.masked_fill(nothing, empty)
+    return scores
+
+
+def own_maxsim_scores(
+    text: Tensor,
+    images: Tensor,
+    text_mask: Tensor | None = None,
+    images_mask: Tensor | None = None,
+    *,
+    reduction: MaxsimReduction = "mean",
+    empty: float | None = None,
+) -> Tensor:
+    """`maxsim_scores` of every text with images of its own alone: lists of candidates, hard negatives.
+
+    Args:
+        text, text_mask, reduction, empty: as there.
+        images: (X, K, I, D), K images for each text.
+        images_mask: (X, K, I), as image_mask.
+
+    Returns:
+        (X, K), as there.
+
+    Raises:
+        As `maxsim_scores`.
+    """
+    if images.dim() != 4 or len(images) != len(text):
+        raise ValueError(
+            f"images has the shape {tuple(images.shape)}; expected (X, K, I, D) with X = {len(text)} texts"
+        )
+    masks = [None if mask is None else mask.split(1) for mask in (text_mask, images_mask)]
+    return torch.cat(
+        [
+            maxsim_scores(
+                words,
+                own[0],
+                None if masks[0] is None else masks[0][item],
+                None if masks[1] is None else masks[1][item][0],
+                reduction=reduction,
+                empty=empty,
+            )
+            for item, (words, own) in enumerate(zip(text.split(1), images.split(1), strict=True))
+        ]
+    )
+
+
+def _real_rows(
+    name: str, rows: Tensor, mask: Tensor | None, empty: float | None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Rows with the real ones first, how many they are, and where `empty` is given, which items (N,) have none."""
+    if mask is None:
+        return rows, None, None
+    if isinstance(mask, Tensor) and mask.is_floating_point():
+        mask = _real(name, mask)
+    nothing = None
+    if empty is not None and mask.shape == rows.shape[:2]:
+        nothing = (mask == 0).all(1)
+        # Zeros for its rows, whose scores are replaced: what they hold must not reach a gradient.
+        rows = rows.masked_fill(nothing[:, None, None], 0)
+        mask = (mask != 0) | nothing[:, None]
+    return *real_rows_first(name, rows, mask), nothing
+
+
+def _real(name: str, mask: Tensor) -> Tensor:
+    """A mask of floats as one of bools; ValueError where it holds weights, as far as that needs no wait for a GPU."""
+    if mask.device.type == "cpu" and not torch.compiler.is_compiling():
+        for place in ((mask != 0) & (mask != 1)).nonzero()[:1].tolist():
+            raise ValueError(
+                f"{name}{place} is {mask[tuple(place)].item():g}; expected 0 or 1, 1 = real: give a bool mask, such as "
+                f"{name} > 0.5"
+            )
+    return mask != 0

@@ -1,7 +1,7 @@
 """SCAN's scores and loss (model.py of kuanghuei/SCAN), fused.
 
-    from model import xattn_score_t2i, xattn_score_i2t, func_attention, ContrastiveLoss  # before
-    from gloria_ops.dropin.scan import xattn_score_t2i, xattn_score_i2t, func_attention, ContrastiveLoss  # after
+    # at the end of model.py
+    from gloria_ops.dropin.scan import xattn_score_t2i, xattn_score_i2t, func_attention, ContrastiveLoss
 
 Same names, argument order, layouts and return values, with the same `opt`. What differs: captions of one word, or one
 image, work; scores are float32 (float64 for float64); and no score needs shards, for nothing of the size of the

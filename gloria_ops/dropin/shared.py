@@ -1,21 +1,44 @@
-"""What the replaced projects have in common: attention maps made when looked at, layouts, lengths, a cosine."""
+"""What the replaced projects have in common: temperatures, attention maps, layouts, lengths, a cosine."""
 
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gloria_ops.functional import attention_maps
 from gloria_ops.reference import EPS
-from gloria_ops.score import LocalScore
+from gloria_ops.score import SCALES, LocalScore
 from gloria_ops.tokens import Lengths
 
+Temperature = float | Tensor
 
-class AttentionMaps(Sequence[Tensor]):
-    """Attention of text i over image i, (1, lengths[i], h, w), computed each time item i is taken.
 
-    Keeps the features of the batch alive for as long as it lives; on a GPU it reads a length when it is looked at.
+def scale(name: str, temperature: Temperature) -> float:
+    """A temperature as a number for `LocalScore`; for 0, which that does not take, its least scale.
+
+    Then scores are those of 0 to the last bit, and a gradient that should be 0 is some 1e-38 times another.
+    """
+    if isinstance(temperature, Tensor):
+        temperature = float(_scalar(name, temperature).detach())
+    return SCALES[0] if temperature == 0 else temperature
+
+
+def learned(temp1: Temperature, temp2: Temperature) -> dict[str, Any]:
+    """Those of the two that need a gradient, as `gloria_ops.local_scores` takes them."""
+    named = {"attention_scale": temp1, "word_scale": temp2}
+    return {name: each for name, each in named.items() if isinstance(each, Tensor) and each.requires_grad}
+
+
+def scaled(scores: Tensor, name: str, temperature: Temperature) -> Tensor:
+    """Scores times a temperature, which may be learned."""
+    if isinstance(temperature, Tensor):
+        return _scalar(name, temperature).to(scores.dtype) * scores
+    return scale(name, temperature) * scores
+
+
+def matched_maps(regions: Tensor, words: Tensor, lengths: Lengths, score: LocalScore) -> list[Tensor]:
+    """Attention of text i over image i: B tensors (1, lengths[i], h, w), float32 (float64 for float64).
 
     Args:
         regions: (B, D, h, w).
@@ -23,24 +46,7 @@ class AttentionMaps(Sequence[Tensor]):
         lengths: B integers, 1 to L.
         score: whose attention.
     """
-
-    def __init__(self, regions: Tensor, words: Tensor, lengths: Lengths, score: LocalScore) -> None:
-        self._regions, self._words, self._lengths, self._score = regions, words, lengths, score
-
-    def __len__(self) -> int:
-        return len(self._lengths)
-
-    @overload
-    def __getitem__(self, index: int) -> Tensor: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Tensor]: ...
-    def __getitem__(self, index: int | slice) -> Tensor | list[Tensor]:
-        if isinstance(index, slice):
-            return [self[item] for item in range(*index.indices(len(self)))]
-        item = range(len(self))[index]
-        words = self._words[item, : int(self._lengths[item])]
-        (attention,) = attention_maps(self._regions[item, None], words[None], score=self._score)
-        return attention[None]
+    return [each[None] for each in attention_maps(regions, words, word_lengths=lengths, score=score)]
 
 
 def channels_last(words_emb: Tensor) -> Tensor:
@@ -72,3 +78,9 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = EPS) ->
     """
     norms = torch.linalg.vector_norm(x1, dim=dim) * torch.linalg.vector_norm(x2, dim=dim)
     return ((x1 * x2).sum(dim) / norms.clamp(min=eps)).squeeze()
+
+
+def _scalar(name: str, temperature: Tensor) -> Tensor:
+    if temperature.numel() != 1:
+        raise ValueError(f"{name} has the shape {tuple(temperature.shape)}; expected a number, or one element")
+    return temperature.reshape(())

@@ -1,11 +1,10 @@
 """The GLoRIA and ConVIRT losses of vilmedic (vilmedic/blocks/losses of jbdel/vilmedic), fused.
 
-    from vilmedic.blocks.losses import GLoRIALoss, ConVIRTLoss, gloria_attention_fn, cosine_similarity  # before
-    from gloria_ops.dropin.vilmedic import GLoRIALoss, ConVIRTLoss, gloria_attention_fn, cosine_similarity  # after
+    # at the end of vilmedic/blocks/losses/__init__.py
+    from gloria_ops.dropin.vilmedic import GLoRIALoss, ConVIRTLoss, gloria_attention_fn, cosine_similarity
 
 Same names, argument order, layouts and return values. What differs: they run on any device (there the labels are always
-on a GPU), losses are float32 (float64 for float64) whatever the dtype of the features, and attention maps are made when
-looked at.
+on a GPU), and losses are float32 (float64 for float64) whatever the dtype of the features.
 """
 
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from gloria_ops.dropin.gloria import attention_fn as gloria_attention_fn
 from gloria_ops.dropin.gloria import global_loss, local_loss
-from gloria_ops.dropin.shared import cosine_similarity
+from gloria_ops.dropin.shared import Temperature, cosine_similarity
 from gloria_ops.functional import check_vectors, contrastive_losses, cosines
 from gloria_ops.score import TEMPERATURES, checked_scale
 from gloria_ops.score_losses import check_weight
@@ -35,9 +34,9 @@ class GLoRIALoss(nn.Module):
         self,
         local_loss_weight: float = 1.0,
         global_loss_weight: float = 1.0,
-        temp1: float = 4.0,
-        temp2: float = 5.0,
-        temp3: float = 10.0,
+        temp1: Temperature = 4.0,
+        temp2: Temperature = 5.0,
+        temp3: Temperature = 10.0,
     ) -> None:
         super().__init__()
         self.local_loss_weight = local_loss_weight
@@ -53,7 +52,7 @@ class GLoRIALoss(nn.Module):
         word_embeddings: Tensor,
         sent_embeddings: Tensor,
         sents: Sequence[Sequence[str]],
-    ) -> tuple[Tensor, Sequence[Tensor]]:
+    ) -> tuple[Tensor, list[Tensor]]:
         """The weighted loss, and the attention of text i over image i.
 
         Args:
@@ -65,7 +64,7 @@ class GLoRIALoss(nn.Module):
                 "[": [CLS] and the words, without [SEP] and padding.
 
         Returns:
-            (loss, attn_maps): a scalar, and a sequence of B maps (1, n_i + 1, h, w), made when looked at.
+            (loss, attn_maps): a scalar, and a list of B maps (1, n_i + 1, h, w).
         """
         cap_lens = [1 + sum(not word.startswith("[") for word in sent) for sent in sents]
         loss0, loss1, attn_maps = local_loss(

@@ -1,7 +1,7 @@
 """VSE++'s loss (model.py of fartashf/vsepp) over vectors of whole images and captions.
 
-    from model import ContrastiveLoss, cosine_sim, order_sim  # before
-    from gloria_ops.dropin.vsepp import ContrastiveLoss, cosine_sim, order_sim  # after
+    # at the end of model.py
+    from gloria_ops.dropin.vsepp import ContrastiveLoss, cosine_sim, order_sim
 
 Same names, argument order, layouts and return values. What differs: order embeddings whose distance is 0 have
 gradients, where there they are NaN. Over any other scores it is `gloria_ops.hinge_loss(scores, margin=0.2)`.

@@ -18,6 +18,7 @@ def test_defaults_are_the_released_model():
     assert config.text_config.hidden_size == 768
     assert config.score == LocalScore.released()
     assert (config.projection_dim, config.region_stage, config.last_layers) == (768, "stage3", 4)
+    assert config.local_loss == "contrastive"
     assert (config.local_weight, config.global_weight, config.global_scale) == (1.0, 1.0, 10.0)
 
 
@@ -69,6 +70,8 @@ def test_regions_come_from_stage_3_of_a_pyramid_and_from_patches_otherwise(image
         ({"last_layers": 14}, ValueError, r"last_layers is 14, but the text encoder has 13 layers .* choose 1 to 13"),
         ({"local_weight": -1.0}, ValueError, "local_weight is -1.0; expected a finite number of at least 0"),
         ({"local_weight": 0, "global_weight": 0}, ValueError, "both 0, so nothing is trained; raise one"),
+        ({"local_loss": "hinge"}, ValueError, "local_loss is 'hinge'; expected 'contrastive' or 'sigmoid'"),
+        ({"local_bias": float("nan")}, ValueError, "local_bias is nan; expected a finite number, such as -10"),
         ({"global_scale": float("inf")}, ValueError, "global_scale is inf; expected a finite number above 0"),
         ({"region_stage": "stage9"}, ValueError, r"region_stage is 'stage9', but ResNetConfig has the stages \['stem'"),
         ({"image_config": ViTConfig(), "region_stage": "stage3"}, ValueError, "ViTConfig has the stages \\[\\]"),

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from gloria import GloriaConfig, GloriaImageProcessor, GloriaModel, GloriaProcessor
-from gloria_ops import local_scores
+from gloria_ops import local_scores, sigmoid_loss
 
 
 def text_of(batch):
@@ -154,6 +154,32 @@ def test_equal_reports_are_no_negatives(model, batch):
     torch.testing.assert_close(all_equal.loss, torch.zeros(()))
     distinct = model(**batch, report_ids=torch.tensor([7, 3, 5, 1]))
     torch.testing.assert_close(distinct.loss, model(**batch).loss, rtol=0, atol=0)
+
+
+def test_the_sigmoid_loss(tmp_path, image_configs, text_config, batch):
+    """Its scale and bias are learned, saved, and fresh where a checkpoint of the contrastive loss has none."""
+    config = {"image_config": image_configs["resnet"], "text_config": text_config, "local_bias": -30.0}
+    GloriaModel(GloriaConfig(**config)).save_pretrained(tmp_path)
+    model = GloriaModel.from_pretrained(tmp_path, local_loss="sigmoid").eval()
+    learned = dict(model.local_contrast.named_parameters())
+    assert {name: round(each.item(), 4) for name, each in learned.items()} == {
+        "logit_scale.log_scale": 2.3026,
+        "logit_bias.bias": -30.0,
+    }
+    output = model(**batch, report_ids=torch.tensor([5, 2, 5, 1]))
+    scores = local_scores(output.region_embeds, output.word_embeds, word_lengths=output.word_lengths)
+    apart = torch.ones(4, 4, dtype=torch.bool)
+    apart[0, 2] = apart[2, 0] = False
+    expected = sigmoid_loss(scores, logit_scale=10.0, logit_bias=-30.0, pair_mask=apart)
+    torch.testing.assert_close(output.local_loss, expected)
+    torch.testing.assert_close(output.loss, output.global_loss + expected)
+    output.loss.backward()
+    assert all(each.grad.abs() > 0 for each in learned.values())
+    torch.nn.init.constant_(learned["logit_bias.bias"], -2.5)
+    model.save_pretrained(tmp_path)
+    loaded = GloriaModel.from_pretrained(tmp_path)
+    assert loaded.config.local_loss == "sigmoid"
+    assert loaded.local_contrast.logit_bias.bias == -2.5
 
 
 @pytest.mark.parametrize("kind", ["vit", "dinov2", "swin"])

@@ -1,7 +1,7 @@
 """What the tests of gloria_ops.distributed run on each rank: a share of a problem, against the whole of it in one."""
 
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, product
 from unittest.mock import patch
 
 import pytest
@@ -14,10 +14,10 @@ from tolerances import BACKWARD, FLOAT32, error, rounding
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile
 
-from gloria_ops import distributed, functional, modules
+from gloria_ops import distributed, functional, modules, sigmoid
 from gloria_ops.backends import cpu
 from gloria_ops.distributed import functional as of_ranks
-from gloria_ops.distributed import gather, global_contrastive_loss, local_contrastive_loss
+from gloria_ops.distributed import gather, global_contrastive_loss, local_contrastive_loss, local_sigmoid_loss
 from gloria_ops.distributed.ring import RingScores
 
 EXCHANGES = ("gather", "ring")
@@ -27,17 +27,28 @@ SHARES = {
     4: {"even": [2, 2, 2, 2], "uneven": [3, 1, 4, 2], "none on some": [0, 3, 0, 2]},
 }
 REPORTS = torch.tensor([0, 1, 2, 1, 3, 0, 4, 5, 1, 6])
+# Of one process, and of all ranks.
+LOSSES = {
+    "contrastive": (functional.local_contrastive_loss, local_contrastive_loss),
+    "sigmoid": (sigmoid.local_sigmoid_loss, local_sigmoid_loss),
+}
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
 
 class Whole:
     """A problem and its losses in one process, and this rank's part of it, in a layout that differs from rank to rank.
 
-    Gradients are those of the sum of both losses with respect to regions, words and the scale; with 0 where padded.
+    Gradients are those of the sum of the losses with respect to regions, words and the scale (of a sigmoid also the
+    bias); with 0 where padded. Targets are those of all.
     """
 
-    def __init__(self, counts, dtype=torch.float64, grouped=False, group=None, **settings):
+    def __init__(
+        self, counts, dtype=torch.float64, grouped=False, group=None, loss="contrastive", targets=None, **settings
+    ):
         self.group, self.counts, self.settings = group, counts, settings
+        self.losses_alone, self.losses_together = LOSSES[loss]
+        self.learned = ["logit_scale", "logit_bias"] if loss == "sigmoid" else ["logit_scale"]
+        self.targets = targets
         self.rank = dist.get_rank(group)
         size = sum(counts)
         given = problem("random", size, size, most_regions=9, most_words=7, width=8).to(dtype)
@@ -51,20 +62,21 @@ class Whole:
 
     def alone(self) -> Results:
         """Losses and gradients in this process."""
-        regions, words, scale = self._leaves(self.regions, self.words)
+        regions, words, learned = self._leaves(self.regions, self.words)
         mask = None if self.ids is None else (self.ids[:, None] != self.ids) | torch.eye(len(self.ids)).bool()
-        losses = functional.local_contrastive_loss(
-            regions, words, logit_scale=scale, pair_mask=mask, **self.lengths, **self.settings
+        losses = self.losses_alone(
+            regions, words, **learned, pair_mask=mask, targets=self.targets, **self.lengths, **self.settings
         )
-        grad_regions, grad_words, grad_scale = torch.autograd.grad(sum(losses), (regions, words, scale))
-        return *losses, grad_regions[self.own], grad_words[self.own], grad_scale
+        leaves = (regions, words, *learned.values())
+        grad_regions, grad_words, *grads = torch.autograd.grad(modules.total(losses), leaves)
+        return *_parts(losses), grad_regions[self.own], grad_words[self.own], *grads
 
     def together(self, exchange=None) -> Results:
         """The same from all ranks; the gradients of this rank's sum are averaged as DDP does."""
         region_lengths, word_lengths = (self.lengths[name][self.own] for name in ("region_lengths", "word_lengths"))
         count = len(word_lengths)
         most_regions, most_words = (max([1, *each.tolist()]) for each in (region_lengths, word_lengths))
-        regions, words, scale = self._leaves(
+        regions, words, learned = self._leaves(
             self.regions[self.own, :most_regions].clone(), self.words[self.own, :most_words].clone()
         )
         real = torch.arange(most_words) < word_lengths[:, None]
@@ -75,33 +87,56 @@ class Whole:
             given, described = words[real], {"word_offsets": F.pad(word_lengths.cumsum(0), (1, 0))}
         elif self.rank % 3 == 2:
             given, described = words.flip(1), {"word_mask": real.flip(1)}
-        losses = local_contrastive_loss(
+        losses = self.losses_together(
             regions,
             given,
             **described,
             region_lengths=region_lengths if count else None,
-            logit_scale=scale,
+            **learned,
             report_ids=None if self.ids is None else self.ids[self.own],
+            targets=None if self.targets is None else self.targets[self.own],
             exchange=exchange,
             group=self.group,
             **self.settings,
         )
-        sum(losses).backward()
+        modules.total(losses).backward()
         world = dist.get_world_size(self.group)
-        dist.all_reduce(scale.grad, group=self.group)
+        for each in learned.values():
+            dist.all_reduce(each.grad, group=self.group)
         padded = (
             F.pad(leaf.grad / world, (0, 0, 0, most - leaf.shape[1])) for leaf, most in ((regions, 9), (words, 7))
         )
-        return *(loss.detach() for loss in losses), *padded, scale.grad / world
+        losses = (loss.detach() for loss in _parts(losses))
+        return *losses, *padded, *(each.grad / world for each in learned.values())
 
     def _leaves(self, *rows):
         wide = torch.promote_types(rows[0].dtype, torch.float32)
-        return *(each.requires_grad_() for each in rows), torch.tensor(3.0, dtype=wide, requires_grad=True)
+        learned = {name: torch.tensor(3.0, dtype=wide, requires_grad=True) for name in self.learned}
+        return *(each.requires_grad_() for each in rows), learned
+
+
+def _parts(losses):
+    return (losses,) if isinstance(losses, torch.Tensor) else losses
 
 
 def equals_one_process(shares, exchange, **settings):
     whole = Whole(SHARES[dist.get_world_size()][shares], **settings)
     torch.testing.assert_close(whole.together(exchange), whole.alone(), **EXACT)
+
+
+def targets_equal_one_process(shares, loss, targets):
+    """Equal ids on other ranks, or weights of which a rank knows its own rows."""
+    counts = SHARES[dist.get_world_size()][shares]
+    size = sum(counts)
+    given = REPORTS[:size]
+    if targets == "weights":
+        given = torch.rand(size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+        given = given * ((torch.arange(size)[:, None] + torch.arange(size)) % 3 != 1)
+    for exchange in EXCHANGES:
+        whole = Whole(counts, loss=loss, targets=given)
+        torch.testing.assert_close(whole.together(exchange), whole.alone(), **EXACT)
+    by_default = Whole(counts, loss=loss).alone()
+    assert abs(by_default[0] - whole.alone()[0]) > 1e-3
 
 
 def kernels_equal_one_process(exchange, **settings):
@@ -301,6 +336,19 @@ def frozen_sides_need_nothing(exchange):
     assert trained.grad.abs().sum() > 0
 
 
+def a_text_without_an_image_is_named_on_every_rank():
+    """The images of all ranks are needed to know it."""
+    counts = SHARES[dist.get_world_size()]["uneven"]
+    weights = torch.ones(sum(counts), sum(counts)) * (torch.arange(sum(counts)) != 2)
+    message = (
+        "targets[:, 2] sums to 0, so that this text has no positive; expected a weight above 0 in every row and "
+        "column: leave out what has no partner"
+    )
+    assert_raises(ValueError, message, lambda: Whole(counts, targets=weights).together())
+    message = f"targets have 3 columns; expected {sum(counts)}, the texts of all ranks in their order"
+    assert_raises(ValueError, message, lambda: Whole(counts, targets=weights[:, 3:6]).together())
+
+
 def assert_raises(kind, message, call):
     with pytest.raises(kind) as raised:
         call()
@@ -318,6 +366,10 @@ ODD_ONE_OUT = {
     "reduction": ({"reduction": "sum"}, "reduction is 'mean' on rank 0 and 'sum' on rank 1"),
     "exchange": ({"exchange": "ring"}, "exchange is None on rank 0 and 'ring' on rank 1"),
     "ids": ({"report_ids": torch.arange(2)}, "whether there are report_ids is False on rank 0 and True on rank 1"),
+    "kind of targets": (
+        {"targets": torch.arange(2)},
+        "what the targets are is 'none' on rank 0 and 'ids' on rank 1",
+    ),
     "frozen": ({"frozen": True}, "whether texts need a gradient is True on rank 0 and False on rank 1"),
     "score": (
         {"score": PRESETS["maxsim"], "logit_scale": 10.0},
@@ -372,6 +424,32 @@ REFUSED = {
         lambda: local_contrastive_loss(torch.ones(2, 3, 5), torch.ones(2, 2, 5), report_ids=torch.arange(3)),
         ValueError,
         "report_ids has the shape (3,); expected (2,), one for each",
+    ),
+    "no positive": (
+        lambda: local_contrastive_loss(
+            torch.ones(2, 3, 5), torch.ones(2, 2, 5), targets=torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+        ),
+        ValueError,
+        "targets[1] sums to 0, so that this image has no positive; expected a weight above 0 in every row and column: "
+        "leave out what has no partner",
+    ),
+    "no probability": (
+        lambda: local_sigmoid_loss(torch.ones(2, 3, 5), torch.ones(2, 2, 5), targets=torch.eye(2) * 2),
+        ValueError,
+        "targets[0, 0] is 2; expected 0 to 1, the probability that the pair belongs together: divide by the greatest",
+    ),
+    "bias": (
+        lambda: local_sigmoid_loss(torch.ones(2, 3, 5), torch.ones(2, 2, 5), logit_bias=torch.ones(2)),
+        ValueError,
+        "logit_bias has the shape (2,); expected a finite number, or a tensor of one element",
+    ),
+    "ids twice": (
+        lambda: local_sigmoid_loss(
+            torch.ones(2, 3, 5), torch.ones(2, 2, 5), report_ids=torch.arange(2), targets=torch.arange(2)
+        ),
+        ValueError,
+        "report_ids and targets are both given; expected one of them: as report_ids, equal reports of other pairs take "
+        "no part in the loss, as targets they are positives",
     ),
     "no tensor": (
         lambda: local_contrastive_loss([1.0], torch.ones(2, 2, 5)),
@@ -458,6 +536,7 @@ def cases(ranks: int) -> dict[str, partial]:
         "autocast": partial(autocast_casts_as_in_one_process),
         "nobody has an image": partial(someone_must_have_an_image),
         "two losses": partial(different_losses_do_not_meet),
+        "a text without an image": partial(a_text_without_an_image_is_named_on_every_rank),
     }
     for exchange in EXCHANGES:
         for name, score in PRESETS.items():
@@ -476,11 +555,14 @@ def cases(ranks: int) -> dict[str, partial]:
             "frozen": frozen_sides_need_nothing,
         }.items():
             every[f"{name}, {exchange}"] = partial(case, exchange)
+        every[f"sigmoid, {exchange}"] = partial(equals_one_process, "uneven", exchange, loss="sigmoid", grouped=True)
         if ranks == 4:
             every[f"groups, {exchange}"] = partial(each_group_has_its_own_batch, exchange)
     if ranks == 4:
         every["memory"] = partial(a_ring_of_four_holds_as_much_as_one_of_two)
     for shares in SHARES[ranks]:
+        for loss, targets in product(LOSSES, ("ids", "weights")):
+            every[f"{loss}, {targets}, {shares}"] = partial(targets_equal_one_process, shares, loss, targets)
         every[f"global, {shares}"] = partial(global_equals_one_process, shares)
         every[f"global, {shares}, float32"] = partial(
             global_equals_one_process, shares, dtype=torch.float32, reduction="sum"

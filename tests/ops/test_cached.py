@@ -14,6 +14,8 @@ from gloria_ops import (
     CachedLocalGlobalLoss,
     GlobalContrastiveLoss,
     LocalContrastiveLoss,
+    LocalSigmoidLoss,
+    distributed,
     in_micro_batches,
     local_contrastive_loss,
 )
@@ -216,6 +218,26 @@ def test_any_loss_fits(encoders, pairs):
     CachedLocalGlobalLoss(*encoders, 3, local_loss=local)(*pairs, mask).backward()
     assert sorted(given) == ["pair_mask", "word_lengths"]
     assert given["pair_mask"] is mask
+
+
+def test_targets_reach_both_losses_and_a_scalar_is_a_loss(encoders, pairs):
+    """Distributed losses, which take no pair_mask, are given none."""
+    for encoder in encoders:
+        encoder.eval()
+    images, texts = pairs
+    targets = torch.tensor([0, 1, 2, 1, 3, 0, 4])
+    local, whole = LocalSigmoidLoss().double(), distributed.GlobalContrastiveLoss()
+    vectors, regions = encoders[0](images)
+    text_vectors, words, lengths = encoders[1](**texts)
+    expected = local(regions, words, word_lengths=lengths, targets=targets)
+    expected = expected + sum(GlobalContrastiveLoss()(vectors, text_vectors, targets=targets))
+    expected.backward()
+    grads = gradients([*encoders, local])
+    loss = CachedLocalGlobalLoss(*encoders, 3, local_loss=local, global_loss=whole)(*pairs, targets=targets)
+    loss.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-13, atol=0)
+    for name, grad in gradients([*encoders, local]).items():
+        torch.testing.assert_close(grad, grads[name], rtol=1e-10, atol=1e-14)
 
 
 def test_inputs_of_every_form_and_an_output_that_is_one_tensor():

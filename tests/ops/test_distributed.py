@@ -11,7 +11,7 @@ from problems import problem
 from ranks import run, start
 
 from gloria_ops import distributed, functional
-from gloria_ops.distributed.crossentropy import contrasted_pairs
+from gloria_ops.distributed.targets import contrasted_pairs
 
 WORLDS = (2, 4)
 

@@ -75,6 +75,20 @@ def test_without_labels_no_scores_are_computed(monkeypatch):
     assert sent_loss(*CODES, None, CLASSES, 4) == (None, None)
 
 
+def test_gammas_may_be_tensors_and_0():
+    tensors = words_loss(
+        IMAGES, WORDS, LABELS, LENGTHS, CLASSES, 4, gamma1=torch.tensor(2.0), gamma2=torch.ones(1), gamma3=0.0
+    )
+    numbers = words_loss(IMAGES, WORDS, LABELS, LENGTHS, CLASSES, 4, gamma1=2.0, gamma2=1.0, gamma3=0)
+    assert tensors[:2] == numbers[:2]
+    others = (CLASSES[:, None] != CLASSES).sum(1) + 1
+    expected = torch.tensor(np.log(others)).mean()  # all that take part are equally likely
+    torch.testing.assert_close(numbers[:2], (expected, expected), rtol=1e-12, atol=0)
+    learned = torch.nn.Parameter(torch.tensor(3.0))
+    sum(sent_loss(*CODES, LABELS, CLASSES, 4, gamma3=learned)).backward()
+    assert learned.grad.abs() > 0
+
+
 def test_labels_need_not_be_in_order():
     order = torch.tensor([1, 0, 3, 2])
     shuffled = words_loss(IMAGES, WORDS[order], order, LENGTHS[order], None, 4)

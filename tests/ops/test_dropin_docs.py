@@ -1,4 +1,4 @@
-"""The page of drop-ins runs, and the two lines of each module stand in it."""
+"""The page of drop-ins runs, and the recipe of each module stands in it."""
 
 import importlib
 import pkgutil
@@ -10,14 +10,19 @@ import pytest
 import gloria_ops.dropin
 
 PAGE = (Path(__file__).parents[2] / "docs" / "dropins.md").read_text()
-MODULES = [module.name for module in pkgutil.iter_modules(gloria_ops.dropin.__path__) if module.name != "shared"]
+MODULES = [
+    module.name
+    for module in pkgutil.iter_modules(gloria_ops.dropin.__path__)
+    if module.name not in ("shared", "patching")
+]
 
 
 def test_the_examples_run():
+    """But for what stands in files of theirs, which test_dropin_recipes.py runs, and what needs their packages."""
     blocks = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines() if "# before" not in line]
+    lines = [line for block in blocks if "# at the end of" not in block for line in block.splitlines()]
     namespace: dict[str, object] = {}
-    exec("\n".join(lines), namespace)
+    exec("\n".join(line for line in lines if "# before" not in line and ".patch()" not in line), namespace)
     assert namespace["images"].grad.isfinite().all()
     assert namespace["scores"].shape == namespace["colbert"].shape == (4, 4)
 
@@ -25,17 +30,18 @@ def test_the_examples_run():
 @pytest.mark.parametrize("name", MODULES)
 def test_each_module_says_what_it_replaces(name):
     module = importlib.import_module(f"gloria_ops.dropin.{name}")
-    shown = [line.strip() for line in module.__doc__.splitlines() if re.search("# (before|after)", line)]
+    shown = [line.strip() for line in re.findall(r"^    .*$", module.__doc__, flags=re.MULTILINE)]
     assert len(shown) >= 2
-    assert all(line in PAGE.splitlines() for line in shown)
+    assert not [line for line in shown if not re.search(f"^ *{re.escape(line)}$", PAGE, flags=re.MULTILINE)]
     assert f"gloria_ops/dropin/{name}.py" in PAGE
 
 
 @pytest.mark.parametrize("name", sorted({*MODULES} - {"maxsim"}))  # which replaces no function by its name
 def test_names_before_are_names_after(name):
     module = importlib.import_module(f"gloria_ops.dropin.{name}")
-    imported = re.findall(r"from (\S+) import (.*?)  # (before|after)", module.__doc__)
-    assert imported
-    for (_, before, _), (source, after, _) in zip(imported[::2], imported[1::2], strict=True):
-        assert before == after
-        assert source == module.__name__
+    imported = re.findall(r"from (\S+) import ([\w, ]*\w)", module.__doc__)
+    before = [names for source, names in imported if not source.startswith("gloria_ops.")]
+    after = [names for source, names in imported if source == module.__name__]
+    assert after
+    assert not before or before == after
+    assert all(hasattr(module, each) for names in after for each in names.split(", "))

@@ -1,20 +1,30 @@
 """The drop-in against the released algorithm, written plainly: losses, gradients, maps, layouts and conventions."""
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from dropin_checks import (
     assert_replaces,
+    cosine,
     plain_attention,
     plain_cosines,
     plain_cross_entropies,
     plain_local_scores,
 )
-from tolerances import FLOAT64
+from tolerances import FLOAT32, FLOAT64
 
-from gloria_ops.dropin.gloria import attention_fn, cosine_similarity, global_loss, local_loss
-from gloria_ops.functional import attention_maps
+from gloria_ops import local_scores
+from gloria_ops.dropin.gloria import (
+    attention_fn,
+    compute_local_similarity,
+    cosine_similarity,
+    get_local_similarities,
+    global_loss,
+    local_loss,
+)
 
 LENGTHS = [5, 1, 7]
 
@@ -60,19 +70,89 @@ def test_maps(features):
     assert all(gradient.any() for gradient in torch.autograd.grad(maps[0].square().sum(), features))
 
 
-def test_maps_are_made_when_looked_at(features, monkeypatch):
-    made = []
-    monkeypatch.setattr(
-        "gloria_ops.dropin.shared.attention_maps", lambda *a, **k: made.append(a) or attention_maps(*a, **k)
-    )
+def test_maps_are_a_list(features):
+    """Which is concatenated, and gathered by DataParallel."""
     maps = local_loss(*features, LENGTHS)[2]
-    assert not made
-    assert maps[-1].shape == (1, 7, 2, 4)
-    assert len(made) == 1
-    assert [each.shape[1] for each in maps[:2]] == [5, 1]
-    assert [each.shape[1] for each in maps] == LENGTHS
-    with pytest.raises(IndexError):
-        maps[3]
+    assert type(maps) is list
+    assert [each.shape[1] for each in maps + maps[:1]] == [*LENGTHS, 5]
+
+
+@pytest.mark.parametrize("temps", [(4.0, 5.0, 10.0), (0.0, 5.0, 10.0), (4.0, 0.0, 10.0), (4.0, 5.0, 0.0)])
+@pytest.mark.parametrize("as_tensors", [False, True])
+def test_temperatures_of_every_kind(features, temps, as_tensors):
+    """Numbers and tensors of one element, 0 included, which LocalScore does not take."""
+
+    def plain(images, words):
+        scores = plain_local_scores(images, words, LENGTHS, *temps[:2])
+        return [losses.mean() for losses in plain_cross_entropies(temps[2] * scores)]
+
+    given = [torch.tensor([each]) for each in temps] if as_tensors else temps
+    ours, theirs = local_loss(*features, LENGTHS, *given)[:2], plain(*features)
+    torch.testing.assert_close(list(ours), theirs, **FLOAT64)
+    weighted = [torch.autograd.grad(a + 2 * b, features) for a, b in (ours, theirs)]
+    torch.testing.assert_close(*weighted, **FLOAT64)
+    single = local_loss(*(each.float() for each in features), LENGTHS, *given)
+    torch.testing.assert_close(list(single[:2]), [each.float() for each in theirs], **FLOAT32)
+
+
+def test_the_scale_of_the_losses_is_learned(features):
+    """As a parameter of float32, though the features are float64."""
+    scale = torch.nn.Parameter(torch.tensor([7.0]))
+    vectors = [each.flatten(2).mean(2) for each in features]
+    for loss, number in (
+        (lambda temp3: local_loss(*features, LENGTHS, temp3=temp3)[:2], 7.0),
+        (lambda temp3: global_loss(*vectors, temp3=temp3), 7.0),
+    ):
+        assert loss(scale) == loss(number)
+        step = 1e-6
+        slope = (sum(loss(number + step)) - sum(loss(number - step))) / (2 * step)
+        (grad,) = torch.autograd.grad(sum(loss(scale)), scale)
+        torch.testing.assert_close(grad.double(), slope.detach().reshape(1), rtol=1e-6, atol=1e-9)
+
+
+LEARNS_SCALES = "attention_scale" in inspect.signature(local_scores).parameters
+
+
+@pytest.mark.skipif(not LEARNS_SCALES, reason="local_scores has no learned scales in this version")
+def test_all_temperatures_are_learned(features):
+    def plain(images, words, temp1, temp2, temp3):
+        scores = plain_local_scores(images, words, LENGTHS, temp1, temp2)
+        return [losses.mean() for losses in plain_cross_entropies(temp3 * scores)]
+
+    temps = [torch.tensor(each, dtype=torch.float64) for each in (3.0, 2.0, 7.0)]
+    assert_replaces(lambda v, w, *temps: local_loss(v, w, LENGTHS, *temps)[:2], plain, *features, *temps)
+
+
+def plain_zero_shot(images, words, lengths):
+    texts = words[:, :, 1:]
+    rows = []
+    for image in images.flatten(2):
+        row = []
+        for text, length in zip(texts, lengths, strict=True):
+            contexts, _ = plain_attention(text[:, :length], image, 4.0)
+            row.append(max(5 * cosine(c, t) for c, t in zip(contexts.T, text[:, :length].T, strict=True)))
+        rows.append(torch.stack(row))
+    return torch.stack(rows)
+
+
+def test_zero_shot_similarities(features):
+    images, words = features
+    ours = get_local_similarities(images[:2], words, torch.tensor([4, 1, 6]))
+    assert not ours.requires_grad
+    torch.testing.assert_close(ours, plain_zero_shot(images[:2], words, [4, 1, 6]).detach(), **FLOAT64)
+    with pytest.raises(ValueError, match=r"word_lengths\[2\] is 7; expected 1 to 6"):
+        get_local_similarities(images, words, [4, 1, 7])
+
+
+@pytest.mark.parametrize("agg", ["sum", "mean"])
+def test_retrieval_similarities(features, agg):
+    images, words = features
+    ours = compute_local_similarity(images[:1], words, [4, 1, 6], 3.0, 2.0, 7.0, agg)
+    expected = 7 * plain_local_scores(images[:1], words[:, :, 1:], [4, 1, 6], 3.0, 2.0, agg)[0]
+    assert isinstance(ours, np.ndarray)
+    torch.testing.assert_close(torch.tensor(ours), expected.detach(), **FLOAT64)
+    with pytest.raises(ValueError, match=r"img_features has the shape \(3, 6, 2, 4\); expected one image"):
+        compute_local_similarity(images, words, [4, 1, 6])
 
 
 def test_what_the_released_code_crashes_on_has_a_message(features):
@@ -83,6 +163,10 @@ def test_what_the_released_code_crashes_on_has_a_message(features):
         local_loss(images[:2], words, LENGTHS)
     with pytest.raises(ValueError, match=r"agg is 'max'; expected 'sum' .* or 'mean'"):
         local_loss(images, words, LENGTHS, agg="max")
+    with pytest.raises(ValueError, match=r"temp1 has the shape \(2,\); expected a number, or one element"):
+        local_loss(images, words, LENGTHS, temp1=torch.ones(2))
+    with pytest.raises(ValueError, match=r"attention_scale is -1\.0; expected a number from"):
+        local_loss(images, words, LENGTHS, temp1=-1.0)
     with pytest.raises(ValueError, match=r"words_emb has the shape \(6, 7\); expected \(B, D, L\)"):
         local_loss(images, words[0], LENGTHS)
 

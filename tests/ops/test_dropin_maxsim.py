@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from dropin_checks import assert_replaces
 
-from gloria_ops.dropin.maxsim import maxsim_scores
+from gloria_ops.dropin.maxsim import maxsim_scores, own_maxsim_scores
 
 TEXT_MASK = torch.tensor([[1, 1, 1, 1], [1, 0, 1, 0], [0, 0, 0, 1]], dtype=torch.bool)
 IMAGE_MASK = torch.tensor([[1, 0, 0, 1, 1], [1, 1, 1, 1, 1]], dtype=torch.bool)
@@ -65,6 +65,51 @@ def test_masked_rows_are_never_read(batch, direction):
     assert torch.equal(maxsim_scores(*dirty, TEXT_MASK, IMAGE_MASK.int(), direction=direction), clean)
 
 
+@pytest.mark.parametrize("direction", ["text_to_image", "image_to_text"])
+def test_items_without_a_real_row(batch, direction):
+    """Score what `empty` says, and get no gradient, whatever they hold."""
+    text, image = (each.clone() for each in batch)
+    text_mask, image_mask = TEXT_MASK.clone(), IMAGE_MASK.clone()
+    text_mask[1], image_mask[0] = False, False
+    text[1], image[0] = math.nan, math.inf
+    text.requires_grad_(), image.requires_grad_()
+    scores = maxsim_scores(text, image, text_mask.float(), image_mask, direction=direction, empty=-7.0)
+    assert scores[1].tolist() == [-7.0, -7.0]
+    assert scores[:, 0].tolist() == [-7.0] * 3
+    there = torch.tensor([0, 2])
+    expected = maxsim_scores(batch[0][there], batch[1][1:], TEXT_MASK[there], IMAGE_MASK[1:], direction=direction)
+    torch.testing.assert_close(scores[there, 1:], expected)
+    scores.sum().backward()
+    assert text.grad[1].eq(0).all()
+    assert image.grad[0].eq(0).all()
+    assert text.grad[there].abs().sum() > 0
+    full = maxsim_scores(*batch, TEXT_MASK, IMAGE_MASK, direction=direction)
+    assert torch.equal(maxsim_scores(*batch, TEXT_MASK, IMAGE_MASK, direction=direction, empty=-7.0), full)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_images_of_ones_own(batch, masked):
+    text, _ = batch
+    images = F.normalize(torch.randn(3, 2, 5, 6, dtype=torch.float64), dim=-1)
+    masks = (TEXT_MASK, torch.rand(3, 2, 5) < 0.6) if masked else (None, None)
+    if masked:
+        masks[1][:, :, 2] = True
+
+    def plain_own(text, images):
+        rows = []
+        for item, (words, own) in enumerate(zip(text, images, strict=True)):
+            of_item = [None if mask is None else mask[item] for mask in masks]
+            given = (words[None], own, None if of_item[0] is None else of_item[0][None], of_item[1])
+            rows.append(plain(*given, "text_to_image", "sum")[0][0])
+        return [torch.stack(rows)]
+
+    assert_replaces(
+        lambda text, images: [own_maxsim_scores(text, images, *masks, reduction="sum")], plain_own, text, images
+    )
+    with pytest.raises(ValueError, match=r"images has the shape \(3, 5, 6\); expected \(X, K, I, D\) with X"):
+        own_maxsim_scores(text, images[:, 0])
+
+
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [
@@ -76,7 +121,8 @@ def test_masked_rows_are_never_read(batch, direction):
             r"text_mask.sum\(1\)\[0\] is 0; expected 1 to 4",
         ),
         ({"image_mask": TEXT_MASK}, ValueError, r"image_mask has the shape \(3, 4\); expected \(N, L\) = \(2, 5\)"),
-        ({"image_mask": IMAGE_MASK.float()}, TypeError, "image_mask is torch.float32; .* image_mask.bool"),
+        ({"image_mask": IMAGE_MASK * 0.5}, ValueError, r"image_mask\[0, 0\] is 0.5; expected 0 or 1, 1 = real"),
+        ({"image_mask": IMAGE_MASK.tolist()}, TypeError, "image_mask is list; expected a bool or integer tensor"),
         ({"text": torch.ones(3, 6)}, ValueError, r"text has the shape \(3, 6\); expected \(X, T, D\)"),
         ({"image": torch.ones(2, 6, 3, 3)}, ValueError, r"image has the shape \(2, 6, 3, 3\); expected \(Y, I, D\)"),
     ],
