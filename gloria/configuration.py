@@ -25,6 +25,8 @@ class GloriaConfig(PretrainedConfig):
             FILIP and ColBERT expect. Released: neither is.
         local_score: fields of `gloria_ops.LocalScore` that differ from `LocalScore.released()`, or a `LocalScore`.
             Its `logit_scale` (released: 10) is the scale of the local loss.
+        learnable_attention_scale, learnable_word_scale: learn these scales of the local score, from where it has them;
+            `GloriaModel.learned_score` has what has been learned. Released: both are fixed.
         local_weight: weight of the local loss, both directions, in the total. 0 leaves it out of the computation.
         global_weight: weight of the global loss, both directions, in the total. 0 leaves it out of the computation.
         global_scale: scale on the cosines of the global loss.
@@ -56,6 +58,8 @@ class GloriaConfig(PretrainedConfig):
         last_layers: int = 4,
         normalize_local: bool = False,
         local_score: LocalScore | dict[str, Any] | None = None,
+        learnable_attention_scale: bool = False,
+        learnable_word_scale: bool = False,
         local_weight: float = 1.0,
         global_weight: float = 1.0,
         global_scale: float = 10.0,
@@ -69,6 +73,8 @@ class GloriaConfig(PretrainedConfig):
         self.last_layers = last_layers
         self.normalize_local = normalize_local
         self.local_score = asdict(_released_but(local_score))
+        self.learnable_attention_scale = learnable_attention_scale
+        self.learnable_word_scale = learnable_word_scale
         self.local_weight = local_weight
         self.global_weight = global_weight
         self.global_scale = global_scale
@@ -78,7 +84,7 @@ class GloriaConfig(PretrainedConfig):
 
     @property
     def score(self) -> LocalScore:
-        """The local score as `gloria_ops` takes it."""
+        """The local score as `gloria_ops` takes it, with the numbers that training begins with."""
         return LocalScore(**self.local_score)
 
     def _check(self) -> None:

@@ -12,7 +12,7 @@ from transformers.utils import ModelOutput
 
 from gloria.configuration import GloriaConfig
 from gloria.words import mean_pieces, sum_last_layers, sum_pieces
-from gloria_ops import in_micro_batches
+from gloria_ops import LocalScore, in_micro_batches
 from gloria_ops.distributed import GlobalContrastiveLoss, LocalContrastiveLoss
 
 
@@ -95,7 +95,11 @@ class GloriaModel(PreTrainedModel):
         self.word_projection = nn.Identity() if same else nn.Linear(text_width, width, bias=False)
         self.text_projection = nn.Identity() if same else nn.Linear(text_width, width, bias=False)
 
-        self.local_contrast = LocalContrastiveLoss(config.score)
+        self.local_contrast = LocalContrastiveLoss(
+            config.score,
+            learnable_attention_scale=config.learnable_attention_scale,
+            learnable_word_scale=config.learnable_word_scale,
+        )
         self.global_contrast = GlobalContrastiveLoss(logit_scale=config.global_scale)
         self.post_init()
 
@@ -127,6 +131,11 @@ class GloriaModel(PreTrainedModel):
             text_name_or_path, config=config.text_config, dtype=torch.float32, local_files_only=local_files_only
         )
         return cls(config, image_encoder, text_encoder)
+
+    @property
+    def learned_score(self) -> LocalScore:
+        """The local score, with the scales that have been learned."""
+        return self.local_contrast.learned_score
 
     def get_image_features(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         """Return the embeddings of whole images and of their regions.

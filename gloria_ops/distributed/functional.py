@@ -1,5 +1,6 @@
 """Public functions: the contrastive losses of all ranks' images and texts, on every rank."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -24,6 +25,7 @@ from gloria_ops.distributed.share import (
     packed,
 )
 from gloria_ops.functional import RELEASED, Reduction, check_score, check_vectors, cosines
+from gloria_ops.learnable import Learnable, checked_learnable
 from gloria_ops.pairs import pair_scores
 from gloria_ops.precision import score_dtype
 from gloria_ops.score import LocalScore
@@ -45,6 +47,8 @@ def local_contrastive_loss(
     word_mask: Tensor | None = None,
     word_offsets: Lengths | None = None,
     region_lengths: Lengths | None = None,
+    attention_scale: Tensor | None = None,
+    word_scale: Tensor | None = None,
     score: LocalScore = RELEASED,
     backend: str | None = None,
     logit_scale: float | Tensor | None = None,
@@ -59,14 +63,15 @@ def local_contrastive_loss(
 
     Args:
         regions, words, word_lengths, word_mask, word_offsets, region_lengths, score, backend: as in
-            `gloria_ops.local_scores`, for this rank's items. Ranks may have different numbers of items and longest
-            items. A rank may have no items: (0, M, D) or (0, D, H, W), and (0, W, D) or (0, D), without lengths; at
-            least one rank must have some.
-        logit_scale, reduction: as in that function; "mean" is over all images and texts of the group.
-        report_ids: (n,) integers for this rank's n images. Texts with equal ids, on any ranks, are not negatives of
-            each other's images. Default: every text has its own id. They replace `pair_mask`, which no rank could know.
-        exchange: "gather" all words, or pass them around in a "ring": the same values, up to rounding. Default: gather
-            up to 32 MiB. In the ring, the words that a rank holds do not grow with the number of ranks.
+            `gloria_ops.local_scores`, of this rank alone. Ranks may have different numbers of items and longest items,
+            also none: then (0, M, D) or (0, D, H, W), and (0, W, D) or (0, D), without lengths; not all may.
+        attention_scale, word_scale: as there, of the same value on every rank.
+        logit_scale, reduction: as there; "mean" is over all images and texts of the group.
+        report_ids: (n,) integers, n the number of images of this rank. Texts with equal ids, on whatever ranks, are no
+            negatives of one another's images. Default: every text has its own. Instead of `pair_mask`, which no rank
+            could know.
+        exchange: "gather" all words, or let them come by in a "ring": same values, to rounding. Default: gather up to
+            32 MiB. In the ring the words that a rank holds do not grow with the number of ranks.
         group: the process group. Default: all processes.
 
     Returns:
@@ -94,6 +99,8 @@ def local_contrastive_loss(
             regions,
             words,
             **described,
+            attention_scale=attention_scale,
+            word_scale=word_scale,
             score=score,
             backend=backend,
             logit_scale=logit_scale,
@@ -107,12 +114,19 @@ def local_contrastive_loss(
         scale = score.logit_scale if logit_scale is None else logit_scale
         if exchange not in (None, *get_args(Exchange)):
             raise ValueError(f"exchange is {exchange!r}; expected 'gather', 'ring', or None for the choice by size")
-        chosen = backends.choose(backend, score, images.rows.dtype, images.rows.device)
-        settings = {"loss": "local", "score": score, "backend": chosen, "exchange": exchange}
+        learnable = checked_learnable(score, texts, None, attention_scale, word_scale)
+        chosen = backends.choose(backend, score, images.rows.dtype, images.rows.device, learnable)
+        settings: dict[str, object] = {"loss": "local", "score": score, "backend": chosen, "exchange": exchange}
+        for name, tensor in learnable._asdict().items():
+            settings |= {
+                name: None if tensor is None else float(tensor.detach()),
+                f"whether {name} needs a gradient": tensor is not None and tensor.requires_grad,
+            }
         return checked_share(images, packed(texts), scale, reduction, report_ids, settings)
 
     def scores(share: Share, layout: Layout) -> Tensor:
-        return _local_scores(share, layout, score, exchange)
+        learnable = checked_learnable(score, share.texts, None, attention_scale, word_scale)
+        return _local_scores(share, layout, score, exchange, learnable)
 
     return _losses_of_ranks(prepare, scores, _device(regions), reduction, group)
 
@@ -180,8 +194,10 @@ def _losses_of_ranks(
     return spread_contrastive_losses(scores(share, layout), share.logit_scale, reduction, share.report_ids, layout)
 
 
-def _local_scores(share: Share, layout: Layout, score: LocalScore, exchange: Exchange | None) -> Tensor:
-    """Score this rank's images with all texts, (n_r, N)."""
+def _local_scores(
+    share: Share, layout: Layout, score: LocalScore, exchange: Exchange | None, learnable: Learnable
+) -> Tensor:
+    """Scores (n_r, N) of the own images with all texts."""
     regions, words, backend = share.images.rows, share.texts.rows, str(share.settings["backend"])
     lengths = all_gather_uneven(share.texts.lengths, layout.counts, layout.group)
     texts = [consecutive(words, own) for own in lengths.split(layout.counts)]
@@ -189,13 +205,13 @@ def _local_scores(share: Share, layout: Layout, score: LocalScore, exchange: Exc
         gathered_bytes = layout.size * max(layout.rows) * words.shape[1] * words.element_size()
         exchange = "gather" if gathered_bytes <= GATHER_BYTES else "ring"
     if exchange == "ring":
-        return RingScores.apply(regions, words, share.images, texts, score, backend, layout)
+        return RingScores.apply(regions, words, *learnable, share.images, texts, score, backend, layout)
     most = max(layout.rows)
     rows = GatheredRows.apply(words, most, layout.group)
     starts = torch.cat([owner * most + own.starts for owner, own in enumerate(texts)])
-    if not share.count:  # kernels need an image: return an empty matrix that depends on both sides
-        return (regions @ rows.T)[:, starts].to(score_dtype(rows.dtype))
-    return pair_scores(share.images, Ragged(rows, starts, lengths), score, backend)
+    if not share.count:  # no kernel takes no image: an empty matrix that depends on both sides
+        return (regions @ rows.T)[:, starts].to(score_dtype(rows.dtype)) * math.prod(learnable.given)
+    return pair_scores(share.images, Ragged(rows, starts, lengths), score, backend, learnable)
 
 
 def _pair_mask(report_ids: Tensor | None, images: Tensor) -> Tensor | None:

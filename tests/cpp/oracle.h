@@ -95,6 +95,13 @@ inline double pool(const gloria::Problem& knobs, const std::vector<double>& u, s
     weight *= knobs.pool == gloria::Pool::kSum         ? 1
               : knobs.pool == gloria::Pool::kLogSumExp ? knobs.word_scale / divisor / total
                                                        : 1 / total;
+  if (knobs.pool == gloria::Pool::kSoftmax) {
+    double z = 0;
+    for (double& weight : weights) weight /= total;
+    for (size_t i = 0; i < u.size(); ++i) z += weights[i] * u[i];
+    for (size_t i = 0; i < u.size(); ++i) weights[i] *= 1 + knobs.word_scale * (u[i] - z);
+    return z;
+  }
   switch (knobs.pool) {
     case gloria::Pool::kMax:
       return top;
