@@ -25,7 +25,7 @@ class Similarities:
 
     Attributes:
         of_global: cosines of the item embeddings.
-        of_local: local scores Z, as `model.learned_score` says.
+        of_local: local scores Z by `model.learned_score`.
     """
 
     of_global: Tensor

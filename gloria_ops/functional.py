@@ -33,7 +33,7 @@ def local_scores(
     score: LocalScore = RELEASED,
     backend: str | None = None,
 ) -> Tensor:
-    """Local score of every image with every text, differentiable in all tensors.
+    """Return the local score of every image with every text, differentiable in all tensors.
 
     Args:
         regions: (N_v, M, D), or feature maps (N_v, D, H, W), whose regions are the pixels in reading order. float16,
@@ -48,7 +48,7 @@ def local_scores(
             counts in the pool (docs/mathematics.md). Default: 1 for all.
         attention_scale, word_scale: floating tensors of one element, above 0, which may be learnable, instead of the
             score's own numbers.
-        score: what is computed. Default: the authors' released code.
+        score: score to compute. Default: the authors' released code.
         backend: "cpu", "triton" or "reference". Default: the fused one for the device and dtype; the reference for
             float64, and, with a warning, if no fused one serves.
 

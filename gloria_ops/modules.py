@@ -13,7 +13,7 @@ from gloria_ops.score import LocalScore, checked_scale
 
 
 class Scale(nn.Module):
-    """A scale that is fixed, or learned through its logarithm, so that it stays above 0.
+    """Gives a scale: fixed, or learned through its logarithm, so that it stays above 0.
 
     Args:
         name: of the scale, in messages.
@@ -27,7 +27,7 @@ class Scale(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(math.log(self.initial))) if learnable else None
 
     def forward(self) -> float | Tensor:
-        """The scale: a float, or a scalar tensor where it is learned."""
+        """Return the scale: a float, or a scalar tensor if it is learned."""
         return self.initial if self.log_scale is None else self.log_scale.exp()
 
     def extra_repr(self) -> str:
@@ -73,7 +73,7 @@ class LocalContrastiveLoss(nn.Module):
     @property
     @torch.no_grad()
     def learned_score(self) -> LocalScore:
-        """The score with the numbers that its scales have by now; on a GPU this waits for them."""
+        """Return the score with the numbers that its scales have by now; on a GPU this waits for them."""
         score = replace(self.score, logit_scale=float(self.logit_scale()))
         if self.attention_scale is not None:
             score = replace(score, attention_scale=float(self.attention_scale()))

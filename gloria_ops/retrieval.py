@@ -160,7 +160,7 @@ def _prepared(queries: Ragged, corpus: Ragged, of: ItemKind, score: LocalScore, 
     chosen = backends.choose(backend, score, queries.rows.dtype, queries.rows.device)
     corpus_is_attended = in_roles("images", "texts", score)[0] == of
     _check_attended(corpus if corpus_is_attended else queries, chosen)
-    # Of all queries, so that no score depends on where the corpus is cut.
+    # The words of all queries, so that no score depends on where the corpus is cut.
     return chosen, int(queries.lengths.sum()) if corpus_is_attended else 0
 
 

@@ -89,7 +89,7 @@ class Retriever:
         candidates: int | None = None,
         progress: bool = False,
     ) -> TopK:
-        """Scores and numbers of the k best items, (Q, k) each on the CPU; see `gloria.index.search`."""
+        """Return scores and numbers of the k best items, (Q, k) each on the CPU; see `gloria.index.search`."""
         score = self.model.learned_score
         found = [
             search(self.index, encoded, k, by=by, score=score, candidates=candidates)

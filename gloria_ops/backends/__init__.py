@@ -35,7 +35,7 @@ def choose(
         NotImplementedError: the backend lacks this score, dtype or device; the message names one that has it.
     """
     if requested is None:
-        return _automatic(score, dtype, device, learnable)
+        return _choose_automatically(score, dtype, device, learnable)
     if requested not in BACKENDS:
         known = ", ".join(map(repr, BACKENDS))
         raise ValueError(f"backend is {requested!r}; expected one of {known}, or None for the automatic choice")
@@ -59,7 +59,7 @@ def refusal(
 def first_that_serves(
     score: LocalScore, dtype: torch.dtype, device: torch.device, learnable: Learnable = FIXED
 ) -> tuple[str, dict[str, str]]:
-    """Return the backend that the automatic choice takes, and why each one preferred to it does not serve."""
+    """Return the automatic choice, and why each preferred backend does not serve."""
     refusals: dict[str, str] = {}
     for name in BACKENDS:
         reason = refusal(name, score, dtype, device, learnable)
@@ -69,7 +69,7 @@ def first_that_serves(
     raise AssertionError("the reference serves everything")
 
 
-def _automatic(score: LocalScore, dtype: torch.dtype, device: torch.device, learnable: Learnable) -> str:
+def _choose_automatically(score: LocalScore, dtype: torch.dtype, device: torch.device, learnable: Learnable) -> str:
     chosen, refusals = first_that_serves(score, dtype, device, learnable)
     caution = BACKENDS[chosen].caution
     if chosen == reference.name and dtype != torch.float64:

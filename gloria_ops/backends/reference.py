@@ -35,7 +35,7 @@ def forward(
     search_words: int = 0,
     learnable: Learnable = FIXED,
 ) -> Tensor:
-    """Return scores (N, T), computed in their own dtype; `search_words` makes no difference."""
+    """Return scores (N, T), computed in their own dtype; `search_words` has no effect."""
     dtype = score_dtype(attended.rows.dtype)
     with no_autocast(attended.rows.device):
         return reference.scores(attended.to(dtype), attending.to(dtype), score, learnable)

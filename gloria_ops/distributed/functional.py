@@ -63,15 +63,15 @@ def local_contrastive_loss(
 
     Args:
         regions, words, word_lengths, word_mask, word_offsets, region_lengths, score, backend: as in
-            `gloria_ops.local_scores`, of this rank alone. Ranks may have different numbers of items and longest items,
-            also none: then (0, M, D) or (0, D, H, W), and (0, W, D) or (0, D), without lengths; not all may.
-        attention_scale, word_scale: as there, of the same value on every rank.
-        logit_scale, reduction: as there; "mean" is over all images and texts of the group.
-        report_ids: (n,) integers, n the number of images of this rank. Texts with equal ids, on whatever ranks, are no
-            negatives of one another's images. Default: every text has its own. Instead of `pair_mask`, which no rank
-            could know.
-        exchange: "gather" all words, or let them come by in a "ring": same values, to rounding. Default: gather up to
-            32 MiB. In the ring the words that a rank holds do not grow with the number of ranks.
+            `gloria_ops.local_scores`, for this rank's items. Ranks may have different numbers of items and longest
+            items. A rank may have no items: (0, M, D) or (0, D, H, W), and (0, W, D) or (0, D), without lengths; at
+            least one rank must have some.
+        attention_scale, word_scale: as in that function, of the same value on every rank.
+        logit_scale, reduction: as in that function; "mean" is over all images and texts of the group.
+        report_ids: (n,) integers for this rank's n images. Texts with equal ids, on any ranks, are not negatives of
+            each other's images. Default: every text has its own id. They replace `pair_mask`, which no rank could know.
+        exchange: "gather" all words, or pass them around in a "ring": the same values, up to rounding. Default: gather
+            up to 32 MiB. In the ring, the words that a rank holds do not grow with the number of ranks.
         group: the process group. Default: all processes.
 
     Returns:
@@ -197,7 +197,7 @@ def _losses_of_ranks(
 def _local_scores(
     share: Share, layout: Layout, score: LocalScore, exchange: Exchange | None, learnable: Learnable
 ) -> Tensor:
-    """Scores (n_r, N) of the own images with all texts."""
+    """Score this rank's images with all texts, (n_r, N)."""
     regions, words, backend = share.images.rows, share.texts.rows, str(share.settings["backend"])
     lengths = all_gather_uneven(share.texts.lengths, layout.counts, layout.group)
     texts = [consecutive(words, own) for own in lengths.split(layout.counts)]
@@ -209,7 +209,7 @@ def _local_scores(
     most = max(layout.rows)
     rows = GatheredRows.apply(words, most, layout.group)
     starts = torch.cat([owner * most + own.starts for owner, own in enumerate(texts)])
-    if not share.count:  # no kernel takes no image: an empty matrix that depends on both sides
+    if not share.count:  # kernels need an image: return an empty matrix that depends on both sides
         return (regions @ rows.T)[:, starts].to(score_dtype(rows.dtype)) * math.prod(learnable.given)
     return pair_scores(share.images, Ragged(rows, starts, lengths), score, backend, learnable)
 

@@ -36,16 +36,16 @@ class RingScores(torch.autograd.Function):
         """Score block after block.
 
         Args:
-            regions: rows of this rank's images, which autograd sees.
-            words: rows of this rank's texts, which autograd sees.
-            word_weights, attention_scale, word_scale: `Learnable`, which autograd sees; weights do not travel.
-            images: this rank's; its rows are not read.
-            texts: of every rank, in its packed words; their rows are not read.
-            score, backend, layout: of the batch.
+            regions: rows of this rank's images, for autograd.
+            words: rows of this rank's texts, for autograd.
+            word_weights, attention_scale, word_scale: `Learnable`, for autograd; weights do not travel.
+            images: this rank's images; only starts and lengths are read.
+            texts: every rank's texts in its packed words; only starts and lengths are read.
+            score, backend, layout: those of the batch.
         """
         learnable = Learnable(word_weights, attention_scale, word_scale)
         ctx.save_for_backward(regions, words, *learnable)
-        # Without their rows, which would then live as long as the graph, backward or not.
+        # Without their rows, which would live as long as the graph, even without backward.
         ctx.described = images[1:], [own[1:] for own in texts], score, backend, layout
         own = images._replace(rows=regions)
         scores = regions.new_empty((layout.counts[layout.rank], sum(layout.counts)), dtype=score_dtype(regions.dtype))
@@ -58,7 +58,7 @@ class RingScores(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_scores: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of regions and of what is learnable, summed here, and of words, summed on their way."""
+        """Return the gradients of regions and of what is learnable, summed here, and of words, summed around the ring."""
         regions, words, *learned = ctx.saved_tensors
         learnable = Learnable(*learned)
         grad_learnable = [torch.zeros_like(each) for each in learnable.given]

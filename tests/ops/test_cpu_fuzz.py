@@ -84,10 +84,11 @@ def well_posed(rounded: Problem, score: LocalScore) -> Tensor:
     """Which pairs (N_v, N_t) have a result that rounding does not decide.
 
     Not those where two regions tie for a hard attention, or nearly tie for a steep one, or two words for the maximum
-    over words, nor those with an affinity at the kink of the leaky ReLU: there each of two results is right. Nor those
-    whose context is less than the rounding of its regions: there none is, unless by luck. Nor those whose similarities
-    are so near zero that float64 itself has no digits of the mean in the log. Nor, where a scale is learned, those
-    where one word, or one region of each word, has all weight but 1e-9: float64 has no digits of its derivative.
+    over words, nor those with an affinity at the kink of the leaky ReLU, or with lengths at that of the cosine's
+    epsilon: there each of two results is right. Nor those whose context is less than the rounding of its regions: there
+    none is, unless by luck. Nor those whose similarities are so near zero that float64 itself has no digits of the mean
+    in the log. Nor, where a scale is learned, those where one word, or one region of each word, has all weight but
+    1e-9: float64 has no digits of its derivative.
     """
     posed = torch.ones(rounded.cotangent.shape, dtype=torch.bool)
     exact = rounded.to(torch.float64)
