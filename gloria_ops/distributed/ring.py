@@ -58,7 +58,7 @@ class RingScores(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_scores: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of regions and of what is learnable, summed here, and of words, summed around the ring."""
+        """Return the gradients of regions and learnable tensors, summed here, and of words, summed around the ring."""
         regions, words, *learned = ctx.saved_tensors
         learnable = Learnable(*learned)
         grad_learnable = [torch.zeros_like(each) for each in learnable.given]

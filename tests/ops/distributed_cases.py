@@ -36,8 +36,9 @@ class Whole:
     Gradients are those of the sum of both losses with respect to regions, words and the scale; with 0 where padded.
     """
 
-    def __init__(self, counts, dtype=torch.float64, grouped=False, group=None, **settings):
+    def __init__(self, counts, dtype=torch.float64, grouped=False, group=None, learns=False, **settings):
         self.group, self.counts, self.settings = group, counts, settings
+        self.learned = ("attention_scale", "word_scale") if learns else ()
         self.rank = dist.get_rank(group)
         size = sum(counts)
         given = problem("random", size, size, most_regions=9, most_words=7, width=8).to(dtype)
@@ -51,20 +52,21 @@ class Whole:
 
     def alone(self) -> Results:
         """Losses and gradients in this process."""
-        regions, words, scale = self._leaves(self.regions, self.words)
+        regions, words, scale, learned = self._leaves(self.regions, self.words)
         mask = None if self.ids is None else (self.ids[:, None] != self.ids) | torch.eye(len(self.ids)).bool()
         losses = functional.local_contrastive_loss(
-            regions, words, logit_scale=scale, pair_mask=mask, **self.lengths, **self.settings
+            regions, words, logit_scale=scale, pair_mask=mask, **self.lengths, **self.settings, **learned
         )
-        grad_regions, grad_words, grad_scale = torch.autograd.grad(sum(losses), (regions, words, scale))
-        return *losses, grad_regions[self.own], grad_words[self.own], grad_scale
+        leaves = (regions, words, scale, *learned.values())
+        grad_regions, grad_words, *grad_scales = torch.autograd.grad(sum(losses), leaves)
+        return *losses, grad_regions[self.own], grad_words[self.own], *grad_scales
 
     def together(self, exchange=None) -> Results:
         """The same from all ranks; the gradients of this rank's sum are averaged as DDP does."""
         region_lengths, word_lengths = (self.lengths[name][self.own] for name in ("region_lengths", "word_lengths"))
         count = len(word_lengths)
         most_regions, most_words = (max([1, *each.tolist()]) for each in (region_lengths, word_lengths))
-        regions, words, scale = self._leaves(
+        regions, words, scale, learned = self._leaves(
             self.regions[self.own, :most_regions].clone(), self.words[self.own, :most_words].clone()
         )
         real = torch.arange(most_words) < word_lengths[:, None]
@@ -85,18 +87,22 @@ class Whole:
             exchange=exchange,
             group=self.group,
             **self.settings,
+            **learned,
         )
         sum(losses).backward()
         world = dist.get_world_size(self.group)
-        dist.all_reduce(scale.grad, group=self.group)
+        for each in (scale, *learned.values()):
+            dist.all_reduce(each.grad, group=self.group)
         padded = (
             F.pad(leaf.grad / world, (0, 0, 0, most - leaf.shape[1])) for leaf, most in ((regions, 9), (words, 7))
         )
-        return *(loss.detach() for loss in losses), *padded, scale.grad / world
+        grad_scales = (each.grad / world for each in (scale, *learned.values()))
+        return *(loss.detach() for loss in losses), *padded, *grad_scales
 
     def _leaves(self, *rows):
         wide = torch.promote_types(rows[0].dtype, torch.float32)
-        return *(each.requires_grad_() for each in rows), torch.tensor(3.0, dtype=wide, requires_grad=True)
+        scale, *learned = (torch.tensor(3.0, dtype=wide, requires_grad=True) for _ in ("logit_scale", *self.learned))
+        return *(each.requires_grad_() for each in rows), scale, dict(zip(self.learned, learned, strict=True))
 
 
 def equals_one_process(shares, exchange, **settings):
@@ -468,6 +474,7 @@ def cases(ranks: int) -> dict[str, partial]:
             every[f"{shares}, regions attend, {exchange}"] = partial(
                 equals_one_process, shares, exchange, score=PRESETS["scan_i2t"]
             )
+            every[f"learned scales, {shares}, {exchange}"] = partial(equals_one_process, shares, exchange, learns=True)
             every[f"DDP, {shares}, {exchange}"] = partial(ddp_gives_the_gradients_of_the_loss, shares, exchange)
         for name, case in {
             "bfloat16": bfloat16_errs_no_more_than_in_one_process,
