@@ -22,6 +22,7 @@ def render(results: dict[str, Any]) -> str:
         "Stages": ("roofline", stages),
         "Retrieval": ("retrieval", retrieval),
         "Corpus": ("corpus", corpus),
+        "MaxSim": ("maxsim", maxsim),
         "Memory": ("memory", memory),
         "Errors": ("errors", errors),
         "Overhead": ("overhead", overhead),
@@ -125,6 +126,15 @@ def retrieval(rows: list[Row]) -> list[str]:
         share = f"{row['percent_of_batch']:.0f}"
         lines.append([*cells, share if row["percent_of_batch"] >= 100 else f"**{share}**"])
     return markdown([*header, "% of N x N"], lines)
+
+
+def maxsim(rows: list[Row]) -> list[str]:
+    """One line for each contender of each case, ours first; a bold ratio below 1 is a row where a peer wins."""
+    lines = []
+    for row in rows:
+        figures = [f"{row['ms']:.1f}", ratio_cell(row["per_fused"])] if "ms" in row else [row["left_out"], "-"]
+        lines.append([row["case"], row["contender"], *figures])
+    return markdown(["case", "contender", "ms", "x fused"], lines)
 
 
 def corpus(rows: list[Row]) -> list[str]:

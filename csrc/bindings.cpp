@@ -72,7 +72,8 @@ PYBIND11_MODULE(_C, m) {
       .value("logsumexp", gloria::Pool::kLogSumExp)
       .value("max", gloria::Pool::kMax)
       .value("mean", gloria::Pool::kMean)
-      .value("sum", gloria::Pool::kSum);
+      .value("sum", gloria::Pool::kSum)
+      .value("softmax", gloria::Pool::kSoftmax);
 
   m.attr("STAGES") = std::vector<std::string>(std::begin(gloria::kStageNames), std::end(gloria::kStageNames));
 
@@ -83,19 +84,30 @@ PYBIND11_MODULE(_C, m) {
   py::class_<Problem>(m, "Problem")
       .def(py::init([](gloria::DType dtype, int64_t dim, Ragged images, Ragged texts, gloria::WordNorm word_norm,
                        float attention_scale, bool cosine, gloria::Pool pool, float word_scale, bool pool_mean,
-                       bool pool_divide, int64_t search_words, int threads, uintptr_t stage_nanoseconds) {
-             return Problem{dtype,       dim,
-                            images,      texts,
-                            word_norm,   attention_scale,
-                            cosine,      pool,
-                            word_scale,  pool_mean,
-                            pool_divide, search_words,
-                            threads,     reinterpret_cast<int64_t*>(stage_nanoseconds),
-                            &interrupted};
+                       bool pool_divide, int64_t search_words, int threads, uintptr_t stage_nanoseconds,
+                       bool smooth_max, uintptr_t word_weights) {
+             return Problem{dtype,
+                            dim,
+                            images,
+                            texts,
+                            word_norm,
+                            attention_scale,
+                            cosine,
+                            pool,
+                            word_scale,
+                            pool_mean,
+                            pool_divide,
+                            search_words,
+                            threads,
+                            reinterpret_cast<int64_t*>(stage_nanoseconds),
+                            &interrupted,
+                            smooth_max,
+                            reinterpret_cast<const float*>(word_weights)};
            }),
            py::kw_only(), py::arg("dtype"), py::arg("dim"), py::arg("images"), py::arg("texts"), py::arg("word_norm"),
            py::arg("attention_scale"), py::arg("cosine"), py::arg("pool"), py::arg("word_scale"), py::arg("pool_mean"),
-           py::arg("pool_divide"), py::arg("search_words"), py::arg("threads"), py::arg("stage_nanoseconds"));
+           py::arg("pool_divide"), py::arg("search_words"), py::arg("threads"), py::arg("stage_nanoseconds"),
+           py::arg("smooth_max"), py::arg("word_weights"));
 
   m.def("available_isas", &gloria::available_isas);
   m.def(
@@ -107,12 +119,18 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "backward",
       [](const Problem& problem, uintptr_t grad_scores, uintptr_t grad_regions, uintptr_t grad_words,
+         uintptr_t grad_word_weights, uintptr_t grad_attention_scale, uintptr_t grad_word_scale,
          const std::string& isa) {
         const gloria::Gradients gradients{reinterpret_cast<const float*>(grad_scores),
-                                          reinterpret_cast<void*>(grad_regions), reinterpret_cast<void*>(grad_words)};
+                                          reinterpret_cast<void*>(grad_regions),
+                                          reinterpret_cast<void*>(grad_words),
+                                          reinterpret_cast<float*>(grad_word_weights),
+                                          reinterpret_cast<double*>(grad_attention_scale),
+                                          reinterpret_cast<double*>(grad_word_scale)};
         run([&] { return gloria::backward(problem, gradients, isa); });
       },
-      py::arg("problem"), py::arg("grad_scores"), py::arg("grad_regions"), py::arg("grad_words"), py::arg("isa"));
+      py::arg("problem"), py::arg("grad_scores"), py::arg("grad_regions"), py::arg("grad_words"),
+      py::arg("grad_word_weights"), py::arg("grad_attention_scale"), py::arg("grad_word_scale"), py::arg("isa"));
   m.def(
       "exponential",
       [](gloria::DType dtype, uintptr_t x, uintptr_t out, int64_t count, const std::string& isa) {

@@ -7,7 +7,7 @@ namespace gloria {
 
 enum class DType : int { kFloat32, kBFloat16, kFloat16 };
 enum class WordNorm : int { kNone, kSoftmax, kClippedL2 };
-enum class Pool : int { kLogSumExp, kMax, kMean, kSum };
+enum class Pool : int { kLogSumExp, kMax, kMean, kSum, kSoftmax };
 
 // What a thread spends its time on. `kWait`: for other threads, and whatever no stage claims.
 enum class Stage : int {
@@ -54,14 +54,22 @@ struct Problem {
   int64_t search_words;  // of all texts, where the images are a corpus that is searched for these texts alone; else 0
   int threads;
   int64_t* stage_nanoseconds;  // [kStages], summed over the threads; null where nobody asks
-  bool (*interrupted)();  // asked by the caller's thread some twenty times a second whether to give up; null: never
+  bool (*interrupted)();    // asked by the caller's thread some twenty times a second whether to give up; null: never
+  bool smooth_max = false;  // u is a smooth maximum of the affinities; not with `cosine` or a word norm
+  const float* word_weights = nullptr;  // of each row of the texts in the pool; null: 1
 };
+
+// Of a hard maximum over the regions every word has its best region, or regions that tie, and no attention.
+inline bool is_hard(const Problem& problem) { return __builtin_isinf(problem.attention_scale); }
 
 // Where the results go. `scores` is (images, texts); gradients have the layout and dtype of the rows they belong to.
 struct Gradients {
   const float* scores;
   void* regions;
   void* words;
+  float* word_weights = nullptr;  // one for each row of the texts; null: not wanted, as below
+  double* attention_scale = nullptr;
+  double* word_scale = nullptr;
 };
 
 }  // namespace gloria

@@ -31,6 +31,8 @@ class GloriaConfig(PretrainedConfig):
             FILIP and ColBERT expect. Released: neither is.
         local_score: fields of `gloria_ops.LocalScore` that differ from `LocalScore.released()`, or a `LocalScore`.
             Its `logit_scale` (released: 10) is the scale of the local loss.
+        learnable_attention_scale, learnable_word_scale: learn these scales of the local score, from where it has them;
+            `GloriaModel.learned_score` has what has been learned. Released: both are fixed.
         local_loss: "contrastive", or "sigmoid" (SigLIP): every pair is a yes or no of its own, with a learned scale,
             which starts at the score's `logit_scale`, and a learned bias. Pairs of equal reports take part in neither.
         local_bias: where the bias of the sigmoid loss starts. Default -10, SigLIP's, for scores around 0, as cosines
@@ -81,6 +83,8 @@ class GloriaConfig(PretrainedConfig):
         last_layers: int = 4,
         normalize_local: bool = False,
         local_score: LocalScore | dict[str, Any] | None = None,
+        learnable_attention_scale: bool = False,
+        learnable_word_scale: bool = False,
         local_loss: LocalLoss = "contrastive",
         local_bias: float = SIGLIP_BIAS,
         local_weight: float = 1.0,
@@ -103,6 +107,8 @@ class GloriaConfig(PretrainedConfig):
         self.last_layers = last_layers
         self.normalize_local = normalize_local
         self.local_score = asdict(_released_but(local_score))
+        self.learnable_attention_scale = learnable_attention_scale
+        self.learnable_word_scale = learnable_word_scale
         self.local_loss = local_loss
         self.local_bias = local_bias
         self.local_weight = local_weight
@@ -121,7 +127,7 @@ class GloriaConfig(PretrainedConfig):
 
     @property
     def score(self) -> LocalScore:
-        """The local score as `gloria_ops` takes it."""
+        """The local score as `gloria_ops` takes it, with the numbers that training begins with."""
         return LocalScore(**self.local_score)
 
     def _check(self) -> None:
@@ -139,9 +145,6 @@ class GloriaConfig(PretrainedConfig):
                 f"last_layers is {self.last_layers}, but the text encoder has {available} layers to sum (with its "
                 f"embeddings); choose 1 to {available}"
             )
-        known = get_args(LocalLoss)
-        if self.local_loss not in known:
-            raise ValueError(f"local_loss is {self.local_loss!r}; expected {' or '.join(map(repr, known))}")
         if not abs(self.local_bias) < float("inf"):
             raise ValueError(f"local_bias is {self.local_bias}; expected a finite number, such as {SIGLIP_BIAS:g}")
         for name in ("local_weight", "global_weight"):
@@ -155,6 +158,7 @@ class GloriaConfig(PretrainedConfig):
         if not 0 <= self.global_image_weight <= 1:
             raise ValueError(f"global_image_weight is {self.global_image_weight}; expected a share, 0 to 1")
         known = {
+            "local_loss": get_args(LocalLoss),
             "global_loss": get_args(GlobalLoss),
             "projection_layers": (1, 2),
             "image_pooling": get_args(ImagePooling),

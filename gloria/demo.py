@@ -123,7 +123,7 @@ def local_loss_seconds(model: GloriaModel, processor: GloriaProcessor, rows: Seq
 
     def local(backend: str | None) -> None:
         losses = local_contrastive_loss(
-            regions, words, word_lengths=encoded.word_lengths, score=model.config.score, backend=backend
+            regions, words, word_lengths=encoded.word_lengths, score=model.learned_score, backend=backend
         )
         torch.stack(losses).sum().backward()
 

@@ -14,10 +14,10 @@ from gloria.configuration import GloriaConfig
 from gloria.features import image_class, image_maps, image_widths
 from gloria.projections import SelectivePooling, projection
 from gloria.words import mean_pieces, sum_last_layers, sum_pieces
-from gloria_ops import cosines, hinge_loss, in_micro_batches
+from gloria_ops import LocalScore, cosines, hinge_loss, in_micro_batches
 from gloria_ops.distributed import GlobalContrastiveLoss, LocalContrastiveLoss, LocalSigmoidLoss, contrasted_pairs
 from gloria_ops.distributed.agreement import rank_count
-from gloria_ops.modules import LogitBias, LogitScale, total
+from gloria_ops.modules import LogitBias, Scale, total
 
 
 @dataclass
@@ -112,10 +112,14 @@ class GloriaModel(PreTrainedModel):
         else:
             self.text_projection = projection(text_width, width, config.projection_layers)
 
+        learned: dict[str, Any] = {
+            "learnable_attention_scale": config.learnable_attention_scale,
+            "learnable_word_scale": config.learnable_word_scale,
+        }
         self.local_contrast = (
-            LocalSigmoidLoss(config.score, logit_bias=config.local_bias)
+            LocalSigmoidLoss(config.score, logit_bias=config.local_bias, **learned)
             if config.local_loss == "sigmoid"
-            else LocalContrastiveLoss(config.score)
+            else LocalContrastiveLoss(config.score, **learned)
         )
         self.global_contrast = GlobalContrastiveLoss(logit_scale=config.global_scale)
         self.post_init()
@@ -148,6 +152,11 @@ class GloriaModel(PreTrainedModel):
             text_name_or_path, config=config.text_config, dtype=torch.float32, local_files_only=local_files_only
         )
         return cls(config, image_encoder, text_encoder)
+
+    @property
+    def learned_score(self) -> LocalScore:
+        """The local score, with the scales that have been learned."""
+        return self.local_contrast.learned_score
 
     def get_image_features(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         """Return the embeddings of whole images and of their regions.
@@ -251,7 +260,7 @@ class GloriaModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, LogitScale | LogitBias):  # of a checkpoint that was trained with another loss
+        if isinstance(module, Scale | LogitBias):  # of a checkpoint that was trained with another loss
             module.reset_parameters()
 
     def _normalize_local(self, projected: Tensor, dim: int) -> Tensor:

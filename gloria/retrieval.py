@@ -25,7 +25,7 @@ class Similarities:
 
     Attributes:
         of_global: cosines of the item embeddings.
-        of_local: local scores Z by `model.config.score`.
+        of_local: local scores Z by `model.learned_score`.
     """
 
     of_global: Tensor
@@ -84,7 +84,7 @@ def similarities(
         )
     with inference(model):
         texts = encode_texts(model, processor, reports, batch_size, progress)
-        return similarities_to(texts, model, processor, images, model.config.score, batch_size, progress)
+        return similarities_to(texts, model, processor, images, model.learned_score, batch_size, progress)
 
 
 def similarities_to(

@@ -2,18 +2,19 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from gloria_ops import backends, reference
-from gloria_ops.pairs import in_roles, pair_scores, turned
+from gloria_ops.learnable import Learnable, checked_learnable, checked_scalar
+from gloria_ops.pairs import chosen_scores, in_roles, pair_scores, turned
 from gloria_ops.precision import no_autocast, score_dtype
 from gloria_ops.score import LocalScore, checked_scale
 from gloria_ops.targets import check_sums, check_taking_part, check_targets, pair_weights
-from gloria_ops.tokens import Lengths, Ragged, canonical
+from gloria_ops.tokens import Lengths, Ragged, aligned_weights, canonical
 
 Reduction = Literal["mean", "sum", "none"]
 RELEASED = LocalScore.released()
@@ -27,10 +28,13 @@ def local_scores(
     word_mask: Tensor | None = None,
     word_offsets: Lengths | None = None,
     region_lengths: Lengths | None = None,
+    word_weights: Tensor | None = None,
+    attention_scale: Tensor | None = None,
+    word_scale: Tensor | None = None,
     score: LocalScore = RELEASED,
     backend: str | None = None,
 ) -> Tensor:
-    """Return the local score of every image with every text, differentiable in regions and words.
+    """Return the local score of every image with every text, differentiable in all tensors.
 
     Args:
         regions: (N_v, M, D), or feature maps (N_v, D, H, W), whose regions are the pixels in reading order. float16,
@@ -41,6 +45,10 @@ def local_scores(
         word_mask: (N_t, W) bool or integers, instead of word_lengths: True = word. Any pattern with at least one word.
         word_offsets: (N_t + 1,) integers, for packed words: text i owns words[word_offsets[i] : word_offsets[i + 1]].
         region_lengths: (N_v,) integers, regions of each padded image, 1 to M. Default: M for all.
+        word_weights: (N_t, W) or (sum of W,) as the words are, floating, finite and at least 0: how much each word
+            counts in the pool (docs/mathematics.md). Default: 1 for all.
+        attention_scale, word_scale: floating tensors of one element, above 0, which may be learnable, instead of the
+            score's own numbers.
         score: score to compute. Default: the authors' released code.
         backend: "cpu", "triton" or "reference". Default: the fused one for the device and dtype; the reference for
             float64, and, with a warning, if no fused one serves.
@@ -51,19 +59,53 @@ def local_scores(
     Raises:
         TypeError, ValueError: an argument that does not fit, named with its value and the fix.
         RuntimeError: the backend asked for cannot run on this machine.
-        NotImplementedError: the backend asked for lacks this score, dtype or device.
+        NotImplementedError: the backend asked for lacks this score, dtype, device or tensor.
     """
-    batch = canonical(
+    images, texts, learnable, chosen = _prepared(
         regions,
         words,
+        score,
+        backend,
+        region_lengths=region_lengths,
+        word_weights=word_weights,
+        attention_scale=attention_scale,
+        word_scale=word_scale,
         word_lengths=word_lengths,
         word_mask=word_mask,
         word_offsets=word_offsets,
-        region_lengths=region_lengths,
     )
-    check_score(score)
-    rows = batch.images.rows
-    return pair_scores(batch.images, batch.texts, score, backends.choose(backend, score, rows.dtype, rows.device))
+    return pair_scores(images, texts, score, chosen, learnable)
+
+
+def local_pair_scores(
+    regions: Tensor,
+    words: Tensor,
+    pairs: Tensor,
+    *,
+    score: LocalScore = RELEASED,
+    backend: str | None = None,
+    **described: Any,
+) -> Tensor:
+    """Local scores of chosen pairs alone, differentiable in all tensors: hard negatives, lists of candidates.
+
+    Each is the score that `local_scores` gives for the pair. Pairs are computed item by item of the side that has fewer
+    different ones among them: few items with many partners each are the fastest.
+
+    Args:
+        regions, words, score, backend: as in `local_scores`.
+        pairs: (P, 2) integers, rows (image, text), in any order, also repeated; P may be 0. They are read on the host:
+            on a GPU this call waits for them.
+        described: the other arguments of `local_scores`.
+
+    Returns:
+        (P,), float32 (float64 for float64).
+
+    Raises:
+        As `local_scores`; TypeError, ValueError: pairs of another shape or beyond the batch.
+    """
+    images, texts, learnable, chosen = _prepared(regions, words, score, backend, **described)
+    pairs = checked_pairs(pairs, images.starts.shape[0], texts.starts.shape[0]).to(images.rows.device, torch.int64)
+    return chosen_scores(images, texts, pairs, score, chosen, learnable)
 
 
 def local_contrastive_loss(
@@ -74,6 +116,9 @@ def local_contrastive_loss(
     word_mask: Tensor | None = None,
     word_offsets: Lengths | None = None,
     region_lengths: Lengths | None = None,
+    word_weights: Tensor | None = None,
+    attention_scale: Tensor | None = None,
+    word_scale: Tensor | None = None,
     score: LocalScore = RELEASED,
     backend: str | None = None,
     logit_scale: float | Tensor | None = None,
@@ -84,7 +129,8 @@ def local_contrastive_loss(
     """Return the contrastive loss over the local scores of N images and their N texts; image i belongs to text i.
 
     Args:
-        regions, words, word_lengths, word_mask, word_offsets, region_lengths, score, backend: as in `local_scores`.
+        regions, words, word_lengths, word_mask, word_offsets, region_lengths, word_weights, attention_scale,
+            word_scale, score, backend: as in `local_scores`.
         logit_scale: multiplies the scores: a float, or a tensor of one element, which may be learnable. Default: the
             score's own (released: 10).
         reduction: over the N candidates: "mean" (released code), "sum" (paper) or "none".
@@ -106,6 +152,9 @@ def local_contrastive_loss(
         word_mask=word_mask,
         word_offsets=word_offsets,
         region_lengths=region_lengths,
+        word_weights=word_weights,
+        attention_scale=attention_scale,
+        word_scale=word_scale,
         score=score,
         backend=backend,
     )
@@ -184,7 +233,7 @@ def attention_maps(
     with no_autocast(regions.device):
         maps = [
             _attention(images[image], texts[text], score)
-            for image, text in _checked_pairs(pairs, len(images), len(texts))
+            for image, text in _matched_or_chosen(pairs, len(images), len(texts))
         ]
     return maps if batch.grid is None else [each.unflatten(1, batch.grid) for each in maps]
 
@@ -280,9 +329,7 @@ def check_reduction(reduction: Reduction, known: Sequence[str] = get_args(Reduct
 def checked_logit_scale(logit_scale: float | Tensor, dtype: torch.dtype) -> float | Tensor:
     """Return a scale on scores of `dtype`: a tensor as a scalar of that dtype, or a float; raise if it is neither."""
     if isinstance(logit_scale, Tensor):
-        if logit_scale.numel() != 1:
-            raise ValueError(f"logit_scale has the shape {tuple(logit_scale.shape)}; expected one element")
-        return logit_scale.to(dtype).reshape(())
+        return checked_scalar("logit_scale", logit_scale).to(dtype)
     if not torch.compiler.is_compiling():  # a compiled float may be symbolic
         checked_scale("logit_scale", logit_scale)
     return logit_scale
@@ -351,6 +398,27 @@ def check_pair_mask(pair_mask: Tensor, scores: Tensor) -> None:
         raise ValueError(f"pair_mask is on {pair_mask.device}; expected {scores.device}, as the scores: .to(device)")
 
 
+def _prepared(
+    regions: Tensor,
+    words: Tensor,
+    score: LocalScore,
+    backend: str | None,
+    *,
+    region_lengths: Lengths | None = None,
+    word_weights: Tensor | None = None,
+    attention_scale: Tensor | None = None,
+    word_scale: Tensor | None = None,
+    **layout: Any,
+) -> tuple[Ragged, Ragged, Learnable, str]:
+    """Images, texts, what is learnable, and the name of the backend, of the arguments of `local_scores`."""
+    images, texts, _ = canonical(regions, words, region_lengths=region_lengths, **layout)
+    check_score(score)
+    weights = None if word_weights is None else aligned_weights(word_weights, words, **layout)
+    learnable = checked_learnable(score, texts, weights, attention_scale, word_scale)
+    chosen = backends.choose(backend, score, images.rows.dtype, images.rows.device, learnable)
+    return images, texts, learnable, chosen
+
+
 def _rows_of_items(side: Ragged) -> list[Tensor]:
     rows = side.rows.to(score_dtype(side.rows.dtype))
     spans = zip(side.starts.tolist(), side.lengths.tolist(), strict=True)
@@ -362,7 +430,7 @@ def _attention(regions: Tensor, words: Tensor, score: LocalScore) -> Tensor:
     return turned(reference.attention(attending @ attended.T, score), score)
 
 
-def _checked_pairs(pairs: Literal["matched"] | Tensor, images: int, texts: int) -> Sequence[tuple[int, int]]:
+def _matched_or_chosen(pairs: Literal["matched"] | Tensor, images: int, texts: int) -> Sequence[tuple[int, int]]:
     if isinstance(pairs, str):
         if pairs != "matched":
             raise ValueError(f"pairs is {pairs!r}; expected 'matched' or a (P, 2) integer tensor of (image, text)")
@@ -372,15 +440,24 @@ def _checked_pairs(pairs: Literal["matched"] | Tensor, images: int, texts: int) 
                 "or a (P, 2) tensor of (image, text)"
             )
         return [(item, item) for item in range(images)]
+    return checked_pairs(pairs, images, texts, or_else="'matched' or ").tolist()
+
+
+def checked_pairs(
+    pairs: Tensor, first: int, second: int, names: tuple[str, str] = ("an image", "a text"), or_else: str = ""
+) -> Tensor:
+    """`pairs`; a TypeError or ValueError where they are not (P, 2) integers, or, on the CPU, beyond so many items."""
+    layout = f"({', '.join(name.split()[1] for name in names)})"
     if not isinstance(pairs, Tensor) or pairs.is_floating_point() or pairs.is_complex() or pairs.dtype == torch.bool:
         what = pairs.dtype if isinstance(pairs, Tensor) else type(pairs).__name__
-        raise TypeError(f"pairs is {what}; expected 'matched' or a (P, 2) integer tensor of (image, text)")
+        raise TypeError(f"pairs is {what}; expected {or_else}a (P, 2) integer tensor of {layout}")
     if pairs.dim() != 2 or pairs.shape[1] != 2:
-        raise ValueError(f"pairs has the shape {tuple(pairs.shape)}; expected (P, 2), each row (image, text)")
-    for row, (image, text) in enumerate(pairs.tolist()):
-        if not (0 <= image < images and 0 <= text < texts):
+        raise ValueError(f"pairs has the shape {tuple(pairs.shape)}; expected (P, 2), each row {layout}")
+    if not torch.compiler.is_compiling() and pairs.device.type == "cpu":
+        beyond = (pairs < 0) | (pairs >= torch.tensor([first, second]))
+        for row in beyond.any(dim=1).nonzero()[:1, 0].tolist():
             raise ValueError(
-                f"pairs[{row}] is ({image}, {text}); expected an image of 0 to {images - 1} "
-                f"and a text of 0 to {texts - 1}"
+                f"pairs[{row}] is {tuple(pairs[row].tolist())}; expected {names[0]} of 0 to {first - 1} and {names[1]} "
+                f"of 0 to {second - 1}"
             )
-    return pairs.tolist()
+    return pairs

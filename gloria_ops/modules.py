@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -12,17 +13,18 @@ from gloria_ops.score import LocalScore, checked_scale
 from gloria_ops.sigmoid import SIGLIP_BIAS, checked_logit_bias, local_sigmoid_loss
 
 
-class LogitScale(nn.Module):
-    """Gives a factor on the scores: fixed, or learned through its logarithm, so that it stays above 0.
+class Scale(nn.Module):
+    """Gives a scale: fixed, or learned through its logarithm, so that it stays above 0.
 
     Args:
+        name: of the scale, in messages.
         initial: 1.2e-38 to 3.4e38.
         learnable: make its logarithm a parameter, `log_scale`, a float32 scalar.
     """
 
-    def __init__(self, initial: float, learnable: bool) -> None:
+    def __init__(self, name: str, initial: float, learnable: bool) -> None:
         super().__init__()
-        self.initial = checked_scale("logit_scale", initial)
+        self.initial = checked_scale(name, initial)
         self.log_scale = nn.Parameter(torch.empty(())) if learnable else None
         self.reset_parameters()
 
@@ -32,7 +34,7 @@ class LogitScale(nn.Module):
             nn.init.constant_(self.log_scale, math.log(self.initial))
 
     def forward(self) -> float | Tensor:
-        """Return the factor: a float, or a scalar tensor if it is learned."""
+        """Return the scale: a float, or a scalar tensor if it is learned."""
         return self.initial if self.log_scale is None else self.log_scale.exp()
 
     def extra_repr(self) -> str:
@@ -74,6 +76,8 @@ class LocalContrastiveLoss(nn.Module):
     Args:
         score: score to compute. Default: the authors' released code. Its logit_scale is the initial scale.
         learnable_scale: learn the scale on the scores (CLIP does; released: fixed at 10).
+        learnable_attention_scale, learnable_word_scale: learn these scales of the score, from where it has them
+            (released: fixed).
         reduction: "mean" (released code), "sum" (paper) or "none".
         backend: see `local_scores`.
     """
@@ -85,22 +89,41 @@ class LocalContrastiveLoss(nn.Module):
         score: LocalScore = RELEASED,
         *,
         learnable_scale: bool = False,
+        learnable_attention_scale: bool = False,
+        learnable_word_scale: bool = False,
         reduction: Reduction = "mean",
         backend: str | None = None,
     ) -> None:
         super().__init__()
         self.score = score
-        self.logit_scale = LogitScale(score.logit_scale, learnable_scale)
+        self.logit_scale = Scale("logit_scale", score.logit_scale, learnable_scale)
+        self.attention_scale = self.word_scale = None
+        if learnable_attention_scale:
+            self.attention_scale = Scale("attention_scale", score.attention_scale, learnable=True)
+        if learnable_word_scale:
+            self.word_scale = Scale("word_scale", score.word_scale, learnable=True)
         self.reduction: Reduction = reduction
         self.backend = backend
+
+    @property
+    @torch.no_grad()
+    def learned_score(self) -> LocalScore:
+        """Return the score with the numbers that its scales have by now; on a GPU this waits for them."""
+        score = replace(self.score, logit_scale=float(self.logit_scale()))
+        if self.attention_scale is not None:
+            score = replace(score, attention_scale=float(self.attention_scale()))
+        return score if self.word_scale is None else replace(score, word_scale=float(self.word_scale()))
 
     def forward(self, regions: Tensor, words: Tensor, **described: Any) -> Any:
         """Return (image_to_text, text_to_image), scalars.
 
         Args:
             regions, words: as in `local_contrastive_loss`.
-            described: its word_lengths, word_mask, word_offsets, region_lengths, pair_mask and targets.
+            described: its word_lengths, word_mask, word_offsets, region_lengths, word_weights, pair_mask and targets.
         """
+        for name in ("attention_scale", "word_scale"):
+            if getattr(self, name) is not None:
+                described[name] = getattr(self, name)()
         return self._losses(
             regions,
             words,
@@ -123,6 +146,7 @@ class LocalSigmoidLoss(LocalContrastiveLoss):
         score: score to compute. Default: the authors' released code. Its logit_scale is the initial scale.
         logit_bias: initial bias. Default -10, SigLIP, whose scores are cosines: see `sigmoid_loss`.
         learnable: learn both; else they stay.
+        learnable_attention_scale, learnable_word_scale: as in `LocalContrastiveLoss`.
         reduction: "mean" (SigLIP), "sum" or "none".
         backend: see `local_scores`.
     """
@@ -135,10 +159,19 @@ class LocalSigmoidLoss(LocalContrastiveLoss):
         *,
         logit_bias: float = SIGLIP_BIAS,
         learnable: bool = True,
+        learnable_attention_scale: bool = False,
+        learnable_word_scale: bool = False,
         reduction: Reduction = "mean",
         backend: str | None = None,
     ) -> None:
-        super().__init__(score, learnable_scale=learnable, reduction=reduction, backend=backend)
+        super().__init__(
+            score,
+            learnable_scale=learnable,
+            learnable_attention_scale=learnable_attention_scale,
+            learnable_word_scale=learnable_word_scale,
+            reduction=reduction,
+            backend=backend,
+        )
         self.logit_bias = LogitBias(logit_bias, learnable)
 
     def forward(self, regions: Tensor, words: Tensor, **described: Any) -> Tensor:
@@ -146,7 +179,7 @@ class LocalSigmoidLoss(LocalContrastiveLoss):
 
         Args:
             regions, words: as in `local_sigmoid_loss`.
-            described: its word_lengths, word_mask, word_offsets, region_lengths, pair_mask and targets.
+            described: its word_lengths, word_mask, word_offsets, region_lengths, word_weights, pair_mask and targets.
         """
         return super().forward(regions, words, logit_bias=self.logit_bias(), **described)
 
@@ -172,7 +205,7 @@ class GlobalContrastiveLoss(nn.Module):
         eps: float = 1e-8,
     ) -> None:
         super().__init__()
-        self.logit_scale = LogitScale(logit_scale, learnable_scale)
+        self.logit_scale = Scale("logit_scale", logit_scale, learnable_scale)
         self.reduction: Reduction = reduction
         self.eps = checked_scale("eps", eps)
 

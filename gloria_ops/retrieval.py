@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gloria_ops import backends
-from gloria_ops.functional import RELEASED, check_score
+from gloria_ops.functional import RELEASED, check_score, checked_pairs
 from gloria_ops.pairs import in_roles, search_scores
 from gloria_ops.score import LocalScore
 from gloria_ops.tokens import Lengths, Ragged, queries_and_corpus
@@ -116,9 +116,44 @@ def scored_chunks(
     return _scored_chunks(asking, searched, of, score, backend)
 
 
-def _scored_chunks(
-    queries: Ragged, corpus: Ragged, of: ItemKind, score: LocalScore, backend: str | None
-) -> Iterator[tuple[int, Tensor]]:
+def scored_pairs(
+    queries: Tensor,
+    corpus: Tensor | np.ndarray,
+    pairs: Tensor,
+    *,
+    of: ItemKind,
+    score: LocalScore = RELEASED,
+    backend: str | None = None,
+    **described: Any,
+) -> Tensor:
+    """Score chosen pairs of queries and items of a corpus, without gradients: the second stage of a search.
+
+    On the CPU only the rows of chosen items are read, where they lie; none are copied.
+
+    Args:
+        queries, corpus, of, score, backend: as in `local_topk`.
+        pairs: (P, 2) integers, rows (query, item), in any order; P may be 0.
+        described: its query_lengths, query_offsets, corpus_lengths and corpus_offsets.
+
+    Returns:
+        (P,), float32 (float64 for float64): what `scored_chunks` gives for these pairs.
+
+    Raises:
+        TypeError, ValueError, RuntimeError, NotImplementedError: as `local_topk`; pairs of another shape or beyond the
+        items.
+    """
+    asking, searched = queries_and_corpus(queries, corpus, **described)
+    chosen, search_words = _prepared(asking, searched, of, score, backend)
+    names = ("a query", "an item")
+    pairs = checked_pairs(pairs, asking.starts.shape[0], searched.starts.shape[0], names=names)
+    pairs = pairs.to(asking.rows.device, torch.int64)
+    if of == "images":
+        return search_scores(searched, asking, score, chosen, search_words, pairs.flip(1))
+    return search_scores(asking, searched, score, chosen, search_words, pairs)
+
+
+def _prepared(queries: Ragged, corpus: Ragged, of: ItemKind, score: LocalScore, backend: str | None) -> tuple[str, int]:
+    """The name of the backend, and how many rows attend to the corpus in all; 0 where it attends itself."""
     check_score(score)
     if of not in get_args(ItemKind):
         raise ValueError(f"of is {of!r}; expected 'images' or 'texts', what the corpus holds")
@@ -126,7 +161,13 @@ def _scored_chunks(
     corpus_is_attended = in_roles("images", "texts", score)[0] == of
     _check_attended(corpus if corpus_is_attended else queries, chosen)
     # The words of all queries, so that no score depends on where the corpus is cut.
-    search_words = int(queries.lengths.sum()) if corpus_is_attended else 0
+    return chosen, int(queries.lengths.sum()) if corpus_is_attended else 0
+
+
+def _scored_chunks(
+    queries: Ragged, corpus: Ragged, of: ItemKind, score: LocalScore, backend: str | None
+) -> Iterator[tuple[int, Tensor]]:
+    chosen, search_words = _prepared(queries, corpus, of, score, backend)
 
     def scores_of(chunk: Ragged) -> Tensor:
         if of == "images":

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 WordNorm = Literal["none", "softmax", "clipped_l2", "l2", "l1", "clipped_l1", "clipped"]
-Similarity = Literal["dot", "cosine"]
-Pool = Literal["logsumexp", "max", "mean", "sum"]
+Similarity = Literal["dot", "cosine", "smooth_max"]
+Pool = Literal["logsumexp", "softmax", "max", "mean", "sum"]
 Direction = Literal["t2i", "i2t"]
 
 # Kernels multiply in float32, to whose normal numbers these are rounded inward; one over a temperature is a scale.
@@ -34,9 +34,12 @@ class LocalScore:
             "clipped_l1"; "clipped" = LeakyReLU(0.1) alone.
         attention_scale: 1.2e-38 to 3.4e38; infinity takes the hard maximum: the best regions share the attention
             evenly, and no gradient passes through the attention.
-        similarity: "dot" = <c, t>; "cosine" = <c, t> / max(|c| |t|, 1e-8).
-        pool: "logsumexp" = log(sum_i exp(word_scale * u_i)); "max"; "mean"; "sum".
-        word_scale: 1.2e-38 to 3.4e38; read by pool "logsumexp" only.
+        similarity: "dot" = <c, t>; "cosine" = <c, t> / max(|c| |t|, 1e-8); "smooth_max" =
+            log(sum_j exp(attention_scale * s_ij)) / attention_scale, a smooth maximum of the affinities instead of
+            attention (ColPali's use_smooth_max), for word_norm "none" only.
+        pool: "logsumexp" = log(sum_i exp(word_scale * u_i)); "softmax" = sum_i softmax(word_scale * u)_i u_i (X-CLIP's
+            attention over the similarities); "max"; "mean"; "sum".
+        word_scale: 1.2e-38 to 3.4e38; read by pool "logsumexp" and "softmax" only.
         pool_mean: mean instead of sum inside the logarithm of pool "logsumexp".
         pool_divide: divide the logarithm of pool "logsumexp" by word_scale.
         direction: "t2i" = words attend to regions; "i2t" = regions attend to words, the same formula with the two
@@ -44,7 +47,7 @@ class LocalScore:
         logit_scale: 1.2e-38 to 3.4e38; multiplies Z in the contrastive loss, never in the scores.
 
     Raises:
-        ValueError: a knob outside the values above.
+        ValueError: a knob outside the values above, or similarity "smooth_max" with a word_norm.
         TypeError: a scale that is no number, a flag that is no bool.
     """
 
@@ -72,6 +75,11 @@ class LocalScore:
         for name in ("pool_mean", "pool_divide"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} is {getattr(self, name)!r}; expected True or False")
+        if self.similarity == "smooth_max" and self.word_norm != "none":
+            raise ValueError(
+                f"similarity is 'smooth_max' with word_norm {self.word_norm!r}; expected word_norm='none': the smooth "
+                "maximum is one of plain affinities"
+            )
 
     @classmethod
     def paper(cls, tau2: float, tau3: float) -> "LocalScore":

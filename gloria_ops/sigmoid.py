@@ -89,7 +89,7 @@ def local_sigmoid_loss(
         regions, words, score, backend: as in `local_scores`.
         logit_scale: as in `sigmoid_loss`. Default: the score's own (released: 10).
         logit_bias, reduction, pair_mask, targets: as in `sigmoid_loss`.
-        described: word_lengths, word_mask, word_offsets and region_lengths of `local_scores`.
+        described: the other arguments of `local_scores`.
 
     Returns, raises:
         As `sigmoid_loss` and `local_scores`.

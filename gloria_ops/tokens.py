@@ -96,6 +96,32 @@ def canonical(
     return Batch(images, texts, grid)
 
 
+def aligned_weights(
+    word_weights: Tensor,
+    words: Tensor,
+    *,
+    word_lengths: Lengths | None = None,
+    word_mask: Tensor | None = None,
+    word_offsets: Lengths | None = None,
+) -> Tensor:
+    """Return the weights of words as (L,), one for each row of the texts that `canonical` makes of the same words.
+
+    Raises:
+        TypeError, ValueError: weights that are not floating, of another shape or on another device than the words.
+    """
+    if not isinstance(word_weights, Tensor) or not word_weights.is_floating_point():
+        what = word_weights.dtype if isinstance(word_weights, Tensor) else type(word_weights).__name__
+        raise TypeError(f"word_weights is {what}; expected a floating tensor, one weight for each word")
+    if word_weights.shape != words.shape[:-1]:
+        raise ValueError(
+            f"word_weights has the shape {tuple(word_weights.shape)}; expected {tuple(words.shape[:-1])}, that of the "
+            "words without their width"
+        )
+    if word_weights.device != words.device:
+        raise ValueError(f"word_weights is on {word_weights.device} and words on {words.device}; expected one device")
+    return _texts(word_weights.unsqueeze(-1), word_lengths, word_mask, word_offsets).rows.squeeze(-1)
+
+
 def queries_and_corpus(
     queries: Tensor,
     corpus: Tensor | np.ndarray,

@@ -10,9 +10,11 @@ from tolerances import BACKWARD, FORWARD, error, rounding
 from torch import Tensor
 
 from gloria_ops import LocalScore, local_scores, reference
+from gloria_ops.learnable import Learnable
 from gloria_ops.tokens import canonical
 
-Results = Sequence[Tensor]  # scores, and the gradients of regions and words
+Results = Sequence[Tensor]  # scores, and the gradients of regions, words and what else is learned
+NAMES = ("scores", "grad_regions", "grad_words")
 
 
 @contextmanager
@@ -28,20 +30,25 @@ def threads(count: int):
 def fused(given_problem: Problem, score: LocalScore) -> Results:
     """From the kernels."""
     regions, words = given_problem.regions.clone().requires_grad_(), given_problem.words.clone().requires_grad_()
-    scores = local_scores(regions, words, score=score, backend="cpu", **given_problem.lengths)
+    learned = {name: value.float().requires_grad_() for name, value in given_problem.learned.items()}
+    scores = local_scores(regions, words, score=score, backend="cpu", **given_problem.lengths, **learned)
     assert scores.dtype == torch.float32
-    return scores.detach(), *torch.autograd.grad(scores, (regions, words), given_problem.cotangent.float())
+    inputs = (regions, words, *learned.values())
+    return scores.detach(), *torch.autograd.grad(scores, inputs, given_problem.cotangent.float())
 
 
 def eager(given_problem: Problem, score: LocalScore) -> Results:
     """From the formulas in eager PyTorch, in the dtype of the problem."""
     regions, words = given_problem.regions.clone().requires_grad_(), given_problem.words.clone().requires_grad_()
+    learned = {name: value.clone().requires_grad_() for name, value in given_problem.learned.items()}
     batch = canonical(regions, words, **given_problem.lengths)
+    flat = {name: value.flatten() if value.dim() else value for name, value in learned.items()}
     if score.direction == "i2t":
-        scores = reference.scores(batch.texts, batch.images, score).T
+        scores = reference.scores(batch.texts, batch.images, score, Learnable(**flat)).T
     else:
-        scores = reference.scores(batch.images, batch.texts, score)
-    return scores.detach(), *torch.autograd.grad(scores, (regions, words), given_problem.cotangent.to(scores.dtype))
+        scores = reference.scores(batch.images, batch.texts, score, Learnable(**flat))
+    inputs = (regions, words, *learned.values())
+    return scores.detach(), *torch.autograd.grad(scores, inputs, given_problem.cotangent.to(scores.dtype))
 
 
 def assert_as_accurate(
@@ -49,7 +56,7 @@ def assert_as_accurate(
     plain: Results,
     truth: Results,
     slack: float,
-    names: Sequence[str] = ("scores", "grad_regions", "grad_words"),
+    names: Sequence[str] = NAMES,
 ) -> None:
     """`plain` is eager PyTorch in the dtype of `ours`, `truth` in float64; gradients are named grad_*."""
     for name, kernel, same_dtype, exact in zip(names, ours, plain, truth, strict=True):
@@ -68,10 +75,11 @@ def in_orders(compute: Callable[[Problem], Results], given_problem: Problem, cou
     for seed in range(count):
         width = given_problem.words.shape[-1]
         order = torch.randperm(width, generator=torch.Generator().manual_seed(seed))
-        scores, *gradients = compute(
+        scores, grad_regions, grad_words, *rest = compute(
             given_problem._replace(regions=given_problem.regions[..., order], words=given_problem.words[..., order])
         )
-        found.append((scores, *(gradient[..., order.argsort()] for gradient in gradients)))
+        back = order.argsort()
+        found.append((scores, grad_regions[..., back], grad_words[..., back], *rest))
     return [torch.stack(each) for each in zip(*found, strict=True)]
 
 
@@ -83,11 +91,16 @@ def assert_as_accurate_as_eager(rounded: Problem, score: LocalScore, orders: int
     plain, truth = _plain_and_truth(_ByContent(rounded), score, orders)
     ours = in_orders(partial(fused, score=score), rounded, orders)
     try:
-        assert_as_accurate(ours, plain, truth, slack=1)
+        assert_as_accurate(ours, plain, truth, slack=1, names=names_of(rounded))
     except AssertionError:
         if orders > 1:
             raise
         assert_as_accurate_as_eager(rounded, score, orders=16)
+
+
+def names_of(given_problem: Problem) -> Sequence[str]:
+    """Of its results."""
+    return *NAMES, *(f"grad_{name}" for name in given_problem.learned)
 
 
 class _ByContent:
@@ -95,7 +108,10 @@ class _ByContent:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        self._content = tuple((each.dtype, each.shape, each.view(torch.uint8).numpy().tobytes()) for each in problem)
+        tensors = (*problem[:-1], *problem.learned.values())
+        self._content = tuple(
+            (each.dtype, each.shape, each.reshape(-1).view(torch.uint8).numpy().tobytes()) for each in tensors
+        )
 
     def __hash__(self) -> int:
         return hash(self._content)

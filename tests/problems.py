@@ -1,5 +1,6 @@
 """The problems and scores that the tests of the ops are run on."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import product
 from typing import NamedTuple
@@ -24,6 +25,8 @@ POOLS = [("logsumexp", mean, divide) for mean, divide in product((False, True), 
     (pool, False, False) for pool in ("max", "mean", "sum")
 ]
 
+EVERY_POOL = [*POOLS, ("softmax", False, False)]
+
 EVERY_SCORE = {
     f"{norm}-{similarity}-{scale:g}-{pool}{'-mean' * mean}{'-divide' * divide}": LocalScore(
         word_norm=norm,
@@ -35,8 +38,34 @@ EVERY_SCORE = {
         word_scale=3.0,
     )
     for norm, similarity, scale, (pool, mean, divide) in product(
-        ("none", "softmax", "clipped_l2"), ("dot", "cosine"), (4.0, float("inf")), POOLS
+        ("none", "softmax", "clipped_l2"), ("dot", "cosine"), (4.0, float("inf")), EVERY_POOL
     )
+} | {
+    f"smooth_max-{scale:g}-{pool}{'-mean' * mean}{'-divide' * divide}": LocalScore(
+        word_norm="none",
+        similarity="smooth_max",
+        attention_scale=scale,
+        pool=pool,
+        pool_mean=mean,
+        pool_divide=divide,
+        word_scale=3.0,
+    )
+    for scale, (pool, mean, divide) in [*product((4.0,), EVERY_POOL), (float("inf"), POOLS[0])]
+}
+
+# What comes as tensors: each of them in scores that read it.
+LEARNED_SCORES = {
+    "released": PRESETS["released"],
+    "released_mean": PRESETS["released_mean"],
+    "paper_mean": replace(PRESETS["paper"], pool_mean=True),
+    "scan_t2i": PRESETS["scan_t2i"],
+    "scan_i2t": PRESETS["scan_i2t"],
+    "softmax_pool": replace(PRESETS["released"], pool="softmax"),
+    "smooth_max": EVERY_SCORE["smooth_max-4-softmax"],
+    "smooth_max_sum": EVERY_SCORE["smooth_max-4-sum"],
+    "maxsim": PRESETS["maxsim"],
+    "maxsim_mean": replace(PRESETS["maxsim"], pool="mean"),
+    "hard_cosine": replace(PRESETS["released"], attention_scale=float("inf")),
 }
 
 # In the reference only: the other ways of SCAN to normalize over the words.
@@ -51,10 +80,26 @@ class Problem(NamedTuple):
     region_lengths: Tensor
     word_lengths: Tensor
     cotangent: Tensor
+    learned: Mapping[str, Tensor] = {}
 
     def to(self, dtype: torch.dtype) -> "Problem":
-        """Rounded to `dtype`, the cotangent excepted."""
-        return self._replace(regions=self.regions.to(dtype), words=self.words.to(dtype))
+        """Rounded to `dtype`, the cotangent and scales excepted."""
+        learned = {name: value.to(dtype) if value.dim() else value for name, value in self.learned.items()}
+        return self._replace(regions=self.regions.to(dtype), words=self.words.to(dtype), learned=learned)
+
+    def learning(self, score: LocalScore, seed: int = 0) -> "Problem":
+        """With everything that this score reads as tensors: scales of its own size, weights with some zeros."""
+        generator = torch.Generator().manual_seed(seed)
+        learned = {}
+        if score.direction == "t2i" and score.pool != "max":
+            weights = torch.rand(self.words.shape[:2], generator=generator, dtype=torch.float64)
+            weights[:, 1:] *= torch.rand(weights[:, 1:].shape, generator=generator) > 0.2
+            learned["word_weights"] = weights + torch.eye(*weights.shape, dtype=torch.float64)[:1] / 4
+        if score.attention_scale < float("inf"):
+            learned["attention_scale"] = torch.tensor(score.attention_scale).double()
+        if score.pool in ("logsumexp", "softmax"):
+            learned["word_scale"] = torch.tensor(score.word_scale).double()
+        return self._replace(learned=learned)
 
     @property
     def lengths(self) -> dict[str, Tensor]:

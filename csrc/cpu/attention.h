@@ -130,39 +130,68 @@ inline void attend_bounded(const Tile& t, float scale) {
   });
 }
 
-// The same with the maximum over the regions subtracted, and for a hard maximum.
-template <class Operand, WordNorm norm>
-inline void attend_by_maximum(const Tile& t, float scale) {
-  const bool hard = __builtin_isinf(scale);
-  for (int64_t i = 0; i < t.rows * kPanel; ++i) t.top[i] = -__builtin_inff();
-  for_lanes(t, [&](const BinText& text, int64_t at, int part, auto valid) {
-    float* x = t.normed + at;
-    const Vec divisor = normalize<Operand, norm>(t.affinity + at, t.shift, x, text.begin, text.end);
-    for (int64_t r = text.begin; r < text.end; ++r) {
-      float* top = t.top + r * kPanel + part * kLanes;
-      Vec xv = load(x + r * kPanel);
-      if constexpr (norm != WordNorm::kNone) {
-        xv /= divisor;  // no reciprocal, whose rounding a steep attention would show: a text of one word has x = 1
-        store(x + r * kPanel, xv);
-      }
-      const IVec there = reinterpret_cast<IVec>(valid(reinterpret_cast<Vec>(~IVec{})));
-      store(top, there ? maximum(xv, load(top)) : load(top));
+// The greater one, lane by lane; NaN wins, and stays.
+inline Vec maximum_or_nan(Vec top, Vec x) { return (x > top) | (x != x) ? x : top; }
+
+// The maximum of s over the panels, lane by lane, some rows at a time in registers.
+inline void find_lane_maxima(const Tile& t) {
+  constexpr int kTogether = 8;
+  const int64_t whole = t.regions / kPanel;
+  for (int64_t i = 0; i < t.rows * kPanel; i += kTogether * kLanes) {
+    Vec top[kTogether];
+    for (Vec& each : top) each = broadcast(-__builtin_inff());
+    for (int64_t p = 0; p < whole; ++p)
+      for (int j = 0; j < kTogether; ++j)
+        top[j] = maximum_or_nan(top[j], load(t.affinity + p * t.rows * kPanel + i + j * kLanes));
+    for (int j = 0; t.regions % kPanel != 0 && j < kTogether; ++j) {
+      const IVec there = lanes_below(t.regions % kPanel - j % kParts * kLanes);
+      const Vec x = load(t.affinity + whole * t.rows * kPanel + i + j * kLanes);
+      top[j] = there ? maximum_or_nan(top[j], x) : top[j];
     }
-  });
+    for (int j = 0; j < kTogether; ++j) store(t.top + i + j * kLanes, top[j]);
+  }
+}
+
+// s -> x, and the maximum of x over the regions in the first lane of `top`; NaN wins.
+template <class Operand, WordNorm norm>
+inline void find_maxima(const Tile& t) {
+  if constexpr (norm == WordNorm::kNone) {
+    find_lane_maxima(t);
+  } else {
+    for (int64_t i = 0; i < t.rows * kPanel; ++i) t.top[i] = -__builtin_inff();
+    for_lanes(t, [&](const BinText& text, int64_t at, int part, auto valid) {
+      float* x = t.normed + at;
+      const Vec divisor = normalize<Operand, norm>(t.affinity + at, t.shift, x, text.begin, text.end);
+      const IVec there = reinterpret_cast<IVec>(valid(reinterpret_cast<Vec>(~IVec{})));
+      for (int64_t r = text.begin; r < text.end; ++r) {
+        float* top = t.top + r * kPanel + part * kLanes;
+        // No reciprocal, whose rounding a steep attention would show: a text of one word has x = 1.
+        const Vec xv = load(x + r * kPanel) / divisor;
+        store(x + r * kPanel, xv);
+        store(top, there ? maximum_or_nan(load(top), xv) : load(top));
+      }
+    });
+  }
   for (const BinText* text = t.texts; text != t.texts + t.text_count; ++text)
     for (int64_t r = text->begin; r < text->end; ++r) {
       float* top = t.top + r * kPanel;
-      for (int i = 1; i < kPanel; ++i) top[0] = top[i] > top[0] ? top[i] : top[0];
+      for (int half = kPanel / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; ++i)
+          top[i] = top[i + half] > top[i] || top[i + half] != top[i + half] ? top[i + half] : top[i];
     }
+}
+
+// The same as `attend_bounded` with the maximum over the regions subtracted.
+template <class Operand, WordNorm norm>
+inline void attend_by_maximum(const Tile& t, float scale) {
+  find_maxima<Operand, norm>(t);
   for_lanes(t, [&](const BinText& text, int64_t at, int part, auto valid) {
     for (int64_t r = text.begin; r < text.end; ++r) {
       const Vec top = broadcast(t.top[r * kPanel]);
       const Vec xv = load(t.normed + at + r * kPanel);
       const Vec below = (xv - top) * scale;
       // Nothing, not e^-87, so that no scale can make something of it.
-      const Vec soft = hard             ? (xv == top ? broadcast(1.0f) : Vec{})
-                       : below < -87.0f ? Vec{}
-                                        : exp<Operand::kExpDegree>(below);
+      const Vec soft = below < -87.0f ? Vec{} : exp<Operand::kExpDegree>(below);
       const Vec ev = as_operand(Operand{}, valid(soft));
       accumulate(t, r, part, ev, load(t.affinity + at + r * kPanel));
       store(t.attention + at + r * kPanel, ev);
@@ -176,6 +205,7 @@ inline bool is_bounded(const Problem& problem) {
 
 template <class Operand, WordNorm norm>
 inline void attend(const Problem& problem, const Tile& t) {
+  if (is_hard(problem)) return find_maxima<Operand, norm>(t);
   std::memset(t.sum, 0, t.rows * kPanel * 4);
   std::memset(t.dot, 0, t.rows * kPanel * 4);
   if (is_bounded(problem))
@@ -186,7 +216,7 @@ inline void attend(const Problem& problem, const Tile& t) {
 
 // Per word: ds_ij = alpha e_ij + (norm backward of dx_ij), dx_ij = scale * e_ij * (alpha (s_ij - mean s) + beta (h_ij -
 // mean h)), with h = e G (cosine) and means weighted by the attention: where one region has all of it, dx is exactly
-// zero. A hard maximum has dx = 0.
+// zero. A smooth maximum has ds_ij = alpha e_ij.
 struct WordGradient {
   float alpha, beta, mean_s, mean_h;
   float rest;  // what the rounding of the means left: of a steep attention nothing else may be left in the end
@@ -197,7 +227,7 @@ struct WordGradient {
 template <WordNorm norm, bool cosine, bool totals>
 inline void affinity_gradient(const Problem& problem, const Tile& t, const WordGradient* words, float* h,
                               double* columns) {
-  const float scale = __builtin_isinf(problem.attention_scale) ? 0.0f : problem.attention_scale;
+  const float scale = problem.smooth_max ? 0.0f : problem.attention_scale;
   for_lanes(t, [&](const BinText& text, int64_t at, int part, auto) {
     const float *s = t.affinity + at, *x = t.normed + at, *e = t.attention + at;
     float* out = h + at;
@@ -241,6 +271,26 @@ inline void affinity_gradient(const Problem& problem, const Tile& t, const WordG
     }
     if constexpr (totals) column.add_to(columns + at / (t.rows * kPanel) * kPanel + part * kLanes);
   });
+}
+
+// dL / d attention_scale of the words of one tile: sum of e x (alpha (s - mean s) + beta (h - mean h)). Any number may
+// be taken off x, since the rest sums to zero over the regions.
+template <WordNorm norm, bool cosine>
+inline double scale_gradient(const Tile& t, const WordGradient* words, const float* h) {
+  LongSum total;
+  for_lanes(t, [&](const BinText& text, int64_t at, int, auto) {
+    for (int64_t r = text.begin; r < text.end; ++r) {
+      const WordGradient& w = words[r];
+      const Vec above = load(t.affinity + at + r * kPanel) - w.mean_s;
+      Vec inner = above * w.alpha - w.rest;
+      if constexpr (cosine) inner += (load(h + at + r * kPanel) - w.mean_h) * w.beta;
+      const Vec x = norm == WordNorm::kNone ? above : load(t.normed + at + r * kPanel);
+      total.add(r, load(t.attention + at + r * kPanel) * inner * x);
+    }
+  });
+  alignas(64) double lanes[kPanel] = {};
+  total.add_to(lanes);
+  return lane_sum(lanes);
 }
 
 }  // namespace gloria::GLORIA_ISA

@@ -27,33 +27,42 @@ struct ImageGradient {
   float* gram_weight;    // beta of each word; 0 where its context is formed directly
   float* center_weight;  // beta (sum e)
   double* lengthwise;    // coefficient of t in dL/dt of each word, from |t| in the cosine
+  double* word_weights;  // dL/dw of each word; null where there are none
+  double* scales;        // dL / d attention_scale, dL / d word_scale
 
   ImageGradient(Arena& arena, const Problem& problem, const Bins& bins) {
     const ImageShape<Operand> largest(longest(problem.images), problem.dim);
     constexpr bool rounds = Operand::kValuesPerUnit > 1;
-    regions = arena.take<float>(largest.width * largest.rows);
-    gram = problem.cosine ? arena.take<float>(largest.gram_size()) : nullptr;
+    const bool dense = !is_hard(problem);
+    regions = dense ? arena.take<float>(largest.width * largest.rows) : nullptr;
+    gram = dense && problem.cosine ? arena.take<float>(largest.gram_size()) : nullptr;
     flat = arena.take<float>(largest.width * largest.rows);
     operands = rounds ? arena.take<Unit>(bins.max_rows * largest.blocks * 16) : nullptr;
-    weighted = rounds && problem.cosine ? arena.take<Unit>(bins.max_rows * largest.rows / 2) : nullptr;
+    weighted = dense && rounds && problem.cosine ? arena.take<Unit>(bins.max_rows * largest.rows / 2) : nullptr;
     by_words = arena.take<double>(largest.rows);
     by_regions = arena.take<double>(largest.rows);
     terms = arena.take<WordGradient>(bins.max_rows);
     gram_weight = arena.take<float>(bins.max_rows);
     center_weight = arena.take<float>(bins.max_rows);
     lengthwise = arena.take<double>(bins.max_rows);
+    word_weights = problem.word_weights ? arena.take<double>(bins.max_rows) : nullptr;
+    scales = arena.take<double>(2);
   }
 };
 
 // The sums over the images, in the order of the bins.
 struct WordSum {
-  float* gradient;     // C forms, one a bin
-  double* lengthwise;  // [rows of all bins]
-  int64_t* images;     // how many images each bin has taken in
+  float* gradient;       // C forms, one a bin
+  double* lengthwise;    // [rows of all bins]
+  double* word_weights;  // [rows of all bins]; null where there are none
+  double* scales;        // those of each image
+  int64_t* images;       // how many images each bin has taken in
 
   WordSum(Arena& arena, const Problem& problem, const Bins& bins) {
     gradient = arena.take<float>(bins.rows * panels_of(problem.dim) * kPanel);
     lengthwise = arena.take<double>(bins.rows);
+    word_weights = problem.word_weights ? arena.take<double>(bins.rows) : nullptr;
+    scales = arena.take<double>(2 * problem.images.count);
     images = arena.take<int64_t>(bins.count);
   }
 };
@@ -76,11 +85,15 @@ inline void word_gradients(Worker<Operand>& w, const Common& common, const Image
   for (int64_t r = bin.used; r < bin.rows; ++r) out.gram_weight[r] = 0.0f, out.center_weight[r] = 0.0f;
   for (int64_t t = 0; t < bin.text_count; ++t) {
     const BinText& text = bin.texts[t];
-    pool_weights(problem, similarity + text.begin, text.end - text.begin, w.scratch.weights + text.begin);
     const float upstream = common.gradients.scores[w.index * problem.texts.count + text.text];
+    out.scales[1] += upstream * pool_gradient(problem, words_of(problem, text.text, similarity + text.begin),
+                                              w.scratch.weights + text.begin,
+                                              out.word_weights ? out.word_weights + text.begin : nullptr);
     for (int64_t r = text.begin; r < text.end; ++r) {
       const WordSums& word = w.scratch.sums[r];
       const double norm = common.norms[bin.offset + r], u = similarity[r], du = upstream * w.scratch.weights[r];
+      if (out.word_weights) out.word_weights[r] *= upstream;
+      if (problem.smooth_max) out.scales[0] += du * (word.mean_s - u) / problem.attention_scale;
       double alpha = du / word.sum, beta = 0.0;
       out.lengthwise[r] = 0.0;
       if (problem.cosine && cosine_is_clamped(word, norm)) {
@@ -100,19 +113,22 @@ inline void word_gradients(Worker<Operand>& w, const Common& common, const Image
 }
 
 template <class Operand, bool cosine>
-inline void affinity_gradient_of(const Worker<Operand>& w, const ImageGradient<Operand>& out) {
+inline void affinity_gradient_of(const Worker<Operand>& w, const Common& common, const ImageGradient<Operand>& out) {
   constexpr bool totals = cosine && kCenters<Operand>;
-  const auto find = [&](auto gradient) {
+  const auto find = [&](auto gradient, auto of_scale) {
+    if (common.gradients.attention_scale && !w.problem.smooth_max)
+      out.scales[0] += of_scale(w.tile(), out.terms, w.scratch.spread);
     gradient(w.problem, w.tile(), out.terms, w.scratch.spread, out.by_words);
     clear_padding(w.scratch.spread, *w.bin, w.shape.panels);
   };
   switch (w.problem.word_norm) {
     case WordNorm::kNone:
-      return find(affinity_gradient<WordNorm::kNone, cosine, totals>);
+      return find(affinity_gradient<WordNorm::kNone, cosine, totals>, scale_gradient<WordNorm::kNone, cosine>);
     case WordNorm::kSoftmax:
-      return find(affinity_gradient<WordNorm::kSoftmax, cosine, totals>);
+      return find(affinity_gradient<WordNorm::kSoftmax, cosine, totals>, scale_gradient<WordNorm::kSoftmax, cosine>);
     case WordNorm::kClippedL2:
-      return find(affinity_gradient<WordNorm::kClippedL2, cosine, totals>);
+      return find(affinity_gradient<WordNorm::kClippedL2, cosine, totals>,
+                  scale_gradient<WordNorm::kClippedL2, cosine>);
   }
 }
 
@@ -155,27 +171,39 @@ inline void context_gradient(const Worker<Operand>& w, const ImageGradient<Opera
   }
 }
 
-// dV^T += T^T ds, then in turn dT += ds V, where ds is in `spread`.
+// dV^T += T^T ds, then in turn dT += ds V, where ds is in `spread`; of a hard maximum, the rows of the best regions.
 template <class Operand>
 inline void add_products(Worker<Operand>& w, int64_t bin_index, const WordSum& total,
                          const ImageGradient<Operand>& out) {
   const int64_t rows = w.bin->rows, offset = w.bin->offset, panels = w.shape.panels,
                 dim_panels = panels_of(w.problem.dim);
+  const bool dense = !is_hard(w.problem);
+  const Unit* gradient = nullptr;
   w.clock.enter(Stage::kGradRegions);
-  const Unit* gradient = to_right(Operand{}, w.scratch.spread, rows, panels, w.scratch.right);
-  product<Operand>(w.words.down, {gradient, rows / Operand::kValuesPerUnit}, {out.regions, w.shape.width, true},
-                   dim_panels * kPanel, panels, units_of<Operand>(w.bin->used));
-  gradient = to_left(Operand{}, w.scratch.spread, rows, panels, w.scratch.left);
+  if (dense) {
+    gradient = to_right(Operand{}, w.scratch.spread, rows, panels, w.scratch.right);
+    product<Operand>(w.words.down, {gradient, rows / Operand::kValuesPerUnit}, {out.regions, w.shape.width, true},
+                     dim_panels * kPanel, panels, units_of<Operand>(w.bin->used));
+    gradient = to_left(Operand{}, w.scratch.spread, rows, panels, w.scratch.left);
+  } else {
+    best_regions_gradient(w, out.terms, out.flat);
+  }
   w.clock.enter(Stage::kWait);
   w.member.wait_until([&] { return __atomic_load_n(total.images + bin_index, __ATOMIC_ACQUIRE) == w.index; });
   if (w.member.stopped()) return;
   w.clock.enter(Stage::kGradWords);
   const bool further = w.index > 0;
-  product<Operand>({gradient, rows, false}, {w.image.down, w.shape.rows / Operand::kValuesPerUnit},
-                   {total.gradient + offset * dim_panels * kPanel, rows, further}, rows, dim_panels,
-                   units_of<Operand>(w.shape.regions));
-  for (int64_t r = 0; r < w.bin->used; ++r)
-    total.lengthwise[offset + r] = (further ? total.lengthwise[offset + r] : 0.0) + out.lengthwise[r];
+  float* sum = total.gradient + offset * dim_panels * kPanel;
+  if (dense)
+    product<Operand>({gradient, rows, false}, {w.image.down, w.shape.rows / Operand::kValuesPerUnit},
+                     {sum, rows, further}, rows, dim_panels, units_of<Operand>(w.shape.regions));
+  else
+    best_words_gradient(w, out.terms, further, sum);
+  const auto add = [&](const double* parts, double* sums) {
+    for (int64_t r = 0; r < w.bin->used; ++r) sums[offset + r] = (further ? sums[offset + r] : 0.0) + parts[r];
+  };
+  add(out.lengthwise, total.lengthwise);
+  if (total.word_weights) add(out.word_weights, total.word_weights);
   __atomic_store_n(total.images + bin_index, w.index + 1, __ATOMIC_RELEASE);
 }
 
@@ -186,13 +214,15 @@ inline void bin_gradient(Worker<Operand>& w, int64_t bin_index, const Common& co
   sum_words(w, true);
   find_similarities(w, common.norms);
   word_gradients(w, common, out);
-  w.clock.enter(Stage::kGradient);
-  if (w.problem.cosine)
-    affinity_gradient_of<Operand, true>(w, out);
-  else
-    affinity_gradient_of<Operand, false>(w, out);
-  w.clock.enter(Stage::kGradGram);
-  if (w.problem.cosine) context_gradient(w, out);
+  if (!is_hard(w.problem)) {
+    w.clock.enter(Stage::kGradient);
+    if (w.problem.cosine)
+      affinity_gradient_of<Operand, true>(w, common, out);
+    else
+      affinity_gradient_of<Operand, false>(w, common, out);
+    w.clock.enter(Stage::kGradGram);
+    if (w.problem.cosine) context_gradient(w, out);
+  }
   add_products(w, bin_index, common.total, out);
 }
 
@@ -208,17 +238,19 @@ inline void write_row(const float* chunks, int64_t stride, int64_t dim, Value* r
   if (d < dim) write(d, dim - d);
 }
 
-// dL/dt = sum ds V + lengthwise t, into the row of `grad` that belongs to the word.
+// dL/dt = sum ds V + lengthwise t, and dL/dw, into the rows that belong to the words.
 template <class Operand>
-inline void write_words(const Problem& problem, const Bin& bin, const WordSum& total, void* grad) {
+inline void write_words(const Problem& problem, const Bin& bin, const WordSum& total, const Gradients& gradients) {
   const int64_t stride = bin.rows * kPanel;
   for_words<Operand>(problem, bin, [&](const auto* row, int64_t r) {
     using Value = std::remove_const_t<std::remove_pointer_t<decltype(row)>>;
+    const int64_t at = row - static_cast<const Value*>(problem.texts.rows);
     const float* sum = total.gradient + bin.offset * panels_of(problem.dim) * kPanel + r * kPanel;
     const double lengthwise = total.lengthwise[bin.offset + r];
-    write_row(sum, stride, problem.dim,
-              static_cast<Value*>(grad) + (row - static_cast<const Value*>(problem.texts.rows)),
+    write_row(sum, stride, problem.dim, static_cast<Value*>(gradients.words) + at,
               [&](int64_t d) { return lengthwise * widen(row[d]); });
+    if (gradients.word_weights)
+      gradients.word_weights[at / problem.dim] = static_cast<float>(total.word_weights[bin.offset + r]);
   });
 }
 
@@ -239,16 +271,18 @@ template <class Operand>
 inline void write_regions(const Worker<Operand>& w, const Common& common, const ImageGradient<Operand>& sums) {
   const ImageShape<Operand>& shape = w.shape;
   const int64_t dim = w.problem.dim;
-  transpose_blocks(reinterpret_cast<const Unit*>(sums.regions), shape.panels, shape.width,
-                   reinterpret_cast<Unit*>(sums.flat));
+  const bool dense = !is_hard(w.problem);
+  if (dense)
+    transpose_blocks(reinterpret_cast<const Unit*>(sums.regions), shape.panels, shape.width,
+                     reinterpret_cast<Unit*>(sums.flat));
+  // From row to row, and from 16 values of one to the next: blocks of 16 rows, or row after row.
+  const int64_t row_step = dense ? kPanel : shape.width, chunk_step = dense ? shape.panels * kPanel * kPanel : kPanel;
   with_typed<Operand>(w.problem.dtype, common.gradients.regions, [&](const auto* typed) {
     using Value = std::remove_const_t<std::remove_pointer_t<decltype(typed)>>;
     Value* rows = static_cast<Value*>(common.gradients.regions) + w.problem.images.starts[w.index] * dim;
     for (int64_t r = 0; r < shape.regions; ++r) {
       const double by_words = sums.by_words[r], by_regions = sums.by_regions[r];
-      const auto write = [&](auto more) {
-        write_row(sums.flat + r * kPanel, shape.panels * kPanel * kPanel, dim, rows + r * dim, more);
-      };
+      const auto write = [&](auto more) { write_row(sums.flat + r * row_step, chunk_step, dim, rows + r * dim, more); };
       if (common.word_center)
         write([=, center = w.image.center, word_center = common.word_center](int64_t d) {
           return by_words * word_center[d] + by_regions * center[d];
@@ -264,9 +298,11 @@ template <class Operand, class OperandsOf>
 inline void image_gradient(Worker<Operand>& w, const Common& common, const ImageGradient<Operand>& sums,
                            OperandsOf operands_of) {
   const ImageShape<Operand>& shape = w.shape;
-  prepare_image(w.problem, w.index, true, w.image, w.clock);
-  std::memset(sums.regions, 0, shape.width * shape.panels * kPanel * 4);
-  if (w.problem.cosine) std::memset(sums.gram, 0, shape.gram_size() * 4);
+  const bool dense = !is_hard(w.problem);
+  prepare_image(w.problem, w.index, dense, w.image, w.clock);
+  std::memset(dense ? sums.regions : sums.flat, 0, shape.width * shape.panels * kPanel * 4);
+  sums.scales[0] = sums.scales[1] = 0.0;
+  if (sums.gram) std::memset(sums.gram, 0, shape.gram_size() * 4);
   for (double* coefficients : {sums.by_words, sums.by_regions}) std::memset(coefficients, 0, shape.rows * 8);
   for (int64_t b = 0; b < common.bins.count; ++b) {
     if (w.member.stopped()) return;
@@ -274,6 +310,7 @@ inline void image_gradient(Worker<Operand>& w, const Common& common, const Image
     w.take_bin(common.bins.bins[b], operands_of(b));
     bin_gradient(w, b, common, sums);
   }
+  std::memcpy(common.total.scales + 2 * w.index, sums.scales, 2 * 8);
   w.clock.enter(Stage::kGradGram);
   if (use_gram(w.problem, shape.regions)) gram_gradient(w, sums);
   w.clock.enter(Stage::kPack);
@@ -284,19 +321,19 @@ inline void image_gradient(Worker<Operand>& w, const Common& common, const Image
 // False if it was interrupted.
 template <class Operand>
 bool backward(const Problem& problem, const Bins& bins, const Gradients& gradients) {
-  const bool packed_once = bins_together<Operand>(problem, bins, 0, true) == bins.count;
+  const bool dense = !is_hard(problem), packed_once = bins_together<Operand>(problem, bins, 0, dense) == bins.count;
   const int64_t threads = std::min<int64_t>(problem.threads, problem.images.count);
   const Layouts centers("the mean word", 1,
                         [&](Arena& arena) { return arena.take<float>(padded<Operand>(problem.dim)); });
-  float* word_center = kCenters<Operand> && problem.cosine ? centers[0] : nullptr;
+  float* word_center = kCenters<Operand> && problem.cosine && dense ? centers[0] : nullptr;
   if (word_center) find_word_center<Operand>(problem, bins, word_center);
   const auto pack_of = [&](Arena& arena, int64_t rows) {
-    return WordPack<Operand>(arena, problem.dim, rows, true, word_center);
+    return WordPack<Operand>(arena, problem.dim, rows, dense, word_center);
   };
   const Layouts image_of("the images of each thread", threads,
-                         [&](Arena& arena) { return Image<Operand>(arena, problem, true); });
+                         [&](Arena& arena) { return Image<Operand>(arena, problem, dense); });
   const Layouts scratch_of("the tiles of each thread", threads,
-                           [&](Arena& arena) { return Scratch<Operand>(arena, problem, bins, true); });
+                           [&](Arena& arena) { return Scratch<Operand>(arena, problem, bins, dense); });
   const Layouts sums_of("the gradients of each thread", threads,
                         [&](Arena& arena) { return ImageGradient<Operand>(arena, problem, bins); });
   const Layouts packs("packed words", packed_once ? 1 : threads,
@@ -309,7 +346,7 @@ bool backward(const Problem& problem, const Bins& bins, const Gradients& gradien
   std::memset(total.images, 0, bins.count * 8);
   std::vector<WordOperands> words(bins.count);
 
-  return parallel(threads, problem.interrupted, [&](Member member) {
+  const bool finished = parallel(threads, problem.interrupted, [&](Member member) {
     Worker<Operand> w{problem, member, scratch_of[member.index]};
     const ImageGradient<Operand> sums = sums_of[member.index];
     const Image<Operand> image = image_of[member.index];
@@ -328,9 +365,14 @@ bool backward(const Problem& problem, const Bins& bins, const Gradients& gradien
       image_gradient(w, common, sums, [&](int64_t b) { return packed_once ? words[b] : packed(b); });
     });
     w.clock.enter(Stage::kPack);
-    w.member.share(bins.count, [&](int64_t b) { write_words<Operand>(problem, bins.bins[b], total, gradients.words); });
+    w.member.share(bins.count, [&](int64_t b) { write_words<Operand>(problem, bins.bins[b], total, gradients); });
     w.clock.add_to(problem.stage_nanoseconds);
   });
+  double sums[2] = {};
+  for (int64_t i = 0; finished && i < 2 * problem.images.count; ++i) sums[i % 2] += total.scales[i];
+  if (gradients.attention_scale) *gradients.attention_scale = sums[0];
+  if (gradients.word_scale) *gradients.word_scale = sums[1];
+  return finished;
 }
 
 }  // namespace gloria::GLORIA_ISA

@@ -41,7 +41,7 @@ struct Direct {
   Unit *left, *right;
 
   Direct(Arena& arena, const Problem& problem, const ImageShape<Operand>& largest, int64_t most, bool backward) {
-    if (!problem.cosine) return;
+    if (!problem.cosine || is_hard(problem)) return;
     constexpr bool rounds = Operand::kValuesPerUnit > 1;
     count = arena.take<int64_t>(1);
     held = arena.take<int64_t>(1);

@@ -22,7 +22,7 @@ inline void score_bin(Worker<Operand>& w, const double* norms, float* scores) {
   find_similarities(w, norms);
   for (const BinText* text = w.bin->texts; text != w.bin->texts + w.bin->text_count; ++text)
     scores[w.index * w.problem.texts.count + text->text] =
-        pool_score(w.problem, w.scratch.similarity + text->begin, text->end - text->begin);
+        static_cast<float>(pool_score(w.problem, words_of(w.problem, text->text, w.scratch.similarity + text->begin)));
 }
 
 // False if it was interrupted.

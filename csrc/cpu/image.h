@@ -13,7 +13,7 @@ namespace gloria::GLORIA_ISA {
 inline bool use_gram(const Problem& problem, int64_t regions) {
   const int64_t shared = problem.search_words, making = shared > 0 ? regions * problem.dim : 0,
                 words = shared > 0 ? shared : 1;
-  return problem.cosine && 5 * (words * regions + making) <= 9 * words * problem.dim;
+  return problem.cosine && !is_hard(problem) && 5 * (words * regions + making) <= 9 * words * problem.dim;
 }
 
 template <class Operand>
@@ -44,7 +44,7 @@ inline int64_t longest(const Ragged& side) {
 inline bool any_direct(const Problem& problem) {
   bool any = false;
   for (int64_t i = 0; i < problem.images.count; ++i)
-    any = any || (problem.cosine && !use_gram(problem, problem.images.lengths[i]));
+    any = any || (problem.cosine && !is_hard(problem) && !use_gram(problem, problem.images.lengths[i]));
   return any;
 }
 
@@ -72,14 +72,12 @@ struct Image {
   Image(Arena& arena, const Problem& problem, bool backward) {
     constexpr bool rounds = Operand::kValuesPerUnit > 1;
     const ImageShape<Operand> largest(longest(problem.images), problem.dim);
-    const bool needs_down = backward || any_direct(problem);
+    const bool needs_down = backward || any_direct(problem), has_gram = problem.cosine && !is_hard(problem);
     across = arena.take<Unit>(largest.regions_size());
     rows = rounds || needs_down ? arena.take<Unit>(largest.regions_size()) : nullptr;
-    product = problem.cosine ? arena.take<float>(largest.gram_size()) : nullptr;
+    product = has_gram ? arena.take<float>(largest.gram_size()) : nullptr;
     down = !rounds ? rows : needs_down ? arena.take<Unit>(largest.regions_size()) : nullptr;
-    gram = !rounds          ? reinterpret_cast<Unit*>(product)
-           : problem.cosine ? arena.take<Unit>(largest.gram_size() / 2)
-                            : nullptr;
+    gram = !rounds ? reinterpret_cast<Unit*>(product) : has_gram ? arena.take<Unit>(largest.gram_size() / 2) : nullptr;
     center = arena.take<float>(largest.width);
     center_square = arena.take<double>(1);
     squares = arena.take<float>(largest.rows);
@@ -208,7 +206,8 @@ inline void prepare_image(const Problem& problem, int64_t image, bool backward, 
   const bool centers = kCenters<Operand> && backward && problem.cosine, gram = use_gram(problem, shape.regions);
   find_center(problem, image, shape, centers, out);
   pack_regions(problem, image, shape, out.across, out.rows, centers ? out.center : nullptr);
-  if (backward || (problem.cosine && !gram)) rows_to_right(Operand{}, out.rows, shape.rows, shape.blocks, out.down);
+  if (backward || (problem.cosine && !gram && !is_hard(problem)))
+    rows_to_right(Operand{}, out.rows, shape.rows, shape.blocks, out.down);
   if (!gram) return;
 
   clock.enter(Stage::kGram);

@@ -116,6 +116,7 @@ inline void find_contexts(Worker<Operand>& w, bool gram, bool backward) {
 template <class Operand>
 inline void sum_words(Worker<Operand>& w, bool backward) {
   w.clock.enter(Stage::kContext);
+  if (is_hard(w.problem)) return find_best(w, backward);
   const Scratch<Operand>& scratch = w.scratch;
   const bool gram = use_gram(w.problem, w.shape.regions);
   if (w.problem.cosine) find_contexts(w, gram, backward);
@@ -125,6 +126,10 @@ inline void sum_words(Worker<Operand>& w, bool backward) {
     const auto lanes = [&](const float* values) { return lane_sum(values + r * kPanel); };
     const double sum = lanes(scratch.sum), dot = lanes(scratch.dot);
     WordSums& word = scratch.sums[r] = {sum, dot + sum * scratch.shift[r], 0.0, dot / sum, 0.0, false};
+    if (w.problem.smooth_max) {
+      word.dot = sum * (scratch.top[r * kPanel] + std::log(sum) / w.problem.attention_scale);
+      continue;
+    }
     if (!w.problem.cosine) {
       if (may_be_flat(w.problem, sum, dot, w.shape.regions)) word.dot = flat_dot(w, r);
       continue;
@@ -144,7 +149,8 @@ inline void sum_words(Worker<Operand>& w, bool backward) {
   if (scratch.direct.any()) direct_words(w, backward);
 }
 
-// u of one word. The cosine does not change when the attention is scaled, so its denominator only meets epsilon.
+// u of one word; of a smooth maximum, `dot` is (sum e) u. The cosine does not change when the attention is scaled, so
+// its denominator only meets epsilon.
 inline bool cosine_is_clamped(const WordSums& w, double norm) { return w.context * norm <= kCosineEpsilon * w.sum; }
 inline double word_similarity(const Problem& problem, const WordSums& w, double norm) {
   if (!problem.cosine) return w.dot / w.sum;

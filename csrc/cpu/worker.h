@@ -5,6 +5,7 @@
 #include "direct.h"
 #include "flat.h"
 #include "image.h"
+#include "maximum.h"
 #include "pack.h"
 #include "parallel.h"
 #include "stages.h"
@@ -28,9 +29,12 @@ struct Scratch {
   float* weights;
   Direct<Operand> direct;
   MeanRegion mean;
+  Best best;
 
   Scratch(Arena& arena, const Problem& problem, const Bins& bins, bool backward)
-      : direct(arena, problem, {longest(problem.images), problem.dim}, bins.max_rows, backward), mean(arena, problem) {
+      : direct(arena, problem, {longest(problem.images), problem.dim}, bins.max_rows, backward),
+        mean(arena, problem),
+        best(arena, problem, bins.max_rows) {
     const ImageShape<Operand> largest(longest(problem.images), problem.dim);
     const bool contexts = any_direct(problem);
     const int64_t rows = bins.max_rows, tile = rows * largest.rows;

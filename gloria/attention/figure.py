@@ -116,7 +116,7 @@ def word_attention(
     output = model.eval()(**batch, return_loss=False)
     model.train(training)
     maps = attention_maps(
-        output.region_embeds, output.word_embeds, word_lengths=output.word_lengths, score=model.config.score
+        output.region_embeds, output.word_embeds, word_lengths=output.word_lengths, score=model.learned_score
     )
     words = processor.words(batch["input_ids"].cpu(), batch["word_ids"].cpu())[0]
     first = 1 if len(words) > 1 and words[0] == processor.tokenizer.cls_token else 0

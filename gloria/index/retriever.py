@@ -90,7 +90,7 @@ class Retriever:
         progress: bool = False,
     ) -> TopK:
         """Return scores and numbers of the k best items, (Q, k) each on the CPU; see `gloria.index.search`."""
-        score = self.model.config.score
+        score = self.model.learned_score
         found = [
             search(self.index, encoded, k, by=by, score=score, candidates=candidates)
             for encoded in self._encode(queries, progress)

@@ -7,7 +7,7 @@ from gloria.embeddings import Embeddings
 from gloria.index.nearest import nearest
 from gloria.index.store import EmbeddingIndex
 from gloria.retrieval import BY, By
-from gloria_ops import LocalScore, TopK, cosines, merge_best, scored_chunks
+from gloria_ops import LocalScore, TopK, cosines, merge_best, scored_chunks, scored_pairs
 
 
 @torch.no_grad()
@@ -71,13 +71,35 @@ def rerank(
         numbers = numbers[numbers >= 0].sort().values
         found = _no_hits(query.item_embeds)
         if len(numbers):
-            scores = _scores(query, index.gather(numbers), index, by, score)
+            found_in = [_candidate_scores(query, *chosen, index, by, score) for chosen in index.by_shard(numbers)]
+            scores = torch.cat(found_in, dim=1)
             found = merge_best(found, scores, 0, k)
             found = TopK(found.scores, numbers.to(found.indices.device)[found.indices])
         lacking = (0, k - found.scores.shape[1])
         pad = torch.nn.functional.pad
         best.append(TopK(pad(found.scores, lacking, value=float("-inf")), pad(found.indices, lacking, value=-1)))
     return TopK(torch.cat([each.scores for each in best]), torch.cat([each.indices for each in best]))
+
+
+def _candidate_scores(
+    query: Embeddings, shard: Embeddings, numbers: Tensor, index: EmbeddingIndex, by: By, score: LocalScore
+) -> Tensor:
+    """Score one query with some items of a shard: (1, n) float32. On the CPU their parts are read where they lie."""
+    if query.item_embeds.device.type != "cpu":
+        return _scores(query, shard.select(numbers), index, by, score)
+    of_global = cosines(query.item_embeds, shard.item_embeds[numbers])
+    if by == "global":
+        return of_global
+    local = scored_pairs(
+        query.part_embeds,
+        shard.part_embeds,
+        torch.stack([torch.zeros_like(numbers), numbers], dim=1),
+        of=index.manifest.of,
+        query_offsets=query.offsets,
+        corpus_offsets=shard.offsets,
+        score=score,
+    )[None]
+    return local if by == "local" else 0.5 * (of_global + local)
 
 
 def _scores(queries: Embeddings, items: Embeddings, index: EmbeddingIndex, by: By, score: LocalScore) -> Tensor:

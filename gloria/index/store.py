@@ -1,7 +1,7 @@
 """Stores the shards of an index: IndexWriter appends each completely or not at all; EmbeddingIndex maps them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -140,15 +140,11 @@ class EmbeddingIndex:
         """Numbers of the first item of each shard."""
         return self._firsts[:-1].tolist()
 
-    def gather(self, numbers: Tensor) -> Embeddings:
-        """Return copies of the items with these numbers, (n,) int64, in rising order."""
+    def by_shard(self, numbers: Tensor) -> Iterator[tuple[Embeddings, Tensor]]:
+        """Yield the shards that hold the items with the given numbers, (n,) int64, rising, and their numbers in it."""
         shard_of = torch.searchsorted(self._firsts, numbers, right=True) - 1
-        return Embeddings.concatenate(
-            [
-                self.shards[shard].select(numbers[shard_of == shard] - self._firsts[shard])
-                for shard in shard_of.unique().tolist()
-            ]
-        )
+        for shard in shard_of.unique().tolist():
+            yield self.shards[shard], numbers[shard_of == shard] - self._firsts[shard]
 
     def rows(self, numbers: Sequence[int]) -> list[Row]:
         """Return the rows of items: line, image, report, patient and label."""

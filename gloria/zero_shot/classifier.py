@@ -152,7 +152,7 @@ class ZeroShotClassifier:
         for text, length in zip(flat, texts.lengths.tolist(), strict=True):
             if length <= has_cls:
                 raise ValueError(f"the prompt {text!r} has no words; expected at least one")
-        trained = self.model.config.score
+        trained = self.model.learned_score
         if self.form == "paper":
             return texts, trained, 1.0
         if has_cls:

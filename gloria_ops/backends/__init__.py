@@ -6,6 +6,7 @@ import torch
 
 from gloria_ops.backends import cpu, cuda, reference, triton
 from gloria_ops.backends.contract import Backend
+from gloria_ops.learnable import FIXED, Learnable
 from gloria_ops.score import LocalScore
 
 # In the order of preference: the automatic choice takes the first that serves. The reference serves everything;
@@ -15,7 +16,13 @@ BACKENDS: dict[str, Backend] = {cpu.name: cpu, triton.name: triton, reference.na
 _warnings_given: set[str] = set()
 
 
-def choose(requested: str | None, score: LocalScore, dtype: torch.dtype, device: torch.device) -> str:
+def choose(
+    requested: str | None,
+    score: LocalScore,
+    dtype: torch.dtype,
+    device: torch.device,
+    learnable: Learnable = FIXED,
+) -> str:
     """Return the name of the backend that computes `score` for rows of `dtype` on `device`.
 
     Args:
@@ -28,38 +35,42 @@ def choose(requested: str | None, score: LocalScore, dtype: torch.dtype, device:
         NotImplementedError: the backend lacks this score, dtype or device; the message names one that has it.
     """
     if requested is None:
-        return _choose_automatically(score, dtype, device)
+        return _choose_automatically(score, dtype, device, learnable)
     if requested not in BACKENDS:
         known = ", ".join(map(repr, BACKENDS))
         raise ValueError(f"backend is {requested!r}; expected one of {known}, or None for the automatic choice")
     missing = BACKENDS[requested].unavailable()
     if missing is not None:
         raise RuntimeError(f"backend={requested!r} cannot run here: {missing}; or take backend={reference.name!r}")
-    lacking = BACKENDS[requested].unsupported(score, dtype, device)
+    lacking = BACKENDS[requested].unsupported(score, dtype, device, learnable)
     if lacking is not None:
-        other = next(name for name in BACKENDS if refusal(name, score, dtype, device) is None)
+        other = next(name for name in BACKENDS if refusal(name, score, dtype, device, learnable) is None)
         raise NotImplementedError(f"backend={requested!r} does not serve {score}: {lacking}; take backend={other!r}")
     return requested
 
 
-def refusal(name: str, score: LocalScore, dtype: torch.dtype, device: torch.device) -> str | None:
+def refusal(
+    name: str, score: LocalScore, dtype: torch.dtype, device: torch.device, learnable: Learnable = FIXED
+) -> str | None:
     """Return why the backend `name` does not serve here; None if it does."""
-    return BACKENDS[name].unavailable() or BACKENDS[name].unsupported(score, dtype, device)
+    return BACKENDS[name].unavailable() or BACKENDS[name].unsupported(score, dtype, device, learnable)
 
 
-def first_that_serves(score: LocalScore, dtype: torch.dtype, device: torch.device) -> tuple[str, dict[str, str]]:
+def first_that_serves(
+    score: LocalScore, dtype: torch.dtype, device: torch.device, learnable: Learnable = FIXED
+) -> tuple[str, dict[str, str]]:
     """Return the automatic choice, and why each preferred backend does not serve."""
     refusals: dict[str, str] = {}
     for name in BACKENDS:
-        reason = refusal(name, score, dtype, device)
+        reason = refusal(name, score, dtype, device, learnable)
         if reason is None:
             return name, refusals
         refusals[name] = reason
     raise AssertionError("the reference serves everything")
 
 
-def _choose_automatically(score: LocalScore, dtype: torch.dtype, device: torch.device) -> str:
-    chosen, refusals = first_that_serves(score, dtype, device)
+def _choose_automatically(score: LocalScore, dtype: torch.dtype, device: torch.device, learnable: Learnable) -> str:
+    chosen, refusals = first_that_serves(score, dtype, device, learnable)
     caution = BACKENDS[chosen].caution
     if chosen == reference.name and dtype != torch.float64:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in refusals.items())
@@ -75,4 +86,4 @@ def _choose_automatically(score: LocalScore, dtype: torch.dtype, device: torch.d
 def _warn_once(message: str) -> None:
     if message not in _warnings_given:
         _warnings_given.add(message)
-        warnings.warn(message, RuntimeWarning, stacklevel=5)
+        warnings.warn(message, RuntimeWarning, stacklevel=6)

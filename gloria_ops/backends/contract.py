@@ -5,6 +5,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from gloria_ops.learnable import FIXED, Learnable
 from gloria_ops.score import LocalScore
 from gloria_ops.tokens import Ragged
 
@@ -39,10 +40,19 @@ class Backend(Protocol):
     def unavailable(self) -> str | None:
         """Return why it cannot run on this machine, and the fix; None if it can."""
 
-    def unsupported(self, score: LocalScore, dtype: torch.dtype, device: torch.device) -> str | None:
-        """Return what it lacks for this score, dtype and device; None if it has all."""
+    def unsupported(
+        self, score: LocalScore, dtype: torch.dtype, device: torch.device, learnable: Learnable = FIXED
+    ) -> str | None:
+        """Return what it lacks for this score, dtype, device and what of `learnable` is given; None if it has all."""
 
-    def forward(self, attended: Ragged, attending: Ragged, score: LocalScore, search_words: int = 0) -> Tensor:
+    def forward(
+        self,
+        attended: Ragged,
+        attending: Ragged,
+        score: LocalScore,
+        search_words: int = 0,
+        learnable: Learnable = FIXED,
+    ) -> Tensor:
         """Return the scores (N, T) of N attended items with T attending ones, float32 (float64 for float64).
 
         Args:
@@ -51,12 +61,20 @@ class Backend(Protocol):
             search_words: above 0, the attended items are part of a corpus that is read in chunks, and so many rows
                 attend in all. The backend may take another way to the same values by this number, so that the way
                 does not depend on where the corpus is cut; 0 is a batch.
+            learnable: what of the score comes as tensors. A scale among them stands for the score's own, which is not
+                to be read.
         """
 
     def backward(
-        self, grad_scores: Tensor, attended: Ragged, attending: Ragged, score: LocalScore
-    ) -> tuple[Tensor, Tensor]:
-        """Return the gradients of both sides' rows from that of the scores (N, T), of any strides.
+        self,
+        grad_scores: Tensor,
+        attended: Ragged,
+        attending: Ragged,
+        score: LocalScore,
+        learnable: Learnable = FIXED,
+    ) -> tuple[Tensor, ...]:
+        """Return gradients from that of the scores (N, T), of any strides.
 
-        They have the shape and dtype of the rows; rows that belong to no item get zeros.
+        Of both sides' rows, and then of `learnable.given`, in its order. They have the shape and dtype of what they
+        belong to; rows that belong to no item get zeros.
         """

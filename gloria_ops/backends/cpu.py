@@ -11,6 +11,7 @@ from functools import lru_cache
 import torch  # before _C: both must share torch's OpenMP runtime
 from torch import Tensor
 
+from gloria_ops.learnable import FIXED, Learnable
 from gloria_ops.score import LocalScore
 from gloria_ops.tokens import Ragged
 
@@ -105,8 +106,10 @@ def unavailable() -> str | None:
     return None
 
 
-def unsupported(score: LocalScore, dtype: torch.dtype, device: torch.device) -> str | None:
-    """Return why the backend lacks this problem; None if it has it. Only some of SCAN's word norms are missing."""
+def unsupported(
+    score: LocalScore, dtype: torch.dtype, device: torch.device, learnable: Learnable = FIXED
+) -> str | None:
+    """Why this problem is not for this backend; None if it is. Every knob is fused but some of SCAN's word norms."""
     if device.type != "cpu":
         return f"it computes on CPU tensors, not on {device}"
     if dtype not in _DTYPES:
@@ -135,7 +138,13 @@ def _with_addresses(side: Ragged) -> tuple[Ragged, _C.Ragged]:
 
 
 def _problem(
-    attended: Tensor, attending: Tensor, images: _C.Ragged, texts: _C.Ragged, score: LocalScore, search_words: int = 0
+    attended: Tensor,
+    attending: Tensor,
+    images: _C.Ragged,
+    texts: _C.Ragged,
+    score: LocalScore,
+    search_words: int,
+    learnable: Learnable,
 ) -> _C.Problem:
     """Describe a problem for the kernels, which call attended items images and attending items texts."""
     width, dtype = attended.shape[1], attended.dtype
@@ -150,16 +159,39 @@ def _problem(
         images=images,
         texts=texts,
         word_norm=getattr(_C.WordNorm, score.word_norm),
-        attention_scale=score.attention_scale,
+        attention_scale=_scale(score.attention_scale, learnable.attention_scale),
         cosine=score.similarity == "cosine",
         pool=getattr(_C.Pool, score.pool),
-        word_scale=score.word_scale,
+        word_scale=_scale(score.word_scale, learnable.word_scale),
         pool_mean=score.pool_mean,
         pool_divide=score.pool_divide,
         search_words=search_words,
         threads=_threads(),
-        stage_nanoseconds=0 if _stages is None else _stages.data_ptr(),
+        stage_nanoseconds=_address(_stages),
+        smooth_max=score.similarity == "smooth_max",
+        word_weights=_address(learnable.word_weights),
     )
+
+
+def _scale(number: float, learned: Tensor | None) -> float:
+    return number if learned is None else learned.item()
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _with_weights(learnable: Learnable, attending: Tensor) -> Learnable:
+    """With weights that kernels read from their address, one for each row; they must outlive the call."""
+    weights = learnable.word_weights
+    if weights is None:
+        return learnable
+    if weights.shape != attending.shape[:1] or weights.dtype != torch.float32:
+        raise ValueError(
+            f"word_weights are {weights.dtype} of the shape {tuple(weights.shape)}; expected float32 of the shape "
+            f"{tuple(attending.shape[:1])}"
+        )
+    return learnable._replace(word_weights=weights.contiguous())
 
 
 def _gradient(rows: Tensor, side: _C.Ragged) -> Tensor:
@@ -171,7 +203,13 @@ def _gradient(rows: Tensor, side: _C.Ragged) -> Tensor:
     return gradient
 
 
-def forward(attended: Ragged, attending: Ragged, score: LocalScore, search_words: int = 0) -> Tensor:
+def forward(
+    attended: Ragged,
+    attending: Ragged,
+    score: LocalScore,
+    search_words: int = 0,
+    learnable: Learnable = FIXED,
+) -> Tensor:
     """Return scores (N, T) float32 of N attended items with T attending ones.
 
     With `search_words` above 0, the contexts' norms are computed in the cheaper way for this many words; in a batch the
@@ -180,13 +218,16 @@ def forward(attended: Ragged, attending: Ragged, score: LocalScore, search_words
     attended, images = _with_addresses(attended)
     attending, texts = _with_addresses(attending)
     scores = torch.empty(attended.starts.numel(), attending.starts.numel(), dtype=torch.float32)
-    problem = _problem(attended.rows, attending.rows, images, texts, score, search_words)
+    learnable = _with_weights(learnable, attending.rows)
+    problem = _problem(attended.rows, attending.rows, images, texts, score, search_words, learnable)
     _C.forward(problem, scores.data_ptr(), _chosen_isa())
     return scores
 
 
-def backward(grad_scores: Tensor, attended: Ragged, attending: Ragged, score: LocalScore) -> tuple[Tensor, Tensor]:
-    """Return the gradients of both sides' rows, in their shape and dtype; rows that no item owns get zeros."""
+def backward(
+    grad_scores: Tensor, attended: Ragged, attending: Ragged, score: LocalScore, learnable: Learnable = FIXED
+) -> tuple[Tensor, ...]:
+    """Return gradients of both sides' rows and of `learnable.given`; rows that belong to no item get zeros."""
     attended, images = _with_addresses(attended)
     attending, texts = _with_addresses(attending)
     expected = (attended.starts.numel(), attending.starts.numel())
@@ -196,11 +237,21 @@ def backward(grad_scores: Tensor, attended: Ragged, attending: Ragged, score: Lo
         )
     grad_scores = grad_scores.to(torch.float32).contiguous()
     grad_attended, grad_attending = _gradient(attended.rows, images), _gradient(attending.rows, texts)
+    learnable = _with_weights(learnable, attending.rows)
+    weights, *scales = learnable
+    grad_weights = None if weights is None else _gradient(weights, texts)
+    grad_attention_scale, grad_word_scale = (
+        None if each is None else torch.empty((), dtype=torch.float64) for each in scales
+    )
     _C.backward(
-        _problem(attended.rows, attending.rows, images, texts, score),
+        _problem(attended.rows, attending.rows, images, texts, score, 0, learnable),
         grad_scores.data_ptr(),
         grad_attended.data_ptr(),
         grad_attending.data_ptr(),
+        _address(grad_weights),
+        _address(grad_attention_scale),
+        _address(grad_word_scale),
         _chosen_isa(),
     )
-    return grad_attended, grad_attending
+    found = Learnable(grad_weights, grad_attention_scale, grad_word_scale).to(torch.float32)
+    return grad_attended, grad_attending, *found.given

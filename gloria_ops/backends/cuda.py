@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gloria_ops.learnable import FIXED, Learnable, lacks_knobs
 from gloria_ops.score import LocalScore
 from gloria_ops.tokens import Ragged
 
@@ -94,7 +95,9 @@ def unavailable() -> str | None:
     return None
 
 
-def unsupported(score: LocalScore, dtype: torch.dtype, device: torch.device) -> str | None:
+def unsupported(
+    score: LocalScore, dtype: torch.dtype, device: torch.device, learnable: Learnable = FIXED
+) -> str | None:
     """Why this problem is not for this backend; None if it is."""
     expected = "cpu" if _emulated else "cuda"
     if device.type != expected:
@@ -109,10 +112,16 @@ def unsupported(score: LocalScore, dtype: torch.dtype, device: torch.device) -> 
         return f"it lacks direction={score.direction!r}: it takes what attention runs over as padded to one length"
     if math.isinf(score.attention_scale) and (score.word_norm, score.similarity) != ("none", "dot"):
         return "it has the hard maximum for word_norm='none' with similarity='dot' only"
-    return None
+    return lacks_knobs(score, learnable)
 
 
-def forward(attended: Ragged, attending: Ragged, score: LocalScore, search_words: int = 0) -> Tensor:
+def forward(
+    attended: Ragged,
+    attending: Ragged,
+    score: LocalScore,
+    search_words: int = 0,
+    learnable: Learnable = FIXED,
+) -> Tensor:
     """Return scores (N, T) float32 of N attended items with T attending ones.
 
     The way to the contexts' norms depends on M and D alone, whatever `search_words` are.
@@ -126,7 +135,9 @@ def forward(attended: Ragged, attending: Ragged, score: LocalScore, search_words
         return _forward(images, texts, score)
 
 
-def backward(grad_scores: Tensor, attended: Ragged, attending: Ragged, score: LocalScore) -> tuple[Tensor, Tensor]:
+def backward(
+    grad_scores: Tensor, attended: Ragged, attending: Ragged, score: LocalScore, learnable: Learnable = FIXED
+) -> tuple[Tensor, ...]:
     """Not there yet.
 
     Raises:

@@ -1,5 +1,6 @@
 """Public functions: the contrastive losses of all ranks' images and texts, on every rank."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar, get_args
 
@@ -27,6 +28,7 @@ from gloria_ops.distributed.share import (
 from gloria_ops.distributed.sigmoid import spread_sigmoid_loss
 from gloria_ops.distributed.targets import contrasted_pairs
 from gloria_ops.functional import RELEASED, Reduction, check_score, check_vectors, cosines
+from gloria_ops.learnable import checked_learnable
 from gloria_ops.pairs import pair_scores
 from gloria_ops.precision import score_dtype
 from gloria_ops.score import LocalScore
@@ -51,6 +53,8 @@ def local_contrastive_loss(
     word_mask: Tensor | None = None,
     word_offsets: Lengths | None = None,
     region_lengths: Lengths | None = None,
+    attention_scale: Tensor | None = None,
+    word_scale: Tensor | None = None,
     score: LocalScore = RELEASED,
     backend: str | None = None,
     logit_scale: float | Tensor | None = None,
@@ -69,6 +73,7 @@ def local_contrastive_loss(
             `gloria_ops.local_scores`, for this rank's items. Ranks may have different numbers of items and longest
             items. A rank may have no items: (0, M, D) or (0, D, H, W), and (0, W, D) or (0, D), without lengths; at
             least one rank must have some.
+        attention_scale, word_scale: as in that function, of the same value on every rank.
         logit_scale, reduction: as in that function; "mean" is over all images and texts of the group.
         report_ids: (n,) integers for this rank's n images. Texts with equal ids, on any ranks, are not negatives of
             each other's images: these pairs take no part. Default: every text has its own id. They replace `pair_mask`,
@@ -99,11 +104,13 @@ def local_contrastive_loss(
         "word_offsets": word_offsets,
         "region_lengths": region_lengths,
     }
+    scales = {"attention_scale": attention_scale, "word_scale": word_scale}
     if agreement.rank_count(group) == 1:
         return functional.local_contrastive_loss(
             regions,
             words,
             **described,
+            **scales,
             score=score,
             backend=backend,
             logit_scale=logit_scale,
@@ -112,13 +119,14 @@ def local_contrastive_loss(
         )
 
     def prepare() -> Share:
-        images, texts, settings = _local_sides(regions, words, described, score, backend, exchange)
+        images, texts, settings = _local_sides(regions, words, described, score, backend, exchange, scales)
         scale = score.logit_scale if logit_scale is None else logit_scale
         share = checked_share(images, texts, scale, reduction, report_ids, targets, settings | {"loss": "local"})
         return _with_positives(share)
 
     def losses(share: Share, layout: Layout) -> tuple[Tensor, Tensor]:
-        return spread_contrastive_losses(_local_scores(share, layout, score, exchange), reduction, share, layout)
+        scores = _local_scores(share, layout, score, exchange, scales)
+        return spread_contrastive_losses(scores, reduction, share, layout)
 
     return _of_ranks(prepare, losses, _device(regions), group)
 
@@ -127,6 +135,8 @@ def local_sigmoid_loss(
     regions: Tensor,
     words: Tensor,
     *,
+    attention_scale: Tensor | None = None,
+    word_scale: Tensor | None = None,
     score: LocalScore = RELEASED,
     backend: str | None = None,
     logit_scale: float | Tensor | None = None,
@@ -140,12 +150,12 @@ def local_sigmoid_loss(
 ) -> Tensor:
     """Compute `gloria_ops.local_sigmoid_loss` of all ranks' images and texts; every rank of the group must call it.
 
-    Without an initialised process group, or with one rank, it is that function. Of the scores, one number a rank
+    Without an initialized process group, or with one rank, it is that function. Of the scores, one number a rank
     travels.
 
     Args:
-        regions, words, score, backend, report_ids, exchange, group: as in `local_contrastive_loss`. Equal reports are
-            neither a yes nor a no; as targets they are a yes.
+        regions, words, attention_scale, word_scale, score, backend, report_ids, exchange, group: as in
+            `local_contrastive_loss`. Equal reports are neither a yes nor a no; as targets they are a yes.
         logit_scale, logit_bias, reduction: as in `gloria_ops.local_sigmoid_loss`; "mean" is over all images.
         targets: instead of report_ids, as in `local_contrastive_loss`, the weights being probabilities.
         described: word_lengths, word_mask, word_offsets and region_lengths.
@@ -157,11 +167,13 @@ def local_sigmoid_loss(
         As `local_contrastive_loss`, and where logit_bias is not the same on every rank.
     """
     scale = score.logit_scale if logit_scale is None else logit_scale
+    scales = {"attention_scale": attention_scale, "word_scale": word_scale}
     if agreement.rank_count(group) == 1:
         return sigmoid.local_sigmoid_loss(
             regions,
             words,
             **described,
+            **scales,
             score=score,
             backend=backend,
             logit_scale=scale,
@@ -171,14 +183,14 @@ def local_sigmoid_loss(
         )
 
     def prepare() -> Share:
-        images, texts, settings = _local_sides(regions, words, described, score, backend, exchange)
+        images, texts, settings = _local_sides(regions, words, described, score, backend, exchange, scales)
         settings["loss"] = "local sigmoid"
         if isinstance(targets, Tensor) and targets.dim() == 2:
             check_probabilities(targets)
         return checked_share(images, texts, scale, reduction, report_ids, targets, settings, logit_bias)
 
     def loss(share: Share, layout: Layout) -> Tensor:
-        return spread_sigmoid_loss(_local_scores(share, layout, score, exchange), reduction, share, layout)
+        return spread_sigmoid_loss(_local_scores(share, layout, score, exchange, scales), reduction, share, layout)
 
     return _of_ranks(prepare, loss, _device(regions), group)
 
@@ -252,14 +264,22 @@ def _local_sides(
     score: LocalScore,
     backend: str | None,
     exchange: Exchange | None,
+    scales: dict[str, Tensor | None],
 ) -> tuple[Ragged, Ragged, dict[str, object]]:
     """Return images, packed texts, and the settings of their scores."""
     check_score(score)
     images, texts = canonical_sides(regions, words, **described)
     if exchange not in (None, *get_args(Exchange)):
         raise ValueError(f"exchange is {exchange!r}; expected 'gather', 'ring', or None for the choice by size")
-    chosen = backends.choose(backend, score, images.rows.dtype, images.rows.device)
-    return images, packed(texts), {"score": score, "backend": chosen, "exchange": exchange}
+    learnable = checked_learnable(score, texts, None, **scales)
+    chosen = backends.choose(backend, score, images.rows.dtype, images.rows.device, learnable)
+    settings: dict[str, object] = {"score": score, "backend": chosen, "exchange": exchange}
+    for name, tensor in learnable._asdict().items():
+        settings |= {
+            name: None if tensor is None else float(tensor.detach()),
+            f"whether {name} needs a gradient": tensor is not None and tensor.requires_grad,
+        }
+    return images, packed(texts), settings
 
 
 def _with_positives(share: Share) -> Share:
@@ -269,8 +289,11 @@ def _with_positives(share: Share) -> Share:
     return share
 
 
-def _local_scores(share: Share, layout: Layout, score: LocalScore, exchange: Exchange | None) -> Tensor:
+def _local_scores(
+    share: Share, layout: Layout, score: LocalScore, exchange: Exchange | None, scales: dict[str, Tensor | None]
+) -> Tensor:
     """Score this rank's images with all texts, (n_r, N)."""
+    learnable = checked_learnable(score, share.texts, None, **scales)
     regions, words, backend = share.images.rows, share.texts.rows, str(share.settings["backend"])
     lengths = all_gather_uneven(share.texts.lengths, layout.counts, layout.group)
     texts = [consecutive(words, own) for own in lengths.split(layout.counts)]
@@ -278,13 +301,13 @@ def _local_scores(share: Share, layout: Layout, score: LocalScore, exchange: Exc
         gathered_bytes = layout.size * max(layout.rows) * words.shape[1] * words.element_size()
         exchange = "gather" if gathered_bytes <= GATHER_BYTES else "ring"
     if exchange == "ring":
-        return RingScores.apply(regions, words, share.images, texts, score, backend, layout)
+        return RingScores.apply(regions, words, *learnable, share.images, texts, score, backend, layout)
     most = max(layout.rows)
     rows = GatheredRows.apply(words, most, layout.group)
     starts = torch.cat([owner * most + own.starts for owner, own in enumerate(texts)])
     if not share.count:  # kernels need an image: return an empty matrix that depends on both sides
-        return (regions @ rows.T)[:, starts].to(score_dtype(rows.dtype))
-    return pair_scores(share.images, Ragged(rows, starts, lengths), score, backend)
+        return (regions @ rows.T)[:, starts].to(score_dtype(rows.dtype)) * math.prod(learnable.given)
+    return pair_scores(share.images, Ragged(rows, starts, lengths), score, backend, learnable)
 
 
 def _pairs(report_ids: Tensor | None, targets: Tensor | None, images: Tensor) -> dict[str, Tensor | None]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gloria_ops.distributed.agreement import Layout
+from gloria_ops.learnable import Learnable
 from gloria_ops.pairs import pair_gradients, pair_scores
 from gloria_ops.precision import score_dtype
 from gloria_ops.score import LocalScore
@@ -23,6 +24,9 @@ class RingScores(torch.autograd.Function):
         ctx: Any,
         regions: Tensor,
         words: Tensor,
+        word_weights: None,
+        attention_scale: Tensor | None,
+        word_scale: Tensor | None,
         images: Ragged,
         texts: list[Ragged],
         score: LocalScore,
@@ -34,11 +38,13 @@ class RingScores(torch.autograd.Function):
         Args:
             regions: rows of this rank's images, for autograd.
             words: rows of this rank's texts, for autograd.
+            word_weights, attention_scale, word_scale: `Learnable`, for autograd; weights do not travel.
             images: this rank's images; only starts and lengths are read.
             texts: every rank's texts in its packed words; only starts and lengths are read.
             score, backend, layout: those of the batch.
         """
-        ctx.save_for_backward(regions, words)
+        learnable = Learnable(word_weights, attention_scale, word_scale)
+        ctx.save_for_backward(regions, words, *learnable)
         # Without their rows, which would live as long as the graph, even without backward.
         ctx.described = images[1:], [own[1:] for own in texts], score, backend, layout
         own = images._replace(rows=regions)
@@ -46,14 +52,16 @@ class RingScores(torch.autograd.Function):
         for owner, rows in _blocks(words, layout):
             block = scores[:, _columns(layout, owner)]
             if block.numel():
-                block.copy_(pair_scores(own, texts[owner]._replace(rows=rows), score, backend))
+                block.copy_(pair_scores(own, texts[owner]._replace(rows=rows), score, backend, learnable))
         return scores
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_scores: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of this rank's regions, summed here, and of its words, summed around the ring."""
-        regions, words = ctx.saved_tensors
+        """Return the gradients of regions and learnable tensors, summed here, and of words, summed around the ring."""
+        regions, words, *learned = ctx.saved_tensors
+        learnable = Learnable(*learned)
+        grad_learnable = [torch.zeros_like(each) for each in learnable.given]
         images, texts, score, backend, layout = ctx.described
         own = Ragged(regions, *images)
         grad_regions = torch.zeros_like(regions, dtype=score_dtype(regions.dtype))
@@ -69,16 +77,20 @@ class RingScores(torch.autograd.Function):
             grad_block = grad_scores[:, _columns(layout, owner)]
             parts = None
             if grad_block.numel():
-                parts = pair_gradients(grad_block, own, Ragged(rows, *texts[owner]), score, backend)
+                parts = pair_gradients(grad_block, own, Ragged(rows, *texts[owner]), score, backend, learnable)
             _wait(pending)
             if parts is not None:
                 grad_regions += parts[0]
                 arriving += parts[1]
+                for total, part in zip(grad_learnable, parts[2:], strict=True):
+                    total += part
         if layout.size > 1:
             home = sums[layout.size % 2][: layout.rows[layout.rank]]
             _wait(_send_and_receive(arriving, home, layout))
             arriving = home
-        return grad_regions.to(regions.dtype), arriving.to(words.dtype), None, None, None, None, None
+        found = iter(grad_learnable)
+        of_learnable = (None if each is None else next(found) for each in learnable)
+        return grad_regions.to(regions.dtype), arriving.to(words.dtype), *of_learnable, None, None, None, None, None
 
 
 def _blocks(words: Tensor, layout: Layout) -> Iterator[tuple[int, Tensor]]:

@@ -43,6 +43,7 @@ struct Knobs {
   bool cosine;
   Pool pool;
   bool pool_mean, pool_divide;
+  bool smooth_max = false;
 };
 const Knobs kReleased{WordNorm::kSoftmax, 4, true, Pool::kLogSumExp, false, false};
 const Knobs kPaper{WordNorm::kNone, 4, false, Pool::kLogSumExp, false, true};
@@ -78,7 +79,7 @@ struct Case {
       : type(type_), images(type, shape.regions, shape.dim, random), texts(type, shape.words, shape.dim, random) {
     problem = {type.dtype,    shape.dim,  images.ragged(), texts.ragged(),  knobs.norm,        knobs.attention_scale,
                knobs.cosine,  knobs.pool, /*scale*/ 3,     knobs.pool_mean, knobs.pool_divide, /*search_words*/ 0,
-               /*threads*/ 1, nullptr,    nullptr};
+               /*threads*/ 1, nullptr,    nullptr,         knobs.smooth_max};
     char text[200];
     std::snprintf(text, sizeof text,
                   "%s, norm %d, scale %g, cosine %d, pool %d, mean %d, divide %d, %ld regions, %ld words, dim %ld",
@@ -182,7 +183,7 @@ void every_knob() {
     bool mean, divide;
   } const pools[] = {{Pool::kLogSumExp, false, false}, {Pool::kLogSumExp, false, true}, {Pool::kLogSumExp, true, false},
                      {Pool::kLogSumExp, true, true},   {Pool::kMax, false, false},      {Pool::kMean, false, false},
-                     {Pool::kSum, false, false}};
+                     {Pool::kSum, false, false},       {Pool::kSoftmax, false, false}};
   for (const auto& [type, scores, gradients] : kTypes)
     for (const Shape* shape : {&kGram, &kDirect})
       for (const WordNorm norm : {WordNorm::kNone, WordNorm::kSoftmax, WordNorm::kClippedL2})
@@ -190,6 +191,9 @@ void every_knob() {
           for (const bool cosine : {false, true})
             for (const auto& p : pools)
               check_on_every_isa(type, scores, gradients, {norm, scale, cosine, p.pool, p.mean, p.divide}, *shape);
+  for (const auto& [type, scores, gradients] : kTypes)
+    for (const auto& p : pools)
+      check_on_every_isa(type, scores, gradients, {WordNorm::kNone, 4, false, p.pool, p.mean, p.divide, true}, kGram);
 }
 
 // Sizes that no tile divides, that one tile exceeds, and single rows.

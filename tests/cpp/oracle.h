@@ -84,9 +84,10 @@ inline double pool(const gloria::Problem& knobs, const std::vector<double>& u, s
   const double n = static_cast<double>(u.size()), top = *std::max_element(u.begin(), u.end());
   double total = 0, sum = 0;
   for (size_t i = 0; i < u.size(); ++i) {
-    weights[i] = knobs.pool == gloria::Pool::kLogSumExp ? std::exp(knobs.word_scale * (u[i] - top))
-                 : knobs.pool == gloria::Pool::kMax     ? u[i] == top
-                                                        : 1;
+    const bool exponential = knobs.pool == gloria::Pool::kLogSumExp || knobs.pool == gloria::Pool::kSoftmax;
+    weights[i] = exponential                        ? std::exp(knobs.word_scale * (u[i] - top))
+                 : knobs.pool == gloria::Pool::kMax ? u[i] == top
+                                                    : 1;
     total += weights[i];
     sum += u[i];
   }
@@ -95,7 +96,11 @@ inline double pool(const gloria::Problem& knobs, const std::vector<double>& u, s
     weight *= knobs.pool == gloria::Pool::kSum         ? 1
               : knobs.pool == gloria::Pool::kLogSumExp ? knobs.word_scale / divisor / total
                                                        : 1 / total;
+  const double mean = dot(weights.data(), u.data(), static_cast<int64_t>(u.size()));
   switch (knobs.pool) {
+    case gloria::Pool::kSoftmax:
+      for (size_t i = 0; i < u.size(); ++i) weights[i] *= 1 + knobs.word_scale * (u[i] - mean);
+      return mean;
     case gloria::Pool::kMax:
       return top;
     case gloria::Pool::kMean:
@@ -133,6 +138,12 @@ inline Score score(const gloria::Problem& knobs, const Matrix& V, const Matrix& 
     context_norm[i] = std::sqrt(dot(contexts[i], contexts[i], D));
     norm[i] = std::sqrt(dot(T[i], T[i], D));
     u[i] = dot(contexts[i], T[i], D) / (knobs.cosine ? std::max(context_norm[i] * norm[i], kCosineEpsilon) : 1);
+    if (knobs.smooth_max) {
+      const double top = *std::max_element(x[i].begin(), x[i].end());
+      double total = 0;
+      for (const double s_ij : x[i]) total += std::exp(knobs.attention_scale * (s_ij - top));
+      u[i] = top + std::log(total) / knobs.attention_scale;
+    }
   }
   const double z = pool(knobs, u, weights);
 
@@ -155,7 +166,8 @@ inline Score score(const gloria::Problem& knobs, const Matrix& V, const Matrix& 
     }
     const double mean = dot(a[i].data(), da.data(), M);
     for (int64_t j = 0; j < M; ++j)
-      dx[j][i] = std::isinf(knobs.attention_scale) ? 0 : knobs.attention_scale * a[i][j] * (da[j] - mean);
+      dx[j][i] =
+          knobs.smooth_max || std::isinf(knobs.attention_scale) ? 0 : knobs.attention_scale * a[i][j] * (da[j] - mean);
   }
   for (int64_t j = 0; j < M; ++j) {
     const std::vector<double> ds = word_norm_gradient(knobs.word_norm, s[j], dx[j]);

@@ -43,11 +43,20 @@ class Whole:
     """
 
     def __init__(
-        self, counts, dtype=torch.float64, grouped=False, group=None, loss="contrastive", targets=None, **settings
+        self,
+        counts,
+        dtype=torch.float64,
+        grouped=False,
+        group=None,
+        loss="contrastive",
+        targets=None,
+        learns=False,
+        **settings,
     ):
         self.group, self.counts, self.settings = group, counts, settings
         self.losses_alone, self.losses_together = LOSSES[loss]
-        self.learned = ["logit_scale", "logit_bias"] if loss == "sigmoid" else ["logit_scale"]
+        self.learned = ["logit_scale", *["logit_bias"] * (loss == "sigmoid")]
+        self.learned += ["attention_scale", "word_scale"] * learns
         self.targets = targets
         self.rank = dist.get_rank(group)
         size = sum(counts)
@@ -547,6 +556,7 @@ def cases(ranks: int) -> dict[str, partial]:
             every[f"{shares}, regions attend, {exchange}"] = partial(
                 equals_one_process, shares, exchange, score=PRESETS["scan_i2t"]
             )
+            every[f"learned scales, {shares}, {exchange}"] = partial(equals_one_process, shares, exchange, learns=True)
             every[f"DDP, {shares}, {exchange}"] = partial(ddp_gives_the_gradients_of_the_loss, shares, exchange)
         for name, case in {
             "bfloat16": bfloat16_errs_no_more_than_in_one_process,

@@ -101,7 +101,7 @@ def test_a_device_that_the_backend_lacks():
 def a_gpu(monkeypatch):
     """As far as the choice of a backend looks."""
     monkeypatch.setattr(triton, "unavailable", lambda: None)
-    monkeypatch.setattr(triton, "unsupported", lambda score, dtype, device: triton.lacks(score, dtype))
+    monkeypatch.setattr(triton, "unsupported", lambda score, dtype, device, learnable: triton.lacks(score, dtype))
 
 
 @pytest.mark.usefixtures("a_gpu")

@@ -8,7 +8,7 @@ import math
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from kernel_checks import Results, assert_as_accurate, eager, in_orders, threads
+from kernel_checks import Results, assert_as_accurate, eager, in_orders, names_of, threads
 from problems import KINDS, Problem, problem
 from tolerances import ANY_SHAPE
 from torch import Tensor
@@ -16,12 +16,14 @@ from torch import Tensor
 from gloria_ops import LocalScore, local_scores, reference
 from gloria_ops.backends import cpu
 
+KNOBS = st.fixed_dictionaries(
+    {"word_norm": st.sampled_from(["none", "softmax", "clipped_l2"]), "similarity": st.sampled_from(["dot", "cosine"])}
+) | st.just({"word_norm": "none", "similarity": "smooth_max"})
 SCORES = st.builds(
-    LocalScore,
-    word_norm=st.sampled_from(["none", "softmax", "clipped_l2"]),
+    lambda knobs, **others: LocalScore(**knobs, **others),
+    KNOBS,
     attention_scale=st.one_of(st.floats(0.1, 30), st.floats(-1, 6).map(lambda power: 10**power), st.just(math.inf)),
-    similarity=st.sampled_from(["dot", "cosine"]),
-    pool=st.sampled_from(["logsumexp", "max", "mean", "sum"]),
+    pool=st.sampled_from(["logsumexp", "softmax", "max", "mean", "sum"]),
     word_scale=st.floats(0.2, 20),
     pool_mean=st.booleans(),
     pool_divide=st.booleans(),
@@ -39,18 +41,20 @@ SCORES = st.builds(
     words=st.integers(1, 40),
     width=st.integers(1, 70),
     layout=st.sampled_from(["lengths", "mask", "offsets"]),
+    learns=st.booleans(),
     dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
     isa=st.sampled_from(cpu.available_isas()),
     count=st.integers(1, 4),
     seed=st.integers(0, 2**16),
 )
 def test_anything_against_float64(
-    score, kind, powers, images, texts, regions, words, width, layout, dtype, isa, count, seed
+    score, kind, powers, images, texts, regions, words, width, layout, learns, dtype, isa, count, seed
 ):
-    assume(width > 1 or score.similarity == "dot")  # in one dimension a cosine is a sign, and its gradient rounding
+    assume(width > 1 or score.similarity != "cosine")  # in one dimension a cosine is a sign, and its gradient rounding
     assume(dtype != torch.float16 or powers == (0, 0))  # it has no such numbers
     magnitudes = 10.0 ** powers[0], 10.0 ** powers[1]
-    rounded = problem(kind, images, texts, regions, words, width, seed, magnitudes).to(dtype)
+    drawn = problem(kind, images, texts, regions, words, width, seed, magnitudes)
+    rounded = (drawn.learning(score, seed) if learns else drawn).to(dtype)
     posed = well_posed(rounded, score)
     assume(posed.any())
     rounded = rounded._replace(cotangent=rounded.cotangent * posed)
@@ -62,7 +66,8 @@ def test_anything_against_float64(
         plain = in_orders(lambda one: eager(one, score), rounded, orders)
         assume(all(each.isfinite().all() for each in plain))  # else nothing could be too far from it
         exact = [each.expand(orders, *each.shape) for each in truth]
-        assert_as_accurate(masked(ours, posed), masked(plain, posed), exact, slack=ANY_SHAPE)
+        names = names_of(rounded)
+        assert_as_accurate(masked(ours, posed), masked(plain, posed), exact, slack=ANY_SHAPE, names=names)
 
     try:
         compare(orders=1)
@@ -82,7 +87,8 @@ def well_posed(rounded: Problem, score: LocalScore) -> Tensor:
     over words, nor those with an affinity at the kink of the leaky ReLU, or with lengths at that of the cosine's
     epsilon: there each of two results is right. Nor those whose context is less than the rounding of its regions: there
     none is, unless by luck. Nor those whose similarities are so near zero that float64 itself has no digits of the mean
-    in the log.
+    in the log. Nor, where a scale is learned, those where one word, or one region of each word, has all weight but
+    1e-9: float64 has no digits of its derivative.
     """
     posed = torch.ones(rounded.cotangent.shape, dtype=torch.bool)
     exact = rounded.to(torch.float64)
@@ -95,12 +101,15 @@ def well_posed(rounded: Problem, score: LocalScore) -> Tensor:
         logits, eps = reference.word_norm(affinity, score), torch.finfo(rounded.regions.dtype).eps
         attention = reference.attention(affinity, score)
         context = attention @ attended
-        similarities = reference.similarity(context, attending, score)
+        if score.similarity == "smooth_max":
+            similarities = reference.smooth_maximum(affinity, score)
+        else:
+            similarities = reference.similarity(context, attending, score)
         steep = score.attention_scale * logits.abs().amax().item() * eps > 1e-2
         lengths = context.norm(dim=1) * attending.norm(dim=1)
         cancelled = context.norm(dim=1) <= 64 * eps * (attention @ attended.norm(dim=1))
         posed[image, text] = (
-            (not steep or leads(logits, max(1e-5, 16 * eps)))
+            (not steep or score.similarity == "smooth_max" or leads(logits, max(1e-5, 16 * eps)))
             and (score.pool != "max" or leads(similarities, 16 * eps))
             and (score.word_norm != "clipped_l2" or affinity.abs().min() > 1e-6 * affinity.abs().max())
             and not cancelled.any().item()
@@ -109,8 +118,16 @@ def well_posed(rounded: Problem, score: LocalScore) -> Tensor:
                 not (score.pool == "logsumexp" and score.pool_mean)
                 or score.word_scale * similarities.abs().max() > 1e-7
             )
+            and not ("word_scale" in rounded.learned and (score.word_scale * lead_of(similarities) > 20).item())
+            and not ("attention_scale" in rounded.learned and (score.attention_scale * lead_of(logits) > 20).all())
         )
     return posed
+
+
+def lead_of(values: Tensor) -> Tensor:
+    """How far the greatest value of each row is above the next; 0 where there is none."""
+    best = values.topk(min(2, values.shape[-1]), dim=-1).values
+    return best[..., 0] - best[..., -1]
 
 
 def leads(values: Tensor, share: float) -> bool:
@@ -124,28 +141,38 @@ def leads(values: Tensor, share: float) -> bool:
 def fused_from(layout: str, rounded: Problem, score: LocalScore, seed: int) -> Results:
     """From the kernels, the words handed over in `layout` and all padding NaN; gradients in the padded layout."""
     regions, words = rounded.regions.clone().requires_grad_(), rounded.words.clone().requires_grad_()
+    learned = {name: value.float().requires_grad_() for name, value in rounded.learned.items()}
     real_regions, real = (
         torch.arange(rows.shape[1]) < lengths[:, None]
         for rows, lengths in ((regions, rounded.region_lengths), (words, rounded.word_lengths))
     )
-    if layout == "lengths":
-        given_words, described = words.masked_fill(~real[:, :, None], math.nan), {"word_lengths": rounded.word_lengths}
-    elif layout == "offsets":
-        ends = rounded.word_lengths.cumsum(0)
-        given_words, described = words[real], {"word_offsets": torch.cat([torch.zeros(1, dtype=torch.int64), ends])}
-    else:  # the words of a text in their order, at random places among twice as many
-        shuffled = torch.rand(len(words), 2 * words.shape[1], generator=torch.Generator().manual_seed(seed)).argsort()
-        mask = shuffled < rounded.word_lengths[:, None]
-        given_words = words.new_full((*mask.shape, words.shape[2]), math.nan).masked_scatter(
-            mask[:, :, None], words[real]
-        )
-        described = {"word_mask": mask}
+    # The words of a text in their order, at random places among twice as many.
+    shuffled = torch.rand(len(words), 2 * words.shape[1], generator=torch.Generator().manual_seed(seed)).argsort()
+    mask = shuffled < rounded.word_lengths[:, None]
+    described = {
+        "lengths": {"word_lengths": rounded.word_lengths},
+        "offsets": {"word_offsets": torch.nn.functional.pad(rounded.word_lengths.cumsum(0), (1, 0))},
+        "mask": {"word_mask": mask},
+    }[layout]
+
+    def laid_out(rows: Tensor) -> Tensor:
+        if layout == "offsets":
+            return rows[real]
+        if layout == "lengths":
+            return rows.masked_fill(~real[:, :, None], math.nan)
+        return rows.new_full((*mask.shape, rows.shape[2]), math.nan).masked_scatter(mask[:, :, None], rows[real])
+
+    given = dict(learned)
+    if "word_weights" in learned:
+        given["word_weights"] = laid_out(learned["word_weights"].unsqueeze(-1)).squeeze(-1)
     scores = local_scores(
         regions.masked_fill(~real_regions[:, :, None], math.nan),
-        given_words,
+        laid_out(words),
         region_lengths=rounded.region_lengths,
         score=score,
         backend="cpu",
         **described,
+        **given,
     )
-    return scores.detach(), *torch.autograd.grad(scores, (regions, words), rounded.cotangent.float())
+    inputs = (regions, words, *learned.values())
+    return scores.detach(), *torch.autograd.grad(scores, inputs, rounded.cotangent.float())

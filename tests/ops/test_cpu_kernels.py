@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from kernel_checks import assert_as_accurate_as_eager, eager, fused, threads
-from problems import DELICATE, EVERY_SCORE, PRESETS, problem
+from problems import DELICATE, EVERY_SCORE, LEARNED_SCORES, PRESETS, problem
 from tolerances import FLOAT32
 
 from gloria_ops import LocalScore, local_scores
@@ -99,6 +99,15 @@ def test_a_flat_attention_over_centered_regions(isa):
 def test_every_knob_against_float64(isa, score, dtype):
     small = problem("random", images=4, texts=6, most_regions=40, most_words=15, width=64)
     assert_as_accurate_as_eager(small.to(dtype), score)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", LEARNED_SCORES)
+def test_what_is_learned_against_float64(isa, name, dtype):
+    """Weights of words, and both scales as tensors, with their gradients."""
+    score = LEARNED_SCORES[name]
+    for shape in SHAPES.values():
+        assert_as_accurate_as_eager(problem("random", **shape).learning(score).to(dtype), score)
 
 
 @pytest.mark.parametrize("kind", ["random", "correlated", "unit"])
@@ -199,7 +208,8 @@ def test_permuting_texts_permutes_columns(isa, name, dtype, kind):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_number_of_threads_changes_no_bit(isa, name, dtype, kind):
-    one = problem(kind, images=7, texts=6, most_regions=50, most_words=30, width=40).to(dtype)
+    one = problem(kind, images=7, texts=6, most_regions=50, most_words=30, width=40)
+    one = one.learning(PRESETS[name]).to(dtype)
     with threads(1):
         alone = fused(one, PRESETS[name])
     for count in (2, 3):

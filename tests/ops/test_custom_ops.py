@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from problems import PRESETS, problem
+from problems import LEARNED_SCORES, PRESETS, problem
 from tolerances import FLOAT32
 
-from gloria_ops import LocalScore, hinge_loss, local_contrastive_loss, local_scores, ops
+from gloria_ops import LocalScore, hinge_loss, local_contrastive_loss, local_pair_scores, local_scores, ops
+from gloria_ops.learnable import Learnable
 from gloria_ops.tokens import canonical
 
 ONE = problem("random", images=4, texts=4, most_regions=12, most_words=7, width=8).to(torch.float32)
@@ -48,6 +49,57 @@ def test_opcheck_scores(name, dtype):
 @pytest.mark.parametrize("name", CHECKED)
 def test_opcheck_scores_backward(name, dtype):
     torch.library.opcheck(ops.scores_backward, (ONE.cotangent.float(), *arguments(name, dtype)))
+
+
+PAIRS = torch.tensor([[0, 1], [3, 3], [0, 1], [2, 0]])
+KNOBS = {"weights and scales": ("softmax_pool", None), "pairs": ("smooth_max", PAIRS)}
+
+
+def everything(knobs):
+    """What the op takes with all that is learned, and what may need a gradient."""
+    name, pairs = KNOBS[knobs]
+    one = ONE.learning(LEARNED_SCORES[name])
+    batch = canonical(one.regions, one.words, **one.lengths)
+    learnable = Learnable(**{key: value.float().flatten() for key, value in one.learned.items()})
+    learnable = Learnable(learnable.word_weights, *(each.reshape(()) for each in learnable[1:]))
+    return ops.flattened(batch.images, batch.texts, LEARNED_SCORES[name], "cpu", learnable, pairs)
+
+
+@pytest.mark.parametrize("knobs", KNOBS)
+def test_opcheck_what_is_learned(knobs):
+    given = everything(knobs)
+    cotangent = ONE.cotangent.float() if KNOBS[knobs][1] is None else torch.ones(len(PAIRS))
+    torch.library.opcheck(ops.scores_backward, (cotangent, *given))
+    for each in given:
+        if isinstance(each, torch.Tensor) and each.is_floating_point():
+            each.requires_grad_()
+    torch.library.opcheck(ops.scores, given)
+
+
+def of_everything(regions, words, weights, attention_scale, word_scale, pairs):
+    described = {"word_weights": weights, "attention_scale": attention_scale, "word_scale": word_scale}
+    score = LEARNED_SCORES["softmax_pool"]
+    chosen = local_pair_scores(regions, words, pairs, score=score, **described)
+    return local_scores(regions, words, score=score, **described).square().sum() + chosen.sum()
+
+
+def learned_inputs():
+    learned = ONE.learning(LEARNED_SCORES["softmax_pool"]).learned
+    return ONE.regions, ONE.words, *(value.float() for value in learned.values())
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+@pytest.mark.parametrize("how", ["compiled", "torch.func"])
+def test_what_is_learned_in_one_graph_and_under_torch_func(how):
+    inputs = [each.clone().requires_grad_() for each in learned_inputs()]
+    expected = torch.autograd.grad(of_everything(*inputs, PAIRS), inputs)
+    if how == "compiled":
+        compiled = torch.compile(of_everything, fullgraph=True, backend="aot_eager")
+        ours = torch.autograd.grad(compiled(*inputs, PAIRS), inputs)
+    else:
+        ours = torch.func.grad(of_everything, argnums=tuple(range(5)))(*learned_inputs(), PAIRS)
+    for gradient, other in zip(ours, expected, strict=True):
+        torch.testing.assert_close(gradient, other, **FLOAT32)
 
 
 @pytest.mark.usefixtures("_fresh_compiler")

@@ -68,8 +68,8 @@ def test_numbers_become_floats():
     ("field", "value", "message"),
     [
         ("word_norm", "l3", "word_norm is 'l3'; expected one of 'none', 'softmax', 'clipped_l2', 'l2', .*, 'clipped'"),
-        ("similarity", "euclid", "similarity is 'euclid'; expected one of 'dot', 'cosine'"),
-        ("pool", "median", "pool is 'median'; expected one of 'logsumexp', 'max', 'mean', 'sum'"),
+        ("similarity", "euclid", "similarity is 'euclid'; expected one of 'dot', 'cosine', 'smooth_max'"),
+        ("pool", "median", "pool is 'median'; expected one of 'logsumexp', 'softmax', 'max', 'mean', 'sum'"),
         ("direction", "i2i", "direction is 'i2i'; expected one of 't2i', 'i2t'"),
         ("attention_scale", math.nan, f"attention_scale is nan; expected {RANGE}, or infinity"),
         ("attention_scale", 0, f"attention_scale is 0.0; expected {RANGE}, or infinity"),

@@ -1,12 +1,13 @@
 """The reference against the formulas written once more, one number at a time, and derivatives against differences."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from problems import EVERY_SCORE, PRESETS, SCAN_NORMS, problem
+from problems import EVERY_SCORE, LEARNED_SCORES, PRESETS, SCAN_NORMS, problem
 from tolerances import FLOAT64
 
 from gloria_ops import LocalScore, local_scores, reference
@@ -15,21 +16,30 @@ from gloria_ops.tokens import Ragged
 EVERYTHING = EVERY_SCORE | SCAN_NORMS
 
 
-def one_number_at_a_time(words, regions, score):
+def one_number_at_a_time(words, regions, score, weights=None):
     """Z of one text (W, D) with one image (M, D), both lists of lists of floats."""
+    weights = weights or [1.0] * len(words)
     affinity = [[sum(a * b for a, b in zip(t, v, strict=True)) for v in regions] for t in words]
     columns = [normalized([row[j] for row in affinity], score.word_norm) for j in range(len(regions))]
     similarities = []
     for i, word in enumerate(words):
+        if score.similarity == "smooth_max":
+            similarities.append(smooth_maximum(affinity[i], score.attention_scale))
+            continue
         attention = attention_of([column[i] for column in columns], score.attention_scale)
         context = [sum(a * v[d] for a, v in zip(attention, regions, strict=True)) for d in range(len(word))]
         dot = sum(a * b for a, b in zip(context, word, strict=True))
         length = math.hypot(*context) * math.hypot(*word)
         similarities.append(dot if score.similarity == "dot" else dot / max(length, 1e-8))
+    if score.pool == "max":
+        return max(similarities)
+    if score.pool == "softmax":
+        weights = [w * math.exp(score.word_scale * u) for w, u in zip(weights, similarities, strict=True)]
     if score.pool != "logsumexp":
-        return {"max": max, "sum": sum, "mean": lambda u: sum(u) / len(u)}[score.pool](similarities)
-    total = sum(math.exp(score.word_scale * u) for u in similarities)
-    logarithm = math.log(total / len(words) if score.pool_mean else total)
+        total = sum(w * u for w, u in zip(weights, similarities, strict=True))
+        return total if score.pool == "sum" else total / sum(weights)
+    total = sum(w * math.exp(score.word_scale * u) for w, u in zip(weights, similarities, strict=True))
+    logarithm = math.log(total / sum(weights) if score.pool_mean else total)
     return logarithm / score.word_scale if score.pool_divide else logarithm
 
 
@@ -55,8 +65,14 @@ def attention_of(row, scale):
     return [math.exp(scale * x) / total for x in row]
 
 
+def smooth_maximum(row, scale):
+    return max(row) if scale == math.inf else math.log(sum(math.exp(scale * s) for s in row)) / scale
+
+
 def with_lengths(given_problem, score):
-    return local_scores(given_problem.regions, given_problem.words, score=score, **given_problem.lengths)
+    return local_scores(
+        given_problem.regions, given_problem.words, score=score, **given_problem.lengths, **given_problem.learned
+    )
 
 
 @pytest.mark.parametrize("score", EVERYTHING.values(), ids=EVERYTHING.keys())
@@ -70,6 +86,41 @@ def test_every_knob_one_number_at_a_time(score):
         for image, regions in zip(small.regions, small.region_lengths, strict=True)
     ]
     torch.testing.assert_close(with_lengths(small, score), torch.tensor(expected, dtype=torch.float64), **FLOAT64)
+
+
+@pytest.mark.parametrize("score", [each for each in LEARNED_SCORES.values() if each.direction == "t2i"], ids=str)
+def test_weights_and_scales_as_tensors_one_number_at_a_time(score):
+    """The tensors say other scales than the score, which is not read then."""
+    small = problem("random", images=3, texts=2, most_regions=5, most_words=4, width=3).learning(score)
+    weights = small.learned["word_weights"]
+    scales = {name: 0.7 * value for name, value in small.learned.items() if name != "word_weights"}
+    scaled = replace(score, **{name: value.item() for name, value in scales.items()})
+    expected = [
+        [
+            one_number_at_a_time(text[:words].tolist(), image[:regions].tolist(), scaled, own[:words].tolist())
+            for text, own, words in zip(small.words, weights, small.word_lengths, strict=True)
+        ]
+        for image, regions in zip(small.regions, small.region_lengths, strict=True)
+    ]
+    found = with_lengths(small._replace(learned={"word_weights": weights, **scales}), score)
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), **FLOAT64)
+
+
+@pytest.mark.parametrize("score", LEARNED_SCORES.values(), ids=LEARNED_SCORES.keys())
+def test_first_derivatives_of_what_is_learned(score):
+    small = problem("random", images=2, texts=2, most_regions=4, most_words=3, width=2).learning(score)
+    learned = dict(small.learned)
+    if "word_weights" in learned:  # differences cannot go below 0
+        learned["word_weights"] = learned["word_weights"] + 0.1
+    inputs = (small.regions, small.words, *learned.values())
+    for each in inputs:
+        each.requires_grad_()
+
+    def scores(regions, words, *values):
+        given = dict(zip(learned, values, strict=True))
+        return local_scores(regions, words, score=score, **small.lengths, **given)
+
+    assert torch.autograd.gradcheck(scores, inputs)
 
 
 def test_regions_attending_to_words_is_the_same_formula_exchanged():

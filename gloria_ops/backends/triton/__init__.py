@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from gloria_ops.learnable import FIXED, Learnable, lacks_knobs
 from gloria_ops.score import LocalScore
 from gloria_ops.tokens import Ragged
 
@@ -54,7 +55,9 @@ def unavailable() -> str | None:
     return None
 
 
-def unsupported(score: LocalScore, dtype: torch.dtype, device: torch.device) -> str | None:
+def unsupported(
+    score: LocalScore, dtype: torch.dtype, device: torch.device, learnable: Learnable = FIXED
+) -> str | None:
     """Why this problem is not for this backend; None if it is."""
     expected = "cpu" if block_sizes.INTERPRETED else "cuda"
     if device.type != expected:
@@ -62,10 +65,10 @@ def unsupported(score: LocalScore, dtype: torch.dtype, device: torch.device) -> 
         return f"{under}it computes on {expected} tensors, not on {device}"
     if expected == "cuda" and torch.cuda.get_device_capability(device) < _LEAST_CAPABILITY:
         return f"it needs compute capability 8.0, and {device} has {torch.cuda.get_device_capability(device)}"
-    return lacks(score, dtype)
+    return lacks(score, dtype, learnable)
 
 
-def lacks(score: LocalScore, dtype: torch.dtype) -> str | None:
+def lacks(score: LocalScore, dtype: torch.dtype, learnable: Learnable = FIXED) -> str | None:
     """What of these the kernels lack on any device; None if they have both."""
     if dtype not in _DTYPES:
         return f"it takes float32, bfloat16 and float16, not {dtype}"
@@ -75,10 +78,16 @@ def lacks(score: LocalScore, dtype: torch.dtype) -> str | None:
         return f"it lacks direction={score.direction!r}: it takes what attention runs over as padded to one length"
     if math.isinf(score.attention_scale) and (score.word_norm, score.similarity) != ("none", "dot"):
         return "it has the hard maximum for word_norm='none' with similarity='dot' only"
-    return None
+    return lacks_knobs(score, learnable)
 
 
-def forward(attended: Ragged, attending: Ragged, score: LocalScore, search_words: int = 0) -> Tensor:
+def forward(
+    attended: Ragged,
+    attending: Ragged,
+    score: LocalScore,
+    search_words: int = 0,
+    learnable: Learnable = FIXED,
+) -> Tensor:
     """Return scores (N, T) float32 of N attended items with T attending ones.
 
     The way to the contexts' norms depends on M and D alone, whatever `search_words` are.
@@ -87,7 +96,9 @@ def forward(attended: Ragged, attending: Ragged, score: LocalScore, search_words
         return scores.forward(attended, attending, score)
 
 
-def backward(grad_scores: Tensor, attended: Ragged, attending: Ragged, score: LocalScore) -> tuple[Tensor, Tensor]:
+def backward(
+    grad_scores: Tensor, attended: Ragged, attending: Ragged, score: LocalScore, learnable: Learnable = FIXED
+) -> tuple[Tensor, ...]:
     """Return gradients with the shape and dtype of both sides' rows; rows that belong to no item get zeros."""
     with _device_of(attended.rows):
         return gradients.backward(grad_scores.to(torch.float32).contiguous(), attended, attending, score)
