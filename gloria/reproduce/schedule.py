@@ -1,6 +1,8 @@
 """Runs cells in several processes, each after the one that it needs; a process that dies takes one cell with it."""
 
 import multiprocessing
+import os
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -82,7 +84,7 @@ class _Slot:
             return future
         if self.pool is None:
             context = multiprocessing.get_context(START)
-            self.pool = ProcessPoolExecutor(1, context, initializer=torch.set_num_threads, initargs=(1,))
+            self.pool = ProcessPoolExecutor(1, context, initializer=_begin)
         return self.pool.submit(self.work, cell)
 
     def renew(self) -> None:
@@ -92,6 +94,19 @@ class _Slot:
     def close(self) -> None:
         if self.pool is not None:
             self.pool.shutdown(cancel_futures=True)
+
+
+def _begin() -> None:
+    """Use one thread, and end with the process that started this one: else it would go on with its cell."""
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _minutes_left(waiting: Sequence[Cell], running: int, out: Path, jobs: int) -> str:

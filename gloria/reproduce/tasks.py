@@ -66,9 +66,12 @@ def zero_shot(given: Given) -> dict[str, Any]:
     rows = given.rows["test"]
     scores = classifier.scores([row.image for row in rows])
     predicted = [classifier.classes[index] for index in scores.argmax(1).tolist()]
-    table = classification_table(predicted, [row.label for row in rows], classifier.classes)
-    classes = [name for name in classifier.classes if name in rows[0].labels]  # what classifiers are asked too
-    return {"figures": _macro(table, classes), "of": classes, "table": table}
+    truth = [row.label for row in rows]
+    table = classification_table(predicted, truth, classifier.classes)
+    asked = {name for row in rows for name in row.labels}  # what classifiers are asked too
+    classes = [name for name in classifier.classes if name in asked]
+    guessed = {name: _guessed(truth.count(name) / len(truth), 1 / len(classifier.classes)) for name in classes}
+    return {"figures": _macro(table, classes), "of": classes, "chance": _macro(guessed, classes), "table": table}
 
 
 def classification(given: Given) -> dict[str, Any]:
@@ -154,6 +157,19 @@ def _at_thresholds(folder: Path, given: Given, vectors: dict[Path, Tensor]) -> d
     thresholds = best_f1_thresholds(scored(validation), truth, classes)
     asked = torch.tensor([[float(row.label == name) for name in classes] for row in given.asked])
     return _macro(threshold_table(scored(given.asked), asked, thresholds), classes)
+
+
+def _guessed(present: float, answered: float) -> dict[str, float]:
+    """Return the figures of a class that is present in one share of the images and guessed in another."""
+    right = present * answered
+    return {
+        "accuracy": right + (1 - present) * (1 - answered),
+        "sensitivity": answered,
+        "specificity": 1 - answered,
+        "PPV": present,
+        "NPV": 1 - present,
+        "F1": 2 * right / (present + answered),
+    }
 
 
 def _macro(table: Mapping[str, Mapping[str, float]], classes: Sequence[str]) -> dict[str, float]:

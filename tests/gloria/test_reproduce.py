@@ -75,6 +75,10 @@ def test_the_whole_suite_fills_every_table(toy):
     assert page.count("Classes: Atelectasis, Cardiomegaly, Consolidation, Edema, Pleural Effusion.") == 2
     assert "## Failed" not in page
     assert "## Not done yet" not in page
+    (guess,) = [cell["results"]["chance"] for cell in cells_of(out) if cell["settings"]["task"] == "zero-shot"]
+    assert guess == pytest.approx(
+        {"accuracy": 0.68, "sensitivity": 0.2, "specificity": 0.8, "PPV": 0.2, "NPV": 0.8, "F1": 0.2}
+    )
     draws = [cell["results"]["draws"] for cell in cells_of(out) if cell["settings"]["fraction"] == 0.5]
     assert {len(each) for each in draws} == {2}
     assert not any(path.name == "checkpoints" for path in out.rglob("*"))
