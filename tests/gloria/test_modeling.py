@@ -310,3 +310,18 @@ def test_an_encoder_without_a_patch_for_each_token_is_named(image_configs, text_
     model.config.image_config.patch_size = 8
     with pytest.raises(ValueError, match=r"tokens of shape \(1, 17, 16\) for 8 x 8 patches; expected"):
         model.get_image_features(torch.zeros(1, 3, 64, 64))
+
+
+def test_learned_scales_are_saved_and_scored_with(config, batch, tmp_path):
+    config.learnable_attention_scale = config.learnable_word_scale = True
+    model = GloriaModel(config)
+    model(**batch).loss.backward()
+    scales = model.local_contrast.attention_scale, model.local_contrast.word_scale
+    assert all(scale.log_scale.grad.abs() > 0 for scale in scales)
+    with torch.no_grad():
+        model.local_contrast.attention_scale.log_scale.fill_(2.0)
+    model.save_pretrained(tmp_path)
+    loaded = GloriaModel.from_pretrained(tmp_path, local_files_only=True)
+    assert loaded.learned_score == model.learned_score
+    assert loaded.learned_score.attention_scale == pytest.approx(7.389056)
+    assert loaded.config.score.attention_scale == 4.0

@@ -125,9 +125,9 @@ def well_posed(rounded: Problem, score: LocalScore) -> Tensor:
 
 
 def lead_of(values: Tensor) -> Tensor:
-    """How far the greatest value of each row is above the next; 0 where there is none."""
-    best = values.topk(min(2, values.shape[-1]), dim=-1).values
-    return best[..., 0] - best[..., -1]
+    """How far the greatest value of each row is above the next; infinite where there is none."""
+    best = torch.nn.functional.pad(values, (0, 1), value=-math.inf).topk(2, dim=-1).values
+    return best[..., 0] - best[..., 1]
 
 
 def leads(values: Tensor, share: float) -> bool:
