@@ -16,6 +16,7 @@ from torch import Tensor
 from gloria_ops import LocalScore
 from gloria_ops.backends.triton import block_sizes, context, pool
 from gloria_ops.backends.triton.attention import attention
+from gloria_ops.backends.triton.direct import direct_gradients
 from gloria_ops.backends.triton.gradient import affinity_gradients
 from gloria_ops.backends.triton.problem import Chunk, Problem
 from gloria_ops.tokens import Ragged
@@ -103,7 +104,7 @@ class Peer:
         """Write the gradient of these images, and add to that of the words."""
         p = self.problem
         found, lengths, affinities, attended, products, levels = self.attend(chunk, backward=True)
-        coefficients = p.empty(6, chunk.images, len(self.words))
+        coefficients = p.empty(7, chunk.images, len(self.words))
         pool.word_coefficients(p, chunk, grad_scores, found, lengths[:2], coefficients)
         affinity_gradients(p, chunk, affinities, affinities, attended, products, lengths[2], coefficients, levels)
         gradient = affinities[: len(self.words), : chunk.images * p.side]
@@ -114,5 +115,8 @@ class Peer:
             grad_words += (coefficients[4].sum(0)[:, None] * self.words)[:, : self.width]
             grad_grams = self.by_image(products, chunk).transpose(1, 2) @ self.by_image(attended, chunk)
             of_regions = torch.baddbmm(of_regions, grad_grams, regions.view(chunk.images, p.side, p.dim))
+            of_contexts = p.empty(*regions.shape).zero_()
+            direct_gradients(p, chunk, attended, coefficients[6], of_contexts)
+            of_regions += of_contexts.view_as(of_regions)
         last = chunk.first_image + chunk.images
         grad_regions[chunk.first_image : last] = of_regions[:, : self.count, : self.width]

@@ -173,6 +173,12 @@ def _direct(a: dict[str, Any], grid: tuple[int, ...], batch: Batch) -> Work:
     return Work(grid[0] * grid[1], 0, {1: 0, 2: 0}, 4 * _rows(a, batch) * grid[1], straight=0.25)
 
 
+def _direct_gradient(a: dict[str, Any], grid: tuple[int, ...], batch: Batch) -> Work:
+    # Nothing is lost: it reads the weights, and ends.
+    rows = _rows(a, batch)
+    return Work(math.prod(grid), 0, {1: rows / a["LOOKED_AT"], 2: 0}, 4 * rows * grid[2], straight=0.25)
+
+
 def _fused(a: dict[str, Any], grid: tuple[int, ...], batch: Batch) -> Work:
     blocks = math.ceil(batch.sizes.regions / a["N"])
     programs = math.ceil(batch.sizes.words / a["M"]) * a["images"]
@@ -231,6 +237,7 @@ _WORK: dict[str, Callable[[dict[str, Any], tuple[int, ...], Batch], Work]] = {
     "gram_product_kernel": _square(half=False),
     "direct_kernel": _direct,
     "direct_product_kernel": _direct,
+    "direct_gradient_kernel": _direct_gradient,
     "fused_kernel": _fused,
     "pool_kernel": _by_words,
     "word_coefficient_kernel": _by_words,

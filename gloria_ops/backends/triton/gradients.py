@@ -12,6 +12,7 @@ from gloria_ops.backends.triton.affinity import affinities
 from gloria_ops.backends.triton.attention import attention
 from gloria_ops.backends.triton.block_sizes import Choice, chosen_for
 from gloria_ops.backends.triton.context import gram_products, grams
+from gloria_ops.backends.triton.direct import direct_gradients
 from gloria_ops.backends.triton.gradient import affinity_gradients
 from gloria_ops.backends.triton.pool import word_coefficients
 from gloria_ops.backends.triton.problem import Problem
@@ -47,7 +48,7 @@ def backward(
     grad_grams = p.empty(parts[1], of_images, p.gram_side, p.gram_side)
     sums = p.empty(parts[0], p.columns(at_once), p.dim)
     found, lengths = p.found(at_once), p.empty(3, at_once, rows)
-    coefficients = p.empty(6, at_once, rows)
+    coefficients = p.empty(7, at_once, rows)
     levels = p.empty(at_once, p.plan.texts_at_once if score.word_norm != "none" else 0, side)
     for of_chunk in p.image_chunks(at_once):
         p.pack_regions(of_chunk)
@@ -64,6 +65,7 @@ def backward(
             products.word_gradients(p, chunk, gs, coefficients, grad_words, rest)
             products.region_sums(p, chunk, gs, sums, parts[0])
             if cosine:
+                direct_gradients(p, chunk, a, coefficients[6], sums[0])
                 products.gram_gradients(p, chunk, h, a, grad_grams, parts[1])
         products.finish(p, of_chunk, sums, grad_grams, parts, grad_regions)
     return grad_regions, grad_words
@@ -75,5 +77,5 @@ def _bytes_of_image(p: Problem) -> int:
     affinities = (3 if p.cosine else 1) * rows * p.side * itemsize
     square = p.gram_side**2 * (itemsize + 4 * products.GRAM_PARTS) if p.cosine else 0
     levels = 4 * p.plan.texts_at_once * p.side if p.score.word_norm != "none" else 0
-    of_words = 4 * rows * (p.statistics + 9)
+    of_words = 4 * rows * (p.statistics + 10)
     return affinities + square + levels + of_words + 4 * products.REGION_PARTS * p.side * p.dim + p.packed_bytes

@@ -57,7 +57,7 @@ def similarity(
         u *= LN2
     if COSINE:
         square = tl.load(squares + at, mask=real, other=1.0)
-        # Below zero: see `context.direct_kernel`.
+        # Below zero: see `direct.direct_kernel`.
         u = tl.where(square < 0.0, tl.load(dots + at, mask=real & (square < 0.0), other=0.0) / normalizer, u)
         norm = tl.sqrt(tl.abs(square)) / normalizer
         word_norm = tl.load(word_norms + word, mask=real, other=1.0)
@@ -164,7 +164,7 @@ def word_coefficient_kernel(
     POOL_DIVIDE: tl.constexpr,
     C: tl.constexpr,
 ):
-    """What the gradient of the affinities takes of each word: coefficients (6, images, capacity).
+    """What the gradient of the affinities takes of each word: coefficients (7, images, capacity).
 
     With e the attention without its normalizer l, a = e / l, and h = G a:
 
@@ -174,6 +174,7 @@ def word_coefficient_kernel(
         3  gn / (|c| l^2)           of gG, with e on both sides
         4  -gu u / |t|^2            the part of gt along t
         5  the reference of e
+        6  (3) of the words whose contexts cancel, which have 0 there
 
     One program: one image, every so-manieth text; it writes its own words' coefficients only.
     """
@@ -227,7 +228,10 @@ def word_coefficient_kernel(
             gd = gu
             of_square = tl.zeros((C,), tl.float32)
             along = tl.zeros((C,), tl.float32)
+            lost = tl.zeros((C,), tl.int1)
             if COSINE:
+                # Below zero: see `direct.direct_kernel`.
+                lost = tl.load(squares + at, mask=real, other=0.0) < 0.0
                 both = norm * word_norm
                 gd = gu / tl.maximum(both, 1e-8)
                 # Below its lower bound the product of the norms has no gradient.
@@ -236,9 +240,11 @@ def word_coefficient_kernel(
             tl.store(coefficients + at, gd / normalizer, mask=real)
             tl.store(coefficients + images * capacity + at, d, mask=real)
             tl.store(coefficients + 2 * images * capacity + at, scale * of_square / normalizer, mask=real)
-            tl.store(coefficients + 3 * images * capacity + at, of_square / (normalizer * normalizer), mask=real)
+            weight = of_square / (normalizer * normalizer)
+            tl.store(coefficients + 3 * images * capacity + at, tl.where(lost, 0.0, weight), mask=real)
             tl.store(coefficients + 4 * images * capacity + at, along, mask=real)
             tl.store(coefficients + 5 * images * capacity + at, reference, mask=real)
+            tl.store(coefficients + 6 * images * capacity + at, tl.where(lost, weight, 0.0), mask=real)
 
 
 def pool_similarities(p: Problem, chunk: Chunk, similarities: Tensor, scores: Tensor) -> None:
@@ -283,7 +289,7 @@ def _pool(p: Problem, chunk: Chunk, scores: Tensor, **arguments: Any) -> None:
 def word_coefficients(
     p: Problem, chunk: Chunk, grad_scores: Tensor, found: Tensor, lengths: Tensor, coefficients: Tensor
 ) -> None:
-    """Fill coefficients (6, images, capacity)."""
+    """Fill coefficients (7, images, capacity)."""
     word_coefficient_kernel[(p.programs, chunk.images)](
         grad_scores=grad_scores,
         squares=lengths[0],

@@ -241,11 +241,7 @@ def finish_kernel(
                     mask=(k < side)[:, None] & (d < dim)[None, :],
                     other=0.0,
                 )
-                # In two parts, for what cancels in c cancels in this product.
-                greater = kept(g, v.dtype, PRECISION)
-                acc = dot(greater, v, acc, PRECISION, UPCAST)
-                if v.dtype == tl.bfloat16:
-                    acc = dot((g - greater.to(tl.float32)).to(v.dtype), v, acc, PRECISION, UPCAST)
+                acc = dot(kept(g, v.dtype, PRECISION), v, acc, PRECISION, UPCAST)
         for part in range(0, parts):
             own = sums + (part * columns + image * side + rows).to(tl.int64)[:, None] * dim
             acc += tl.load(own + d[None, :], mask=inside, other=0.0)
