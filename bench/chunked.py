@@ -113,7 +113,8 @@ class Peer:
         of_regions = (gradient.T @ self.words).view(chunk.images, p.side, p.dim)
         if p.cosine:
             grad_words += (coefficients[4].sum(0)[:, None] * self.words)[:, : self.width]
-            grad_grams = self.by_image(products, chunk).transpose(1, 2) @ self.by_image(attended, chunk)
+            weighted = self.by_image(attended, chunk) * coefficients[3].unsqueeze(2)
+            grad_grams = weighted.to(attended.dtype).transpose(1, 2) @ self.by_image(attended, chunk)
             of_regions = torch.baddbmm(of_regions, grad_grams, regions.view(chunk.images, p.side, p.dim))
             of_contexts = p.empty(*regions.shape).zero_()
             direct_gradients(p, chunk, attended, coefficients[6], of_contexts)

@@ -14,6 +14,7 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from bench.gpu_launches import Launch
 
@@ -21,7 +22,7 @@ _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 _NAMES = {
     torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.int32: "i32", torch.int64: "i64",
 }  # fmt: skip
-_INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?(.*?);")
+_INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(@!?U?P\w+\s+)?(.*?);")
 _LABEL = re.compile(r"^(\.L_x?_?\w+):")
 _BRANCH = re.compile(r"BRA(?:\.\w+)*\s.*?`\((\.L_x?_?\w+)\)")
 # Multiply-adds of one matrix instruction by one warp.
@@ -122,6 +123,8 @@ def _compiled(kernel: Any, special: Specialization, capability: int) -> Code:
 def _type(value: Any) -> str:
     if isinstance(value, torch.Tensor):
         return f"*{_NAMES[value.dtype]}"
+    if isinstance(value, TensorDescriptor):
+        return f"tensordesc<{_NAMES[value.base.dtype]}{value.block_shape}>"
     if isinstance(value, float):
         return "fp32"
     return "i32" if -(1 << 31) <= value < 1 << 31 else "i64"
@@ -135,8 +138,9 @@ def _tool(name: str, cubin: bytes, *options: str) -> str:
 
 
 def loops(listing: str) -> tuple[Loop, ...]:
-    """The loops of a disassembled kernel: a branch back to a label closes one."""
+    """The loops of a disassembled kernel: the natural ones, for waits lie behind the code and branch back into it."""
     instructions: list[str] = []
+    always: list[bool] = []
     labels: dict[str, int] = {}
     for line in listing.splitlines():
         label = _LABEL.match(line.strip())
@@ -144,23 +148,57 @@ def loops(listing: str) -> tuple[Loop, ...]:
             labels[label.group(1)] = len(instructions)
         found = _INSTRUCTION.match(line)
         if found:
-            instructions.append(found.group(1).strip())
-    ends: dict[int, int] = {}
-    for place, instruction in enumerate(instructions):
-        branch = _BRANCH.match(instruction)
-        # The last instruction branches to itself, for ever.
-        if branch and labels.get(branch.group(1), place) < place:
-            start = labels[branch.group(1)]
-            ends[start] = max(ends.get(start, 0), place)
-    spans = [(-1, len(instructions)), *sorted(ends.items())]
-    innermost = [max(span for span in spans if span[0] <= place <= span[1]) for place in range(len(instructions))]
+            instructions.append(found.group(2).strip())
+            always.append(found.group(1) is None)
+    ends = {i + 1 for i, each in enumerate(instructions) if each.startswith(("BRA", "EXIT"))}
+    starts = sorted({0, *labels.values(), *ends} - {len(instructions)})
+    blocks = dict(zip(starts, [*starts[1:], len(instructions)], strict=True))
+    following: dict[int, list[int]] = {}
+    for start, end in blocks.items():
+        last = instructions[end - 1]
+        branch = _BRANCH.match(last)
+        stays = not (last.startswith(("BRA", "EXIT")) and always[end - 1])
+        following[start] = [end] if stays and end in blocks else []
+        following[start] += [labels[branch.group(1)]] if branch else []
+    bodies = _natural_loops(following)
+    depths = {start: [header for header, body in bodies.items() if start in body] for start in blocks}
+    of_loop: dict[int | None, list[str]] = {None: [], **{header: [] for header in sorted(bodies)}}
+    for start, end in blocks.items():
+        innermost = min(depths[start], key=lambda header: len(bodies[header]), default=None)
+        of_loop[innermost] += instructions[start:end]
     return tuple(
-        _loop(
-            sum(other[0] < span[0] and span[1] <= other[1] for other in spans),
-            [each for each, owner in zip(instructions, innermost, strict=True) if owner == span],
-        )
-        for span in spans
+        _loop(0 if header is None else len(depths[header]), own) for header, own in of_loop.items()
     )
+
+
+def _natural_loops(following: dict[int, list[int]]) -> dict[int, set[int]]:
+    """By header the blocks of each loop: those that reach a branch back to a block that dominates the branch."""
+    reached = _reachable(following, 0)
+    dominated = {header: reached - _reachable(following, 0, without=header) for header in reached}
+    before: dict[int, list[int]] = {}
+    for block in reached:
+        for other in following[block]:
+            before.setdefault(other, []).append(block)
+    bodies: dict[int, set[int]] = {}
+    for header in reached:
+        back = [block for block in before.get(header, []) if block in dominated[header]]
+        body = bodies.setdefault(header, {header}) if back else set()
+        while back:
+            block = back.pop()
+            if block not in body:
+                body.add(block)
+                back += before.get(block, [])
+    return bodies
+
+
+def _reachable(following: dict[int, list[int]], start: int, without: int | None = None) -> set[int]:
+    found, open_blocks = set(), [start]
+    while open_blocks:
+        block = open_blocks.pop()
+        if block != without and block not in found:
+            found.add(block)
+            open_blocks += following[block]
+    return found
 
 
 def _loop(depth: int, instructions: list[str]) -> Loop:

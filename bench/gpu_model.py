@@ -112,7 +112,13 @@ def work_of(launch: Launch, batch: Batch) -> Work:
 
 
 def _itemsize(tensor: Any) -> int:
-    return int(tensor.element_size())
+    """Of a tensor, or of what a descriptor describes."""
+    return int(getattr(tensor, "base", tensor).element_size())
+
+
+def _block_rows(arguments: dict[str, Any]) -> int:
+    """Of a block of results."""
+    return int(arguments.get("M", arguments["N"]) + arguments.get("TAIL", 0))
 
 
 def _rows(arguments: dict[str, Any], batch: Batch) -> float:
@@ -129,8 +135,8 @@ def _texts(arguments: dict[str, Any], batch: Batch, words: int) -> tuple[float, 
 
 def _affinity(a: dict[str, Any], grid: tuple[int, ...], batch: Batch) -> Work:
     rows, itemsize = _rows(a, batch), _itemsize(a["affinities"])
-    programs = math.ceil(rows / a["M"]) * math.ceil(a["columns"] / a["N"])
-    moved = rows * a["columns"] * itemsize + (rows + a["columns"]) * a["dim"] * _itemsize(a["packed_words"])
+    programs = math.ceil(rows / _block_rows(a)) * math.ceil(a["columns"] / a["N"])
+    moved = rows * a["columns"] * itemsize + (rows + a["columns"]) * a["dim"] * _itemsize(a["left"])
     return Work(programs, a["dim"], {1: 1}, moved)
 
 
@@ -182,26 +188,26 @@ def _direct_gradient(a: dict[str, Any], grid: tuple[int, ...], batch: Batch) -> 
 def _fused(a: dict[str, Any], grid: tuple[int, ...], batch: Batch) -> Work:
     blocks = math.ceil(batch.sizes.regions / a["N"])
     programs = math.ceil(batch.sizes.words / a["M"]) * a["images"]
-    moved = (batch.sizes.words + a["images"] * a["side"]) * a["dim"] * _itemsize(a["packed_words"])
+    moved = (batch.sizes.words + a["images"] * a["side"]) * a["dim"] * _itemsize(a["left"])
     return Work(programs, blocks * a["dim"], {1: blocks}, moved)
 
 
 def _words(a: dict[str, Any], grid: tuple[int, ...], batch: Batch) -> Work:
     rows = _rows(a, batch)
-    moved = rows * a["columns"] * _itemsize(a["gradient"]) + 8 * rows * a["dim"]
-    programs = math.ceil(rows / a["M"]) * math.ceil(a["dim"] / a["N"])
+    moved = rows * a["columns"] * _itemsize(a["left"]) + 8 * rows * a["dim"]
+    programs = math.ceil(rows / _block_rows(a)) * math.ceil(a["dim"] / a["N"])
     return Work(programs, a["columns"], {1: a["images"]}, moved)
 
 
 def _regions(a: dict[str, Any], grid: tuple[int, ...], batch: Batch) -> Work:
     rows = _rows(a, batch)
-    moved = rows * a["columns"] * _itemsize(a["gradient"]) + 8 * grid[2] * a["columns"] * a["dim"]
-    return Work(grid[0] * grid[2], rows / grid[2], {1: 1}, moved)
+    moved = rows * a["columns"] * _itemsize(a["left"]) + 8 * a["columns"] * a["dim"]
+    return Work(grid[0], rows, {1: 1}, moved)
 
 
 def _gram_gradient(a: dict[str, Any], grid: tuple[int, ...], batch: Batch) -> Work:
     rows, blocks = _rows(a, batch), math.isqrt(grid[0])
-    moved = 2 * rows * a["side"] * grid[1] * _itemsize(a["attended"])
+    moved = rows * a["side"] * grid[1] * _itemsize(a["attended"])
     return Work(blocks * (blocks + 1) / 2 * grid[1] * grid[2], rows / grid[2], {1: 1}, moved)
 
 
@@ -209,7 +215,7 @@ def _finish(a: dict[str, Any], grid: tuple[int, ...], batch: Batch) -> Work:
     inner = a["side"] if a["COSINE"] else 0
     values = batch.sizes.regions * grid[2] * a["dim"]
     return Work(grid[0] * grid[1] * grid[2], inner, {1: math.ceil(a["side"] / a["K"]), 2: a["side"] / a["K"]},
-                values * (4 * a["parts"] + 2))  # fmt: skip
+                values * (4 + 2))  # fmt: skip
 
 
 def _pack_regions(a: dict[str, Any], grid: tuple[int, ...], batch: Batch) -> Work:
@@ -241,7 +247,7 @@ _WORK: dict[str, Callable[[dict[str, Any], tuple[int, ...], Batch], Work]] = {
     "fused_kernel": _fused,
     "pool_kernel": _by_words,
     "word_coefficient_kernel": _by_words,
-    "affinity_gradient_kernel": _elementwise(reads=3, writes=2),
+    "affinity_gradient_kernel": _elementwise(reads=3, writes=1),
     "words_kernel": _words,
     "regions_kernel": _regions,
     "gram_gradient_kernel": _gram_gradient,
@@ -268,15 +274,17 @@ def _turns(loop: Any, code: Code, work: Work) -> float:
 def _of_products(gpu: GPU, launch: Launch, code: Code, work: Work, other: float) -> tuple[float, str]:
     """Clocks of the longest of the pipes in the product's loop, then the rest, hidden or not."""
     a = launch.arguments
-    rows, columns, step = a.get("M", a["N"]), a["N"], a["K"]
+    rows, columns, step = _block_rows(a), a["N"], a["K"]
     itemsize = 2 if "bf16" in code.tensor_cores or _bits(launch) == 16 else 4
     turns = work.inner / step
     loop = max(code.in_products, key=lambda each: each.multiply_adds)
     of_turn = rows * columns * step
     filled = (rows + columns) * step * itemsize
     if "wgmma" in code.tensor_cores:
-        groups = code.warps // 4
-        read = groups * (min(rows, 64) * max(1, rows // (64 * groups)) + columns) * step * itemsize
+        # Each instruction reads 64 rows and all its columns, which warpgroups share out where rows are too few.
+        groups, tail = code.warps // 4, a.get("TAIL", 0)
+        of_parts = [(max(groups, part // 64), min(1.0, part / (64 * groups))) for part in (rows - tail, tail) if part]
+        read = sum(count * (64 + columns * share) for count, share in of_parts) * step * itemsize
     else:
         read = loop.count("LDSM") * LDSM * code.warps
     pipes = {
@@ -300,7 +308,8 @@ def _of_products(gpu: GPU, launch: Launch, code: Code, work: Work, other: float)
 
 
 def _bits(launch: Launch) -> int:
-    tensors = [value for value in launch.arguments.values() if isinstance(value, torch.Tensor)]
+    given = [getattr(value, "base", value) for value in launch.arguments.values()]
+    tensors = [value for value in given if isinstance(value, torch.Tensor)]
     return 16 if any(each.dtype == torch.bfloat16 for each in tensors) else 32
 
 

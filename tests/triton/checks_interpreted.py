@@ -13,7 +13,7 @@ from tolerances import ANY_SHAPE, BACKWARD, FLOAT32, FORWARD, error
 
 from gloria_ops import LocalScore, local_contrastive_loss, ops, reference
 from gloria_ops.backends import triton as backend
-from gloria_ops.backends.triton import context, plan
+from gloria_ops.backends.triton import block_sizes, context, plan
 from gloria_ops.backends.triton import problem as triton_problem
 from gloria_ops.backends.triton.problem import Precision, precision
 from gloria_ops.tokens import Ragged
@@ -172,7 +172,7 @@ def test_chunks_of_texts_change_nothing(name, monkeypatch):
     inputs = tuple(side._replace(rows=(side.rows * 8).round() / 8) for side in (images, texts))
     grad_scores = torch.randn(3, 7, generator=torch.Generator().manual_seed(1))
     whole = backend.forward(*inputs, SCORES[name]), *backend.backward(grad_scores, *inputs, SCORES[name])
-    monkeypatch.setattr(triton_problem, "CHUNK_WORDS", 20)
+    monkeypatch.setattr(block_sizes, "_INTERPRETED", block_sizes._INTERPRETED._replace(chunk_words=20))
     monkeypatch.setattr(plan, "LONGEST_TEXT", 20)
     parts = backend.forward(*inputs, SCORES[name]), *backend.backward(grad_scores, *inputs, SCORES[name])
     if name == "softmax, dot":

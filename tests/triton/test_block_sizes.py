@@ -10,7 +10,7 @@ from gloria_ops.backends.triton import block_sizes
 from gloria_ops.backends.triton.block_sizes import Blocks, Choice, Elementwise
 
 RELEASED = LocalScore.released()
-SMALL = Choice("split", *[Blocks(64, 64, 16, 4, 2)] * 4, *[Elementwise(8, 64, 2)] * 2)
+SMALL = Choice("split", 256, 8, *[Blocks(64, 64, 16, 4, 2)] * 5, *[Elementwise(8, 64, 2)] * 2)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)

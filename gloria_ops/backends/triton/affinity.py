@@ -8,14 +8,34 @@ import triton.language as tl
 from torch import Tensor
 
 from gloria_ops.backends.triton import pack
-from gloria_ops.backends.triton.device import block_of, dot, rows_of_chunk
+from gloria_ops.backends.triton.device import block_of, rows_of_chunk
+from gloria_ops.backends.triton.plain import block_of_product, operands
 from gloria_ops.backends.triton.problem import Chunk, Problem
+
+
+@triton.jit
+def store_affinities(
+    acc, affinities, word_inverses, region_inverses, row, column, base, count, columns, stride,
+    NORMED: tl.constexpr, STEP: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    """Store a block (M, N) from `row` and `column` on."""
+    rows, others = row + tl.arange(0, M), column + tl.arange(0, N)
+    if NORMED:
+        of_words = tl.load(word_inverses + base + rows, mask=rows < count, other=0.0)
+        of_regions = tl.load(region_inverses + others, mask=others < columns, other=0.0)
+        acc *= of_words[:, None] * of_regions[None, :]
+    else:
+        acc = tl.where((rows < count)[:, None], acc, 0.0)
+    stored = rows < tl.cdiv(count, STEP) * STEP
+    to = affinities + tl.cast(row, tl.int64) * stride + tl.arange(0, M)[:, None] * stride + others[None, :]
+    tl.store(to, acc.to(affinities.dtype.element_ty), mask=stored[:, None] & (others < columns)[None, :])
 
 
 @triton.jit(do_not_specialize=["chunk"])
 def affinity_kernel(
-    packed_words,
-    packed_regions,
+    left,
+    tail,
+    right,
     word_inverses,
     region_inverses,
     affinities,
@@ -25,42 +45,40 @@ def affinity_kernel(
     columns,
     stride,
     dim,
+    DESCRIBED: tl.constexpr,
     NORMED: tl.constexpr,
     STEP: tl.constexpr,
     M: tl.constexpr,
+    TAIL: tl.constexpr,
     N: tl.constexpr,
     K: tl.constexpr,
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """Affinities (rows, stride): words of the chunk x regions of its images. One program: an M x N block.
+    """Affinities (rows, stride): words of the chunk x regions of its images. One program: M + TAIL words, N regions.
 
-    NORMED: s / (|t| |v|), so that float16 holds it whatever the norms are. Zeros follow the last word in whole steps of
-    STEP, for sums over words. Reads packed rows, writes its own block.
+    left, tail, right: packed words and regions. NORMED: s / (|t| |v|), so that float16 holds it whatever the norms
+    are. Zeros follow the last word in whole steps of STEP, for sums over words. A program writes its own block only.
     """
     base, count = rows_of_chunk(dense_starts, first_texts, chunk)
-    row_blocks, column_blocks = tl.cdiv(count, M), tl.cdiv(columns, N)
+    row_blocks, column_blocks = tl.cdiv(count, M + TAIL), tl.cdiv(columns, N)
     if tl.program_id(0) < row_blocks * column_blocks:
         row, column = block_of(tl.program_id(0), row_blocks, column_blocks)
-        rows, others, k = row * M + tl.arange(0, M), column * N + tl.arange(0, N), tl.arange(0, K)
-        # Rows beyond the last are read as the last, and not stored: a mask would cost registers in the loop.
-        packed_words += base.to(tl.int64) * dim
-        t = packed_words + tl.minimum(rows, count - 1)[:, None] * dim + k[None, :]
-        v = packed_regions + tl.minimum(others, columns - 1)[None, :] * dim + k[:, None]
-        acc = tl.zeros((M, N), tl.float32)
-        for _ in range(0, dim, K):
-            acc = dot(tl.load(t), tl.load(v), acc, PRECISION, UPCAST)
-            t += K
-            v += K
-        if NORMED:
-            of_words = tl.load(word_inverses + base + rows, mask=rows < count, other=0.0)
-            of_regions = tl.load(region_inverses + others, mask=others < columns, other=0.0)
-            acc *= of_words[:, None] * of_regions[None, :]
-        else:
-            acc = tl.where((rows < count)[:, None], acc, 0.0)
-        stored = rows < tl.cdiv(count, STEP) * STEP
-        to = affinities + (row * M).to(tl.int64) * stride + tl.arange(0, M)[:, None] * stride + others[None, :]
-        tl.store(to, acc.to(affinities.dtype.element_ty), mask=stored[:, None] & (others < columns)[None, :])
+        row *= M + TAIL
+        column *= N
+        upper, lower = block_of_product(
+            left, tail, right, base + row, column, 0, dim, 0, base + count - 1, columns, dim, dim,
+            False, False, DESCRIBED, M, TAIL, N, K, PRECISION, UPCAST,
+        )  # fmt: skip
+        store_affinities(
+            upper, affinities, word_inverses, region_inverses, row, column, base, count, columns, stride,
+            NORMED, STEP, M, N,
+        )  # fmt: skip
+        if TAIL:
+            store_affinities(
+                lower, affinities, word_inverses, region_inverses, row + M, column, base, count, columns, stride,
+                NORMED, STEP, TAIL, N,
+            )  # fmt: skip
 
 
 def affinities(p: Problem, chunk: Chunk, out: Tensor) -> None:
@@ -68,11 +86,15 @@ def affinities(p: Problem, chunk: Chunk, out: Tensor) -> None:
     blocks, columns = p.blocks.product, p.columns(chunk.images)
     count = triton.cdiv(p.plan.capacity, blocks.rows) * triton.cdiv(columns, blocks.columns)
     affinity_kernel[(count,)](
-        **p.packed_arguments(chunk),
+        **operands(blocks, p.packed_words, chunk.packed_regions),
         word_inverses=p.word_norms[1],
         region_inverses=chunk.region_norms[1],
         affinities=out,
+        dense_starts=p.plan.dense_starts,
+        first_texts=p.plan.first_texts,
+        chunk=chunk.number,
         columns=columns,
+        dim=p.dim,
         stride=out.stride(0),
         NORMED=p.normed,
         STEP=pack.STEP,

@@ -72,7 +72,9 @@ def attention_kernel(
     real = region < count
     of_regions = tl.load(region_norms + image * side + region, mask=stored, other=0.0)
     if LOG2:
-        of_regions *= LOG2E
+        # Not zero, for that times the -1e30 of no word would be a zero, too.
+        of_regions = tl.maximum(of_regions * LOG2E, 1e-20)
+    per_region = of_regions if LOG2 else tl.full((R,), LOG2E, tl.float32)
     sharp = scale * LOG2E
     # Regions that are none get no attention.
     shift = tl.where(real, -MIDDLE * sharp, -1e30)
@@ -88,20 +90,20 @@ def attention_kernel(
                 nth = word + tl.arange(0, W)
                 at, inside = nth[:, None] * stride + region[None, :], (nth < length)[:, None] & stored[None, :]
                 of_words = tl.load(word_norms + start + nth, mask=nth < length, other=0.0)
-                s = affinity(own, at, inside, of_words, of_regions, NORMED)
-                if not LOG2:
-                    s *= LOG2E
+                # Less the factor of the region, which changes no maximum.
+                s = affinity(own, at, inside, of_words, of_regions, "words" if NORMED else "none")
                 s += tl.where(nth < length, 0.0, -1e30)[:, None]
                 better = tl.maximum(top, tl.max(s, 0))
-                level = level * tl.exp2(top - better) + tl.sum(tl.exp2(s - better[None, :]), 0)
+                more = tl.exp2(s * per_region[None, :] - (better * per_region)[None, :])
+                level = level * tl.exp2((top - better) * per_region) + tl.sum(more, 0)
                 top = better
-            level = top + tl.log2(level)
+            level = top * per_region + tl.log2(level)
         elif NORM == "clipped_l2":
             for word in range(0, length, W):
                 nth = word + tl.arange(0, W)
                 at, inside = nth[:, None] * stride + region[None, :], (nth < length)[:, None] & stored[None, :]
                 of_words = tl.load(word_norms + start + nth, mask=nth < length, other=0.0)
-                y = clipped(affinity(own, at, inside, of_words, of_regions, NORMED))
+                y = clipped(affinity(own, at, inside, of_words, of_regions, "both" if NORMED else "none"))
                 level += tl.sum(y * y, 0)
             level = tl.sqrt(level) + 1e-8
         if NORM != "none":
@@ -114,8 +116,9 @@ def attention_kernel(
             real_word = nth < length
             at, inside = nth[:, None] * stride + region[None, :], real_word[:, None] & stored[None, :]
             of_words = tl.load(word_norms + start + nth, mask=real_word, other=0.0)
-            s = affinity(own, at, inside, of_words, of_regions, NORMED)
-            x = word_normed(s, level, NORM, LOG2)
+            # The factor of the word belongs to sums over regions as a whole.
+            s = affinity(own, at, inside, of_words, of_regions, "regions" if NORMED else "none")
+            x = word_normed(s * of_words[:, None] if NORMED else s, level, NORM, LOG2)
             if REFERENCE == "middle":
                 a = tl.exp2(x * sharp + shift[None, :])
             else:
@@ -134,7 +137,10 @@ def attention_kernel(
                 tl.store(own_attended + at, rounded, mask=inside)
                 a = rounded.to(tl.float32)
             tl.store(found + (planes + block) * plane + of_text + nth, tl.sum(a, 1), mask=real_word)
-            tl.store(found + (2 * planes + block) * plane + of_text + nth, tl.sum(a * s, 1), mask=real_word)
+            d = tl.sum(a * s, 1)
+            if NORMED:
+                d *= of_words
+            tl.store(found + (2 * planes + block) * plane + of_text + nth, d, mask=real_word)
 
 
 def attention(

@@ -25,13 +25,29 @@ LARGEST_STEP = 64
 
 
 class Blocks(NamedTuple):
-    """Rows x columns of a block of a product, and how much of the inner dimension is taken at a step."""
+    """Rows x columns of a block of a product, and how much of the inner dimension is taken at a step.
+
+    Attributes:
+        described: operands are read through tensor descriptors, which GPUs of compute capability 9.0 and up have; only
+            then may rows be other than a power of two.
+    """
 
     rows: int
     columns: int
     step: int
     warps: int
     stages: int
+    described: bool = False
+
+    @property
+    def main(self) -> int:
+        """The greatest power of two of rows."""
+        return 1 << self.rows.bit_length() - 1
+
+    @property
+    def tail(self) -> int:
+        """The other rows."""
+        return self.rows - self.main
 
 
 class Elementwise(NamedTuple):
@@ -48,7 +64,10 @@ class Choice(NamedTuple):
     Attributes:
         way: "fused" = forward is one kernel, for scores without a norm over words and without a cosine only;
             "split" = products of full size, and elementwise kernels between them. Backward is always split.
-        product: the affinities, and the products of backward with them.
+        chunk_words, chunk_images: of a chunk in backward, at most; chosen so that the products of the gradients fill
+            the multiprocessors a whole number of times where D = 768.
+        product: the affinities, and the words' gradients.
+        regions: the regions' gradients.
         square: the contexts' squares, from Gram matrices or direct.
         gram: the other products with and of Gram matrices; its columns are those of square.
         fused: words x regions of the fused kernel.
@@ -56,7 +75,10 @@ class Choice(NamedTuple):
     """
 
     way: Way
+    chunk_words: int
+    chunk_images: int
     product: Blocks
+    regions: Blocks
     square: Blocks
     gram: Blocks
     fused: Blocks
@@ -66,14 +88,20 @@ class Choice(NamedTuple):
     @property
     def products(self) -> tuple[Blocks, ...]:
         """Of every kernel with a product."""
-        return self.product, self.square, self.gram, self.fused
+        return self.product, self.regions, self.square, self.gram, self.fused
 
     def misfit(self, kind: str) -> str | None:
         """Why kernels of a kind of score cannot run with these; None if they can."""
-        sizes = [size for blocks in self.products for size in blocks[:3]]
+        sizes = [size for blocks in self.products for size in (blocks.main, blocks.tail or 16, *blocks[1:3])]
         sizes += [self.attention.regions, self.gradient.regions]
         if any(size < 16 or size > 256 or size & (size - 1) for size in sizes):
             return "every size must be a power of two from 16 to 256"
+        if any(blocks.tail and not blocks.described for blocks in self.products):
+            return "rows that are no power of two need tensor descriptors"
+        if any(blocks.described for blocks in (self.square, self.gram)):
+            return "square and gram read no tensor descriptors"
+        if self.fused.tail:
+            return "the rows of fused must be a power of two"
         if any(words < 1 or words & (words - 1) for words in (self.attention.words, self.gradient.words)):
             return "the words of an elementwise kernel must be a power of two"
         if any(blocks.columns < 32 for blocks in self.products):
@@ -89,12 +117,13 @@ class Choice(NamedTuple):
         return None
 
 
-PRODUCTS = ("product", "square", "gram", "fused")
+PRODUCTS = ("product", "regions", "square", "gram", "fused")
 ELEMENTWISE = ("attention", "gradient")
+PLAIN = ("way", "chunk_words", "chunk_images")
 
 # Small, so that small tests have several blocks of everything.
 _SMALL, _SMALL_ELEMENTWISE = Blocks(64, 64, 32, 4, 1), Elementwise(32, 64, 4)
-_INTERPRETED = Choice("split", _SMALL, _SMALL, _SMALL, _SMALL, _SMALL_ELEMENTWISE, _SMALL_ELEMENTWISE)
+_INTERPRETED = Choice("split", 11_008, 64, *[_SMALL] * 5, *[_SMALL_ELEMENTWISE] * 2)
 
 # Compute capability as 10 * major + minor, bits of an operand, and the kind of score.
 Key = tuple[int, int, str]
@@ -133,7 +162,7 @@ def read(path: str | Path) -> dict[Key, Choice]:
         for row in json.loads(Path(path).read_text(encoding="utf-8")):
             parts: dict[str, Any] = {name: Blocks(**row[name]) for name in PRODUCTS}
             parts |= {name: Elementwise(**row[name]) for name in ELEMENTWISE}
-            table[row["capability"], row["bits"], row["kind"]] = Choice(way=row["way"], **parts)
+            table[row["capability"], row["bits"], row["kind"]] = Choice(**{name: row[name] for name in PLAIN}, **parts)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} is not a table of block sizes ({type(error).__name__}: {error}); expected what "
@@ -148,7 +177,8 @@ def read(path: str | Path) -> dict[Key, Choice]:
 def write(path: str | Path, table: dict[Key, Choice]) -> None:
     """Write a table, a row on each line."""
     rows = [
-        {"capability": key[0], "bits": key[1], "kind": key[2], "way": choice.way}
+        {"capability": key[0], "bits": key[1], "kind": key[2]}
+        | {name: getattr(choice, name) for name in PLAIN}
         | {name: getattr(choice, name)._asdict() for name in (*PRODUCTS, *ELEMENTWISE)}
         for key, choice in sorted(table.items())
     ]

@@ -151,8 +151,7 @@ def gram_product_kernel(
         normalizer = tl.zeros((M,), tl.float32)
         for block in range(0, planes):
             normalizer += tl.load(found + (planes + block) * plane + at, mask=real, other=1.0)
-        # Words that are none get zeros.
-        inverse = tl.where(real, 1.0 / normalizer, 0.0)
+        inverse = 1.0 / normalizer
         center = tl.zeros((M,), tl.float32)
         apart = tl.zeros((M,), tl.float32)
         for column in range(0, side, N):
@@ -160,7 +159,7 @@ def gram_product_kernel(
             a = own + k[None, :]
             g = gram + k[:, None] * gram_side + (column + tl.arange(0, N))[None, :]
             for first in range(0, side, K):
-                left = tl.load(a, mask=real[:, None] & (k < side - first)[None, :], other=0.0)
+                left = tl.load(a, mask=(k < side - first)[None, :], other=0.0)
                 acc = dot(left, tl.load(g), acc, PRECISION, UPCAST)
                 a += K
                 g += K * gram_side
@@ -170,7 +169,7 @@ def gram_product_kernel(
                 stored = (region < side)[None, :]
                 h = kept(parts[part] * inverse[:, None], products.dtype.element_ty, PRECISION)
                 tl.store(products + of_block + of_rows + region[None, :], h, mask=stored)
-                e = tl.load(own + region[None, :], mask=real[:, None] & stored, other=0.0).to(tl.float32)
+                e = tl.load(own + region[None, :], mask=stored, other=0.0).to(tl.float32)
                 center += tl.sum(e * h.to(tl.float32), 1)
                 e *= tl.load(region_norms + image * side + region, mask=region < side, other=0.0)[None, :]
                 apart += tl.sum(e * e, 1)
@@ -185,7 +184,9 @@ def gram_product_kernel(
             zeros = tl.zeros((M, N), attended.dtype.element_ty)
             for column in range(0, side, N):
                 region = column + tl.arange(0, N)
-                tl.store(own + region[None, :], zeros, mask=(rows >= count)[:, None] & (region < side)[None, :])
+                beyond = (rows >= count)[:, None] & (region < side)[None, :]
+                tl.store(own + region[None, :], zeros, mask=beyond)
+                tl.store(products + of_block + of_rows + region[None, :], zeros, mask=beyond)
 
 
 def grams(p: Problem, chunk: Chunk, out: Tensor, both: bool) -> None:

@@ -66,11 +66,13 @@ def clipped(s):
 
 
 @triton.jit
-def affinity(affinities, at, inside, of_words, of_regions, NORMED: tl.constexpr):
-    """Stored affinities (W, R) in float32, 0 where nothing is stored. NORMED: times these factors of both sides."""
+def affinity(affinities, at, inside, of_words, of_regions, FACTORS: tl.constexpr):
+    """Stored affinities (W, R) in float32, 0 where nothing is stored; times the FACTORS of "words", "regions", "both"."""
     s = tl.load(affinities + at, mask=inside, other=0.0).to(tl.float32)
-    if NORMED:
-        s = s * of_words[:, None] * of_regions[None, :]
+    if FACTORS == "words" or FACTORS == "both":
+        s *= of_words[:, None]
+    if FACTORS == "regions" or FACTORS == "both":
+        s *= of_regions[None, :]
     return s
 
 

@@ -9,14 +9,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gloria_ops.backends.triton.device import LOG2E, block_of, dot
+from gloria_ops.backends.triton.device import LOG2E, block_of
+from gloria_ops.backends.triton.plain import block_of_product, operands
 from gloria_ops.backends.triton.problem import Chunk, Problem
 
 
 @triton.jit(do_not_specialize=["texts", "first_image", "images", "longest", "capacity"])
 def fused_kernel(
-    packed_words,
-    packed_regions,
+    left,
+    tail,
+    right,
     similarities,
     dense_starts,
     region_lengths,
@@ -29,7 +31,9 @@ def fused_kernel(
     side,
     scale,
     HARD: tl.constexpr,
+    DESCRIBED: tl.constexpr,
     M: tl.constexpr,
+    TAIL: tl.constexpr,
     N: tl.constexpr,
     K: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -37,33 +41,25 @@ def fused_kernel(
 ):
     """U = sum_j a_j s_j (images, capacity). One program: M packed words with one image, N of its regions at a time.
 
-    Reads packed rows, writes its own words' u only.
+    left, tail, right: packed words and regions. A program writes its own words' u only.
     """
     count = tl.load(dense_starts + texts)
     tiles = tl.cdiv(count, M)
     if tl.program_id(0) < tiles * images:
         image, tile = block_of(tl.program_id(0), images, tiles)
         regions = tl.minimum(tl.load(region_lengths + first_image + image), longest).to(tl.int32)
-        rows, k = tl.arange(0, M), tl.arange(0, K)
         first_row = tile * M
-        # Rows beyond the last are read as the last, and not stored: a mask would cost registers in the loop.
-        t = (
-            packed_words
-            + first_row.to(tl.int64) * dim
-            + tl.minimum(rows, count - 1 - first_row)[:, None] * dim
-            + k[None, :]
-        )
-        v = packed_regions + image.to(tl.int64) * side * dim + k[:, None]
         best = tl.full((M,), -1e30, tl.float32)
         normalizer = tl.zeros((M,), tl.float32)
         d = tl.zeros((M,), tl.float32)
         sharp = scale * LOG2E
         for first in range(0, regions, N):
             region = first + tl.arange(0, N)
-            own = v + tl.minimum(region, side - 1)[None, :] * dim
-            s = tl.zeros((M, N), tl.float32)
-            for step in range(0, dim, K):
-                s = dot(tl.load(t + step), tl.load(own + step), s, PRECISION, UPCAST)
+            first_region = image * side + first
+            s, _ = block_of_product(
+                left, tail, right, first_row, first_region, 0, dim, 0, count - 1, image * side + side, dim, dim,
+                False, False, DESCRIBED, M, TAIL, N, K, PRECISION, UPCAST,
+            )  # fmt: skip
             s = tl.where((region < regions)[None, :], s, -1e30)
             better = tl.maximum(best, tl.max(s, 1))
             if HARD:
@@ -76,16 +72,15 @@ def fused_kernel(
                 d = d * shrink + tl.sum(a * s, 1)
             best = better
         u = best + d if HARD else d / normalizer
-        at = image.to(tl.int64) * capacity + first_row + rows
-        tl.store(similarities + at, u, mask=first_row + rows < count)
+        rows = first_row + tl.arange(0, M)
+        tl.store(similarities + image.to(tl.int64) * capacity + rows, u, mask=rows < count)
 
 
 def fused(p: Problem, chunk: Chunk, out: Tensor) -> None:
     """Fill the similarities out (images, L_t)."""
     blocks = p.blocks.fused
     fused_kernel[(triton.cdiv(p.plan.capacity, blocks.rows) * chunk.images,)](
-        packed_words=p.packed_words,
-        packed_regions=chunk.packed_regions,
+        **operands(blocks, p.packed_words, chunk.packed_regions),
         similarities=out,
         dense_starts=p.plan.dense_starts,
         region_lengths=p.images.lengths,

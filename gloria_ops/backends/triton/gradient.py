@@ -1,4 +1,4 @@
-"""The gradient of the affinities, elementwise: gs over the affinities, the attention weighted for gG over G a."""
+"""The gradient of the affinities, elementwise, which takes their place."""
 
 # mypy: disable-error-code="no-untyped-def"
 # Triton reads the annotations of kernels, and knows constexpr only.
@@ -18,7 +18,7 @@ def attention_gradient(
     NORM: tl.constexpr, COSINE: tl.constexpr, HARD: tl.constexpr, NORMED: tl.constexpr, LOG2: tl.constexpr,
 ):  # fmt: skip
     """(s, x, e, gd a, gx) of words (W, R): see `pool.word_coefficient_kernel` for what is stored of a word."""
-    s = affinity(affinities, at, inside, of_words, of_regions, NORMED)
+    s = affinity(affinities, at, inside, of_words, of_regions, "both" if NORMED else "none")
     x = word_normed(s, level, NORM, LOG2)
     gd = tl.load(coefficients + of_word, mask=real_word, other=0.0)
     center = tl.load(coefficients + plane + of_word, mask=real_word, other=0.0)
@@ -78,8 +78,8 @@ def affinity_gradient_kernel(
 ):
     """One program: R regions of one image, and every so-manieth text of the chunk.
 
-    A program reads and writes its own words and regions of `affinities`, of `gradient` (the same memory in the dtype of
-    the products) and of `products` only. A barrier lies between the loop that reads them for the sums over the words of
+    A program reads and writes its own words and regions of `affinities` and of `gradient` (the same memory in the dtype
+    of the products) only. A barrier lies between the loop that reads them for the sums over the words of
     a text and the one that overwrites them; within the latter a block of words is loaded before it is stored.
     """
     image, block = tl.program_id(1), tl.program_id(2)
@@ -135,10 +135,6 @@ def affinity_gradient_kernel(
                 gs += gx
             gs = tl.where(real[None, :], gs, 0.0)
             tl.store(gradient + from_text + at, kept(gs, gradient.dtype.element_ty, PRECISION), mask=inside)
-            if COSINE:
-                weight = tl.load(coefficients + 3 * plane + of_text + nth, mask=real_word, other=0.0)
-                weighted = kept(weight[:, None] * e, products.dtype.element_ty, PRECISION)
-                tl.store(own_products + at, weighted, mask=inside)
 
 
 def affinity_gradients(
@@ -152,7 +148,7 @@ def affinity_gradients(
     coefficients: Tensor,
     levels: Tensor,
 ) -> None:
-    """Gradient (capacity, stride) takes the place of the affinities, the weighted attention that of `products`."""
+    """Gradient (capacity, stride) takes the place of the affinities."""
     blocks = p.blocks.gradient
     affinity_gradient_kernel[(p.programs, chunk.images, p.planes(blocks))](
         affinities=affinities,

@@ -34,8 +34,7 @@ def backward(
     choice = choice or chosen_for(texts.rows.device, texts.rows.dtype, score)
     p = Problem(images, texts, score, choice, split=True)
     rows, side, scratch, cosine = p.plan.capacity, p.side, p.precision.scratch, p.cosine
-    at_once = p.images_at_once(_bytes_of_image(p))
-    parts = products.REGION_PARTS, products.GRAM_PARTS
+    at_once = min(choice.chunk_images, p.images_at_once(_bytes_of_image(p)))
     grad_regions, grad_words = torch.zeros_like(p.images.rows), torch.zeros_like(p.texts.rows)
     split = at_once < images.starts.numel() and grad_words.dtype != torch.float32
     rest = p.empty(*p.packed_words.shape, dtype=torch.bfloat16).zero_() if split else None
@@ -45,8 +44,8 @@ def backward(
     a, h = (p.empty(p.rows, p.columns(at_once) if cosine else 0, dtype=scratch) for _ in range(2))
     of_images = at_once if cosine else 0
     g = p.empty(of_images, p.gram_side, p.gram_side, dtype=scratch)
-    grad_grams = p.empty(parts[1], of_images, p.gram_side, p.gram_side)
-    sums = p.empty(parts[0], p.columns(at_once), p.dim)
+    grad_grams = p.empty(products.GRAM_PARTS, of_images, p.gram_side, p.gram_side)
+    sums = p.empty(p.columns(at_once), p.dim)
     found, lengths = p.found(at_once), p.empty(3, at_once, rows)
     coefficients = p.empty(7, at_once, rows)
     levels = p.empty(at_once, p.plan.texts_at_once if score.word_norm != "none" else 0, side)
@@ -63,11 +62,11 @@ def backward(
             word_coefficients(p, chunk, grad_scores, found, lengths[:2], coefficients)
             affinity_gradients(p, chunk, s, gs, a, h, lengths[2], coefficients, levels)
             products.word_gradients(p, chunk, gs, coefficients, grad_words, rest)
-            products.region_sums(p, chunk, gs, sums, parts[0])
+            products.region_sums(p, chunk, gs, sums)
             if cosine:
-                direct_gradients(p, chunk, a, coefficients[6], sums[0])
-                products.gram_gradients(p, chunk, h, a, grad_grams, parts[1])
-        products.finish(p, of_chunk, sums, grad_grams, parts, grad_regions)
+                direct_gradients(p, chunk, a, coefficients[6], sums)
+                products.gram_gradients(p, chunk, a, coefficients[3], grad_grams)
+        products.finish(p, of_chunk, sums, grad_grams, grad_regions)
     return grad_regions, grad_words
 
 
@@ -78,4 +77,4 @@ def _bytes_of_image(p: Problem) -> int:
     square = p.gram_side**2 * (itemsize + 4 * products.GRAM_PARTS) if p.cosine else 0
     levels = 4 * p.plan.texts_at_once * p.side if p.score.word_norm != "none" else 0
     of_words = 4 * rows * (p.statistics + 10)
-    return affinities + square + levels + of_words + 4 * products.REGION_PARTS * p.side * p.dim + p.packed_bytes
+    return affinities + square + levels + of_words + 4 * p.side * p.dim + p.packed_bytes

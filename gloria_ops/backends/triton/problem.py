@@ -17,9 +17,6 @@ from gloria_ops.tokens import Ragged
 # Bytes of everything that is kept for one chunk of texts with one chunk of images; a single image may take LARGEST.
 WORKSPACE_BYTES = 384 << 20
 LARGEST_BYTES = 512 << 20
-# Words of a chunk, short texts counted as longer: fewer leave multiprocessors without work in the words' gradients,
-# more leave memory for fewer images.
-CHUNK_WORDS = 11_008
 # Images of a chunk: one dimension of a grid, which ends at 65,535.
 MOST_IMAGES = 32_768
 # Between exp(-10) and exp(10) the attention needs no maximum: float32 holds the squares of sums.
@@ -94,7 +91,7 @@ class Problem:
         self.side = triton.cdiv(self.longest, 16) * 16
         step = max(blocks.step for blocks in self.blocks.products)
         self.dim = triton.cdiv(rows.shape[1], step) * step
-        self.plan: Plan = plan(self.texts, CHUNK_WORDS if split else None)
+        self.plan: Plan = plan(self.texts, choice.chunk_words if split else None)
         self.packed_words = self.empty(rows.shape[0] + pack.STEP, self.dim, dtype=self.precision.scratch)
         self.word_norms = self.empty(2, rows.shape[0])
         self.origins = self.empty(rows.shape[0], dtype=torch.int64)
@@ -210,7 +207,7 @@ class Problem:
     def product_arguments(self, blocks: Blocks) -> dict[str, Any]:
         """What every kernel with a product is specialized for and launched with."""
         return {
-            "M": blocks.rows,
+            "M": blocks.main,
             "N": blocks.columns,
             "K": blocks.step,
             "PRECISION": self.precision.product,

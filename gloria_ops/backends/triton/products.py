@@ -12,17 +12,51 @@ import triton.language as tl
 from torch import Tensor
 
 from gloria_ops.backends.triton.device import block_of, dot, kept, quarters, rows_of_chunk
+from gloria_ops.backends.triton.plain import block_of_product, operands
 from gloria_ops.backends.triton.problem import Chunk, Problem
 
-# Parts of a sum over words that are computed at once, and added up later: of the regions' gradients, and of the Gram
-# matrices', whose blocks are few. The same for every batch, so that the bits of an image's gradient are, too.
-REGION_PARTS, GRAM_PARTS = 1, 2
+# Parts of the sum over words that are computed at once for the Gram matrices, whose blocks are few, and added up later.
+# The same for every batch, so that the bits of an image's gradient are, too.
+GRAM_PARTS = 3
+
+
+@triton.jit
+def add_to_words(
+    acc, packed_words, coefficients, origins, grad_words, rest, row, column, base, count, images, capacity, width, dim,
+    COSINE: tl.constexpr, SPLIT: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    """Add a block (M, N) from `row` and `column` on to the gradients of words, a quarter after the other."""
+    rows = row + tl.arange(0, M)
+    real = rows < count
+    along = tl.zeros((M,), tl.float32)
+    if COSINE:
+        for image in range(0, images):
+            along += tl.load(coefficients + (4 * images + image) * capacity + rows, mask=real, other=0.0)
+    origin = tl.load(origins + base + rows, mask=real, other=0)[:, None] * width
+    packed = tl.cast(base + row, tl.int64) * dim
+    parts = quarters(acc, M, N)
+    for nth in tl.static_range(4):
+        part = parts[nth]
+        component = column + nth * (N // 4) + tl.arange(0, N // 4)
+        inside = real[:, None] & (component < width)[None, :]
+        at = tl.arange(0, M)[:, None] * dim + component[None, :]
+        if COSINE:
+            part += along[:, None] * tl.load(packed_words + packed + at, mask=inside, other=0.0).to(tl.float32)
+        to = grad_words + origin + component[None, :]
+        part += tl.load(to, mask=inside, other=0.0).to(tl.float32)
+        if SPLIT:
+            part += tl.load(rest + packed + at, mask=inside, other=0.0).to(tl.float32)
+        rounded = part.to(grad_words.dtype.element_ty)
+        tl.store(to, rounded, mask=inside)
+        if SPLIT:
+            tl.store(rest + packed + at, (part - rounded.to(tl.float32)).to(rest.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["chunk", "images", "capacity"])
 def words_kernel(
-    gradient,
-    packed_regions,
+    left,
+    tail,
+    right,
     packed_words,
     coefficients,
     origins,
@@ -39,54 +73,38 @@ def words_kernel(
     dim,
     COSINE: tl.constexpr,
     SPLIT: tl.constexpr,
+    DESCRIBED: tl.constexpr,
     M: tl.constexpr,
+    TAIL: tl.constexpr,
     N: tl.constexpr,
     K: tl.constexpr,
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """grad_words (L_t, D) += the share of these images. One program: M words of the chunk, N of D components.
+    """grad_words (L_t, D) += the share of these images. One program: M + TAIL words of the chunk, N of D components.
 
-    SPLIT: what rounding leaves of the sum is kept in `rest` (L_t, packed D), by packed row. Each program reads and
-    writes its own words and components of both, each in one thread.
+    left, tail, right: gs and the packed regions. SPLIT: what rounding leaves of the sum is kept in `rest` (L_t, packed
+    D), by packed row. Each program reads and writes its own words and components of both, each in one thread.
     """
     base, count = rows_of_chunk(dense_starts, first_texts, chunk)
-    row_blocks, column_blocks = tl.cdiv(count, M), tl.cdiv(dim, N)
+    row_blocks, column_blocks = tl.cdiv(count, M + TAIL), tl.cdiv(dim, N)
     if tl.program_id(0) < row_blocks * column_blocks:
         row, column = block_of(tl.program_id(0), row_blocks, column_blocks)
-        rows, d, k = tl.arange(0, M), column * N + tl.arange(0, N), tl.arange(0, K)
-        last = count - 1 - row * M
-        gs = gradient + (row * M).to(tl.int64) * stride + tl.minimum(rows, last)[:, None] * stride + k[None, :]
-        v = packed_regions + k[:, None] * dim + d[None, :]
-        acc = tl.zeros((M, N), tl.float32)
-        for _ in range(0, columns, K):
-            acc = dot(tl.load(gs), tl.load(v, mask=(d < dim)[None, :], other=0.0), acc, PRECISION, UPCAST)
-            gs += K
-            v += K * dim
-        real = rows <= last
-        along = tl.zeros((M,), tl.float32)
-        if COSINE:
-            for image in range(0, images):
-                of_image = coefficients + (4 * images + image) * capacity + row * M
-                along += tl.load(of_image + rows, mask=real, other=0.0)
-        origin = tl.load(origins + base + row * M + rows, mask=real, other=0)[:, None] * width
-        packed = (base + row * M).to(tl.int64) * dim
-        parts = quarters(acc, M, N)
-        for nth in tl.static_range(4):
-            part = parts[nth]
-            component = column * N + nth * (N // 4) + tl.arange(0, N // 4)
-            inside = real[:, None] & (component < width)[None, :]
-            at = rows[:, None] * dim + component[None, :]
-            if COSINE:
-                part += along[:, None] * tl.load(packed_words + packed + at, mask=inside, other=0.0).to(tl.float32)
-            to = grad_words + origin + component[None, :]
-            part += tl.load(to, mask=inside, other=0.0).to(tl.float32)
-            if SPLIT:
-                part += tl.load(rest + packed + at, mask=inside, other=0.0).to(tl.float32)
-            rounded = part.to(grad_words.dtype.element_ty)
-            tl.store(to, rounded, mask=inside)
-            if SPLIT:
-                tl.store(rest + packed + at, (part - rounded.to(tl.float32)).to(rest.dtype.element_ty), mask=inside)
+        row *= M + TAIL
+        column *= N
+        upper, lower = block_of_product(
+            left, tail, right, row, column, 0, columns, 0, count - 1, dim, stride, dim,
+            False, True, DESCRIBED, M, TAIL, N, K, PRECISION, UPCAST,
+        )  # fmt: skip
+        if TAIL:
+            add_to_words(
+                lower, packed_words, coefficients, origins, grad_words, rest, row + M, column, base, count, images,
+                capacity, width, dim, COSINE, SPLIT, TAIL, N,
+            )  # fmt: skip
+        add_to_words(
+            upper, packed_words, coefficients, origins, grad_words, rest, row, column, base, count, images, capacity,
+            width, dim, COSINE, SPLIT, M, N,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -98,10 +116,26 @@ def words_of_part(count, K: tl.constexpr):
     return first * K, tl.minimum(steps, first + of_part) * K
 
 
+@triton.jit
+def add_to_regions(acc, sums, row, column, columns, dim, chunk, M: tl.constexpr, N: tl.constexpr):
+    """Add a block (M, N) from `row` and `column` on to the sums of a part, or set them with the first chunk."""
+    rows = row + tl.arange(0, M)
+    own = sums + tl.cast(row, tl.int64) * dim + tl.arange(0, M)[:, None] * dim
+    parts = quarters(acc, M, N)
+    for nth in tl.static_range(4):
+        part = parts[nth]
+        component = column + nth * (N // 4) + tl.arange(0, N // 4)
+        inside = (rows < columns)[:, None] & (component < dim)[None, :]
+        if chunk > 0:
+            part += tl.load(own + component[None, :], mask=inside, other=0.0)
+        tl.store(own + component[None, :], part, mask=inside)
+
+
 @triton.jit(do_not_specialize=["chunk"])
 def regions_kernel(
-    gradient,
-    packed_words,
+    left,
+    tail,
+    right,
     sums,
     dense_starts,
     first_texts,
@@ -109,42 +143,36 @@ def regions_kernel(
     columns,
     stride,
     dim,
+    DESCRIBED: tl.constexpr,
     M: tl.constexpr,
+    TAIL: tl.constexpr,
     N: tl.constexpr,
     K: tl.constexpr,
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """Sums (parts, columns, D) float32 += gs^T T of a chunk of texts. One program: M regions, N components, a part."""
+    """Sums (columns, D) float32 += gs^T T of a chunk of texts. One program: M + TAIL regions, N components.
+
+    left, tail, right: gs and the packed words. A program writes its own block only.
+    """
     base, count = rows_of_chunk(dense_starts, first_texts, chunk)
-    row, column = block_of(tl.program_id(0), tl.cdiv(columns, M), tl.cdiv(dim, N))
-    rows, d = row * M + tl.arange(0, M), column * N + tl.arange(0, N)
-    first_word, end = words_of_part(count, K)
-    k = tl.arange(0, K)
-    gs = gradient + first_word.to(tl.int64) * stride + k[None, :] * stride + rows[:, None]
-    t = packed_words + (base + first_word).to(tl.int64) * dim + k[:, None] * dim + d[None, :]
-    acc = tl.zeros((M, N), tl.float32)
-    for _ in range(first_word, end, K):
-        left = tl.load(gs, mask=(rows < columns)[:, None], other=0.0)
-        acc = dot(left, tl.load(t, mask=(d < dim)[None, :], other=0.0), acc, PRECISION, UPCAST)
-        gs += K * stride
-        t += K * dim
-    own = sums + (tl.program_id(2) * columns + row * M).to(tl.int64) * dim
-    parts = quarters(acc, M, N)
-    for nth in tl.static_range(4):
-        part = parts[nth]
-        component = column * N + nth * (N // 4) + tl.arange(0, N // 4)
-        inside = (rows < columns)[:, None] & (component < dim)[None, :]
-        to = own + tl.arange(0, M)[:, None] * dim + component[None, :]
-        if chunk > 0:
-            part += tl.load(to, mask=inside, other=0.0)
-        tl.store(to, part, mask=inside)
+    row, column = block_of(tl.program_id(0), tl.cdiv(columns, M + TAIL), tl.cdiv(dim, N))
+    row *= M + TAIL
+    column *= N
+    # Zeros follow the last word.
+    upper, lower = block_of_product(
+        left, tail, right, row, column, 0, tl.cdiv(count, K) * K, base, columns - 1, dim, stride, dim,
+        True, True, DESCRIBED, M, TAIL, N, K, PRECISION, UPCAST,
+    )  # fmt: skip
+    add_to_regions(upper, sums, row, column, columns, dim, chunk, M, N)
+    if TAIL:
+        add_to_regions(lower, sums, row + M, column, columns, dim, chunk, TAIL, N)
 
 
-@triton.jit(do_not_specialize=["chunk", "images"])
+@triton.jit(do_not_specialize=["chunk", "images", "capacity"])
 def gram_gradient_kernel(
-    weighted,
     attended,
+    weights,
     grad_grams,
     dense_starts,
     first_texts,
@@ -153,6 +181,7 @@ def gram_gradient_kernel(
     stride,
     side,
     gram_side,
+    capacity,
     N: tl.constexpr,
     K: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -160,8 +189,9 @@ def gram_gradient_kernel(
 ):
     """grad_grams (parts, images, gram_side, gram_side) float32 += 2 gG of a chunk of texts, both quarters of it.
 
-    One program: an N x N block of the upper half, of one image, a part of the words. It reads and writes that block,
-    and writes the one that mirrors it, which is another but on the diagonal, where it is not written.
+    2 gG = sum_i w_i e_i e_i^T over the words, weights w (images, capacity). One program: an N x N block of the upper
+    half, of one image, a part of the words. It reads and writes that block, and writes the one that mirrors it, which
+    is another but on the diagonal, where it is not written.
     """
     count = rows_of_chunk(dense_starts, first_texts, chunk)[1]
     blocks = tl.cdiv(side, N)
@@ -171,16 +201,18 @@ def gram_gradient_kernel(
         rows, others = row * N + tl.arange(0, N), column * N + tl.arange(0, N)
         first_word, end = words_of_part(count, K)
         k = tl.arange(0, K)
-        at = image * side + first_word.to(tl.int64) * stride
-        wa = weighted + at + k[None, :] * stride + rows[:, None]
-        a = attended + at + k[:, None] * stride + others[None, :]
+        at = image * side + first_word.to(tl.int64) * stride + k[None, :] * stride
+        left = attended + at + rows[:, None]
+        right = attended + image * side + first_word.to(tl.int64) * stride + k[:, None] * stride + others[None, :]
+        weights += image * capacity
         acc = tl.zeros((N, N), tl.float32)
-        for _ in range(first_word, end, K):
-            left = tl.load(wa, mask=(rows < side)[:, None], other=0.0)
-            right = tl.load(a, mask=(others < side)[None, :], other=0.0)
-            acc = dot(left, right, acc, PRECISION, UPCAST)
-            wa += K * stride
-            a += K * stride
+        for word in range(first_word, end, K):
+            weight = tl.load(weights + word + k, mask=word + k < count, other=0.0)
+            e = tl.load(left, mask=(rows < side)[:, None], other=0.0)
+            weighted = kept(weight[None, :] * e.to(tl.float32), e.dtype, PRECISION)
+            acc = dot(weighted, tl.load(right, mask=(others < side)[None, :], other=0.0), acc, PRECISION, UPCAST)
+            left += K * stride
+            right += K * stride
         to = grad_grams + (tl.program_id(2) * images + image).to(tl.int64) * gram_side * gram_side
         parts = quarters(acc, N, N)
         for nth in tl.static_range(4):
@@ -194,7 +226,7 @@ def gram_gradient_kernel(
                 tl.store(to + region[:, None] * gram_side + rows[None, :], tl.trans(part))
 
 
-@triton.jit(do_not_specialize=["first_image", "images", "longest", "parts", "gram_parts"])
+@triton.jit(do_not_specialize=["first_image", "images", "longest", "gram_parts"])
 def finish_kernel(
     sums,
     grad_grams,
@@ -205,9 +237,7 @@ def finish_kernel(
     first_image,
     images,
     longest,
-    parts,
     gram_parts,
-    columns,
     side,
     gram_side,
     width,
@@ -242,9 +272,8 @@ def finish_kernel(
                     other=0.0,
                 )
                 acc = dot(kept(g, v.dtype, PRECISION), v, acc, PRECISION, UPCAST)
-        for part in range(0, parts):
-            own = sums + (part * columns + image * side + rows).to(tl.int64)[:, None] * dim
-            acc += tl.load(own + d[None, :], mask=inside, other=0.0)
+        own = sums + (image * side + rows).to(tl.int64)[:, None] * dim
+        acc += tl.load(own + d[None, :], mask=inside, other=0.0)
         to = grad_regions + (start + rows)[:, None] * width + d[None, :]
         tl.store(to, acc.to(grad_regions.dtype.element_ty), mask=inside & (d < width)[None, :])
 
@@ -256,8 +285,7 @@ def word_gradients(
     blocks = p.blocks.product
     count = triton.cdiv(p.plan.capacity, blocks.rows) * triton.cdiv(p.dim, blocks.columns)
     words_kernel[(count,)](
-        gradient=gradient,
-        packed_regions=chunk.packed_regions,
+        **operands(blocks, gradient, chunk.packed_regions, right_by_k=True),
         packed_words=p.packed_words,
         coefficients=coefficients,
         origins=p.origins,
@@ -278,13 +306,11 @@ def word_gradients(
     )
 
 
-def region_sums(p: Problem, chunk: Chunk, gradient: Tensor, sums: Tensor, parts: int) -> None:
-    """Add gs^T T to sums (parts, columns, D), or set them with the first chunk of texts."""
-    blocks, columns = p.blocks.product, p.columns(chunk.images)
-    count = triton.cdiv(columns, blocks.rows) * triton.cdiv(p.dim, blocks.columns)
-    regions_kernel[(count, 1, parts)](
-        gradient=gradient,
-        packed_words=p.packed_words,
+def region_sums(p: Problem, chunk: Chunk, gradient: Tensor, sums: Tensor) -> None:
+    """Add gs^T T to sums (columns, D), or set them with the first chunk of texts."""
+    blocks, columns = p.blocks.regions, p.columns(chunk.images)
+    regions_kernel[(triton.cdiv(columns, blocks.rows) * triton.cdiv(p.dim, blocks.columns),)](
+        **operands(blocks, gradient, p.packed_words, left_by_k=True, right_by_k=True),
         sums=sums,
         dense_starts=p.plan.dense_starts,
         first_texts=p.plan.first_texts,
@@ -296,16 +322,14 @@ def region_sums(p: Problem, chunk: Chunk, gradient: Tensor, sums: Tensor, parts:
     )
 
 
-def gram_gradients(
-    p: Problem, chunk: Chunk, weighted: Tensor, attended: Tensor, grad_grams: Tensor, parts: int
-) -> None:
+def gram_gradients(p: Problem, chunk: Chunk, attended: Tensor, weights: Tensor, grad_grams: Tensor) -> None:
     """Add to grad_grams (parts, images, gram_side, gram_side), or set them with the first chunk of texts."""
     arguments = p.product_arguments(p.blocks.gram)
     del arguments["M"]
     blocks = p.gram_side // p.blocks.gram.columns
-    gram_gradient_kernel[(blocks * blocks, chunk.images, parts)](
-        weighted=weighted,
+    gram_gradient_kernel[(blocks * blocks, chunk.images, grad_grams.shape[0])](
         attended=attended,
+        weights=weights,
         grad_grams=grad_grams,
         dense_starts=p.plan.dense_starts,
         first_texts=p.plan.first_texts,
@@ -314,15 +338,15 @@ def gram_gradients(
         stride=attended.stride(0),
         side=p.side,
         gram_side=p.gram_side,
+        capacity=p.plan.capacity,
         **arguments,
     )
 
 
-def finish(
-    p: Problem, chunk: Chunk, sums: Tensor, grad_grams: Tensor, parts: tuple[int, int], grad_regions: Tensor
-) -> None:
-    """Fill the rows of these images in grad_regions; `parts` of the sums, and of the Gram matrices' gradients."""
-    blocks = p.blocks.gram
+def finish(p: Problem, chunk: Chunk, sums: Tensor, grad_grams: Tensor, grad_regions: Tensor) -> None:
+    """Fill the rows of these images in grad_regions, from their sums and the Gram matrices' gradients."""
+    # Few rows, for the Gram matrices' gradients are added up in registers.
+    blocks = p.blocks.gram._replace(rows=64)
     grid = triton.cdiv(p.dim, blocks.columns), triton.cdiv(p.side, blocks.rows), chunk.images
     finish_kernel[grid](
         sums=sums,
@@ -334,9 +358,7 @@ def finish(
         first_image=chunk.first_image,
         images=chunk.images,
         longest=p.longest,
-        parts=parts[0],
-        gram_parts=parts[1],
-        columns=p.columns(chunk.images),
+        gram_parts=grad_grams.shape[0],
         side=p.side,
         gram_side=p.gram_side,
         width=grad_regions.shape[1],
