@@ -34,11 +34,13 @@ _SHAPES = {"16816": 16 * 8 * 16, "1688": 16 * 8 * 8, "1684": 16 * 8 * 4}
 class Loop(NamedTuple):
     """Instructions of one warp in one turn of a loop, those of the loops within it left out.
 
-    depth: 0 = the code outside every loop; multiply_adds: of the matrix instructions.
+    depth: 0 = the code outside every loop; always: instructions on the shortest way through it, which are those of
+    every turn where the others belong to some turns only; multiply_adds: of the matrix instructions.
     """
 
     depth: int
     instructions: int
+    always: int
     multiply_adds: int
     counts: dict[str, int]
 
@@ -166,9 +168,26 @@ def loops(listing: str) -> tuple[Loop, ...]:
     for start, end in blocks.items():
         innermost = min(depths[start], key=lambda header: len(bodies[header]), default=None)
         of_loop[innermost] += instructions[start:end]
-    return tuple(
-        _loop(0 if header is None else len(depths[header]), own) for header, own in of_loop.items()
-    )
+    found = [_loop(0, of_loop.pop(None), None)]
+    for header, own in of_loop.items():
+        always = _shortest_turn(header, {start: following[start] for start in bodies[header]}, blocks)
+        found.append(_loop(len(depths[header]), own, always))
+    return tuple(found)
+
+
+def _shortest_turn(header: int, following: dict[int, list[int]], blocks: dict[int, int]) -> int:
+    """Instructions of the shortest way from the header of a loop back to it."""
+    least = {header: blocks[header] - header}
+    changed = True
+    while changed:
+        changed = False
+        for block, length in list(least.items()):
+            for other in following[block]:
+                if other in following and other != header:
+                    through = length + blocks[other] - other
+                    if through < least.get(other, through + 1):
+                        least[other], changed = through, True
+    return min(length for block, length in least.items() if header in following[block])
 
 
 def _natural_loops(following: dict[int, list[int]]) -> dict[int, set[int]]:
@@ -201,9 +220,16 @@ def _reachable(following: dict[int, list[int]], start: int, without: int | None 
     return found
 
 
-def _loop(depth: int, instructions: list[str]) -> Loop:
+def _loop(depth: int, instructions: list[str], always: int | None) -> Loop:
     counts = Counter(each.split()[0] for each in instructions if not each.startswith("NOP"))
-    return Loop(depth, sum(counts.values()), sum(_multiply_adds(name) * n for name, n in counts.items()), dict(counts))
+    total = sum(counts.values())
+    return Loop(
+        depth,
+        total,
+        total if always is None else min(always, total),
+        sum(_multiply_adds(name) * n for name, n in counts.items()),
+        dict(counts),
+    )
 
 
 def _multiply_adds(name: str) -> int:

@@ -137,7 +137,9 @@ def _affinity(a: dict[str, Any], grid: tuple[int, ...], batch: Batch) -> Work:
     rows, itemsize = _rows(a, batch), _itemsize(a["affinities"])
     programs = math.ceil(rows / _block_rows(a)) * math.ceil(a["columns"] / a["N"])
     moved = rows * a["columns"] * itemsize + (rows + a["columns"]) * a["dim"] * _itemsize(a["left"])
-    return Work(programs, a["dim"], {1: 1}, moved)
+    # A program takes one block after the other.
+    of_program = math.ceil(programs / grid[0])
+    return Work(min(programs, grid[0]), of_program * a["dim"], {1: of_program}, moved)
 
 
 def _elementwise(reads: int, writes: int) -> Callable[[dict[str, Any], tuple[int, ...], Batch], Work]:
@@ -255,6 +257,10 @@ _WORK: dict[str, Callable[[dict[str, Any], tuple[int, ...], Batch], Work]] = {
 }
 
 
+# A program of these computes one block of products after the other.
+_IN_BLOCKS = ("affinity_kernel", "square_kernel", "gram_product_kernel", "fused_kernel")
+
+
 def milliseconds(gpu: GPU, launch: Launch, code: Code, work: Work) -> tuple[float, str]:
     """Modeled time of one launch, and what sets it."""
     from_memory = work.bytes / gpu.memory_tbps / 1e9
@@ -278,6 +284,13 @@ def _of_products(gpu: GPU, launch: Launch, code: Code, work: Work, other: float)
     itemsize = 2 if "bf16" in code.tensor_cores or _bits(launch) == 16 else 4
     turns = work.inner / step
     loop = max(code.in_products, key=lambda each: each.multiply_adds)
+    blocks = work.turns.get(1, 1.0) if launch.name in _IN_BLOCKS else 1.0
+    in_turn, fills = loop.instructions, max(1.0, blocks)
+    if launch.name in _IN_BLOCKS and loop.depth == 1:
+        # Loops were made one: what follows a block belongs to its last turn, and the next block's operands come
+        # meanwhile.
+        in_turn, fills = loop.always, 1.0
+        other += (loop.instructions - loop.always) * blocks
     of_turn = rows * columns * step
     filled = (rows + columns) * step * itemsize
     if "wgmma" in code.tensor_cores:
@@ -291,7 +304,7 @@ def _of_products(gpu: GPU, launch: Launch, code: Code, work: Work, other: float)
         "matrix units": of_turn / gpu.multiply_adds,
         "shared memory": (filled + read) / SHARED,
         "second cache": filled / (gpu.cache_bytes / gpu.processors),
-        "instructions": loop.instructions * code.warps / ISSUED,
+        "instructions": in_turn * code.warps / ISSUED,
     }
     bound = max(pipes, key=lambda name: pipes[name])
     resident = min(
@@ -301,8 +314,7 @@ def _of_products(gpu: GPU, launch: Launch, code: Code, work: Work, other: float)
     if resident > 1:
         clocks = main + HIDDEN * other * code.warps / ISSUED / BESIDE
     else:
-        clocks = main + other * code.warps / ISSUED / STRAIGHT + FILL * max(1.0, work.turns.get(1, 1.0) if
-                 launch.name in ("square_kernel", "gram_product_kernel", "fused_kernel") else 1.0)  # fmt: skip
+        clocks = main + other * code.warps / ISSUED / STRAIGHT + FILL * fills
     # Blocks on a multiprocessor share it; the last of a launch may leave others without work.
     return gpu.milliseconds(math.ceil(work.programs / gpu.processors) * clocks), bound
 

@@ -15,6 +15,7 @@ from gloria_ops import LocalScore, local_contrastive_loss, ops, reference
 from gloria_ops.backends import triton as backend
 from gloria_ops.backends.triton import block_sizes, context, plan
 from gloria_ops.backends.triton import problem as triton_problem
+from gloria_ops.backends.triton.block_sizes import Blocks
 from gloria_ops.backends.triton.problem import Precision, precision
 from gloria_ops.tokens import Ragged
 
@@ -51,6 +52,19 @@ def test_backward_of_long_texts(name):
 @pytest.mark.parametrize("name", ["released", "paper", "maxsim"])
 def test_backward_in_half_precision(name, dtype):
     check_backward(problem(*SHAPES["blocks"], dtype), SCORES[name])
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("released", torch.bfloat16), ("paper", torch.float32)])
+def test_products_through_tensor_descriptors(name, dtype, monkeypatch):
+    """As GPUs of compute capability 9.0 take them: blocks of 96 rows in two parts, several for each program."""
+    described = Blocks(96, 64, 32, 4, 1, described=True)
+    choice = block_sizes._INTERPRETED._replace(product=described, regions=described)
+    choice = choice._replace(fused=described._replace(rows=64))
+    monkeypatch.setattr(block_sizes, "_INTERPRETED", choice)
+    monkeypatch.setattr(triton_problem.Problem, "processors", 2)
+    inputs = problem(*SHAPES["blocks"], dtype)
+    check_forward(inputs, SCORES[name])
+    check_backward(inputs, SCORES[name])
 
 
 @settings(max_examples=8, phases=(Phase.explicit, Phase.generate))

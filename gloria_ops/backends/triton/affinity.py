@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gloria_ops.backends.triton import pack
-from gloria_ops.backends.triton.device import block_of, rows_of_chunk
+from gloria_ops.backends.triton.device import block_of, quarters, rows_of_chunk
 from gloria_ops.backends.triton.plain import block_of_product, operands
 from gloria_ops.backends.triton.problem import Chunk, Problem
 
@@ -18,17 +18,21 @@ def store_affinities(
     acc, affinities, word_inverses, region_inverses, row, column, base, count, columns, stride,
     NORMED: tl.constexpr, STEP: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    """Store a block (M, N) from `row` and `column` on."""
-    rows, others = row + tl.arange(0, M), column + tl.arange(0, N)
-    if NORMED:
-        of_words = tl.load(word_inverses + base + rows, mask=rows < count, other=0.0)
-        of_regions = tl.load(region_inverses + others, mask=others < columns, other=0.0)
-        acc *= of_words[:, None] * of_regions[None, :]
-    else:
-        acc = tl.where((rows < count)[:, None], acc, 0.0)
+    """Store a block (M, N) from `row` and `column` on, a quarter after the other."""
+    rows = row + tl.arange(0, M)
     stored = rows < tl.cdiv(count, STEP) * STEP
-    to = affinities + tl.cast(row, tl.int64) * stride + tl.arange(0, M)[:, None] * stride + others[None, :]
-    tl.store(to, acc.to(affinities.dtype.element_ty), mask=stored[:, None] & (others < columns)[None, :])
+    of_words = tl.load(word_inverses + base + rows, mask=rows < count, other=0.0)
+    to = affinities + tl.cast(row, tl.int64) * stride + tl.arange(0, M)[:, None] * stride
+    parts = quarters(acc, M, N)
+    for nth in tl.static_range(4):
+        others = column + nth * (N // 4) + tl.arange(0, N // 4)
+        inside = others < columns
+        if NORMED:
+            of_regions = tl.load(region_inverses + others, mask=inside, other=0.0)
+            part = parts[nth] * (of_words[:, None] * of_regions[None, :])
+        else:
+            part = tl.where((rows < count)[:, None], parts[nth], 0.0)
+        tl.store(to + others[None, :], part.to(affinities.dtype.element_ty), mask=stored[:, None] & inside[None, :])
 
 
 @triton.jit(do_not_specialize=["chunk"])
@@ -55,15 +59,17 @@ def affinity_kernel(
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """Affinities (rows, stride): words of the chunk x regions of its images. One program: M + TAIL words, N regions.
+    """Affinities (rows, stride): words of the chunk x regions of its images. One program: M + TAIL words with N regions, and
+    every so-manieth such block; with descriptors the next block's operands are fetched while one is stored.
 
     left, tail, right: packed words and regions. NORMED: s / (|t| |v|), so that float16 holds it whatever the norms
-    are. Zeros follow the last word in whole steps of STEP, for sums over words. A program writes its own block only.
+    are. Zeros follow the last word in whole steps of STEP, for sums over words. A program writes its own blocks only.
     """
     base, count = rows_of_chunk(dense_starts, first_texts, chunk)
     row_blocks, column_blocks = tl.cdiv(count, M + TAIL), tl.cdiv(columns, N)
-    if tl.program_id(0) < row_blocks * column_blocks:
-        row, column = block_of(tl.program_id(0), row_blocks, column_blocks)
+    tl.assume(dim > 0)
+    for block in tl.range(tl.program_id(0), row_blocks * column_blocks, tl.num_programs(0), flatten=DESCRIBED):
+        row, column = block_of(tl.cast(block, tl.int32), row_blocks, column_blocks)
         row *= M + TAIL
         column *= N
         upper, lower = block_of_product(
@@ -85,7 +91,7 @@ def affinities(p: Problem, chunk: Chunk, out: Tensor) -> None:
     """Fill out (rows, columns)."""
     blocks, columns = p.blocks.product, p.columns(chunk.images)
     count = triton.cdiv(p.plan.capacity, blocks.rows) * triton.cdiv(columns, blocks.columns)
-    affinity_kernel[(count,)](
+    affinity_kernel[(min(count, p.processors) if blocks.described else count,)](
         **operands(blocks, p.packed_words, chunk.packed_regions),
         word_inverses=p.word_norms[1],
         region_inverses=chunk.region_norms[1],

@@ -53,7 +53,8 @@ def fused_kernel(
         normalizer = tl.zeros((M,), tl.float32)
         d = tl.zeros((M,), tl.float32)
         sharp = scale * LOG2E
-        for first in range(0, regions, N):
+        tl.assume(dim > 0)
+        for first in tl.range(0, regions, N, flatten=DESCRIBED):
             region = first + tl.arange(0, N)
             first_region = image * side + first
             s, _ = block_of_product(

@@ -97,6 +97,12 @@ class Problem:
         self.origins = self.empty(rows.shape[0], dtype=torch.int64)
         pack.pack_words(self.texts, self.plan, self.packed_words, self.word_norms, self.origins)
 
+    @cached_property
+    def processors(self) -> int:
+        """Multiprocessors of the device; as many as an H100 has where there is none."""
+        device = self.texts.rows.device
+        return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
+
     @property
     def cosine(self) -> bool:
         """Whether the contexts' norms are needed."""
