@@ -32,7 +32,8 @@ from gloria_ops.tokens import Ragged
 CASES = tuple(Case("batch of 256", batch=256, side=19, width=768, preset=preset) for preset in ("released", "paper"))
 # Which kernels run with the blocks of a field.
 KERNELS = {
-    "product": ("affinity_kernel", "words_kernel", "regions_kernel"),
+    "product": ("affinity_kernel", "words_kernel"),
+    "regions": ("regions_kernel",),
     "square": ("square_kernel",),
     "gram": ("gram_product_kernel", "gram_gradient_kernel", "gram_kernel", "finish_kernel"),
     "fused": ("fused_kernel",),
@@ -43,12 +44,18 @@ _WIDE = (
     Blocks(128, 256, 64, 8, 3), Blocks(128, 128, 64, 8, 3), Blocks(128, 128, 64, 4, 3), Blocks(256, 128, 64, 8, 3),
     Blocks(128, 128, 32, 8, 4), Blocks(128, 256, 64, 8, 4),
 )  # fmt: skip
+# Through tensor descriptors, where what ships takes them.
+_DESCRIBED = (
+    Blocks(192, 256, 64, 8, 3, True), Blocks(128, 256, 64, 8, 3, True), Blocks(128, 256, 64, 8, 4, True),
+    Blocks(256, 128, 64, 8, 3, True),
+)  # fmt: skip
 _SQUARE = tuple(blocks for blocks in _WIDE if blocks.columns == 128)
 VARIANTS: dict[str, tuple[Any, ...]] = {
-    "product": _WIDE,
+    "product": _WIDE + _DESCRIBED,
+    "regions": _WIDE + _DESCRIBED,
     "square": _SQUARE,
     "gram": _SQUARE,
-    "fused": _WIDE,
+    "fused": _WIDE + _DESCRIBED,
     "attention": (Elementwise(8, 128, 1), Elementwise(16, 128, 2), Elementwise(4, 128, 1), Elementwise(8, 64, 1)),
     "gradient": (Elementwise(8, 128, 1), Elementwise(16, 128, 2), Elementwise(4, 128, 1), Elementwise(8, 64, 1)),
 }
@@ -81,7 +88,9 @@ def passes(case: Case, choice: Choice, device: str = "cuda") -> Iterator[Callabl
 def variants(field: str, shipped: Choice, score: LocalScore) -> dict[Any, Choice]:
     """The choices that differ in one field, that which ships first."""
     kind = block_sizes.kind(score)
-    changed = dict.fromkeys((getattr(shipped, field), *VARIANTS[field]))
+    described = shipped.product.described
+    tried = (each for each in VARIANTS[field] if described or not getattr(each, "described", False))
+    changed = dict.fromkeys((getattr(shipped, field), *tried))
     found = {blocks: shipped._replace(**{field: blocks}) for blocks in changed}
     return {blocks: choice for blocks, choice in found.items() if choice.misfit(kind) is None}
 

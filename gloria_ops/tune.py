@@ -34,7 +34,7 @@ def neighbors(choice: Choice, name: str, kind: str) -> Iterator[Choice]:
         others = [choice._replace(way="split" if choice.way == "fused" else "fused")]
     else:
         own: Any = getattr(choice, name)
-        sizes = [size for size in own._fields if size != "stages"]
+        sizes = [size for size in own._fields if size not in ("stages", "described")]
         changed = [own._replace(**{size: getattr(own, size) // 2}) for size in sizes if getattr(own, size) > 1]
         changed += [own._replace(**{size: getattr(own, size) * 2}) for size in sizes]
         if name in PRODUCTS:
@@ -105,7 +105,7 @@ def tuned(
     choice = block_sizes.chosen_for(device, dtype, score)
     for name in ("way", "fused", "square"):
         choice = faster(choice, name, kind, of_forward, say)
-    for name in ("product", "gram", *ELEMENTWISE):
+    for name in ("product", "regions", "gram", *ELEMENTWISE):
         choice = faster(choice, name, kind, of_backward, say)
     return choice
 

@@ -59,8 +59,8 @@ def affinity_kernel(
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """Affinities (rows, stride): words of the chunk x regions of its images. One program: M + TAIL words with N regions, and
-    every so-manieth such block; with descriptors the next block's operands are fetched while one is stored.
+    """Affinities (rows, stride): words of the chunk x regions of its images. One program: some blocks of M + TAIL words
+    and N regions; with descriptors, the operands of a block are fetched while the one before is stored.
 
     left, tail, right: packed words and regions. NORMED: s / (|t| |v|), so that float16 holds it whatever the norms
     are. Zeros follow the last word in whole steps of STEP, for sums over words. A program writes its own blocks only.

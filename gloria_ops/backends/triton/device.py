@@ -67,7 +67,7 @@ def clipped(s):
 
 @triton.jit
 def affinity(affinities, at, inside, of_words, of_regions, FACTORS: tl.constexpr):
-    """Stored affinities (W, R) in float32, 0 where nothing is stored; times the FACTORS of "words", "regions", "both"."""
+    """Stored affinities (W, R) in float32, times the FACTORS of "words", "regions" or "both"; 0 outside."""
     s = tl.load(affinities + at, mask=inside, other=0.0).to(tl.float32)
     if FACTORS == "words" or FACTORS == "both":
         s *= of_words[:, None]

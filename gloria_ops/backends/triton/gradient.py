@@ -17,7 +17,7 @@ def attention_gradient(
     level, plane, scale,
     NORM: tl.constexpr, COSINE: tl.constexpr, HARD: tl.constexpr, NORMED: tl.constexpr, LOG2: tl.constexpr,
 ):  # fmt: skip
-    """(s, x, e, gd a, gx) of words (W, R): see `pool.word_coefficient_kernel` for what is stored of a word."""
+    """(s, x, gd a, gx) of words (W, R): see `pool.word_coefficient_kernel` for what is stored of a word."""
     s = affinity(affinities, at, inside, of_words, of_regions, "both" if NORMED else "none")
     x = word_normed(s, level, NORM, LOG2)
     gd = tl.load(coefficients + of_word, mask=real_word, other=0.0)
@@ -42,7 +42,7 @@ def attention_gradient(
             h = tl.load(products + at, mask=inside, other=0.0).to(tl.float32)
             gx += of_square[:, None] * (h - mean[:, None])
         gx *= e
-    return s, x, e, gd[:, None] * e, gx
+    return s, x, gd[:, None] * e, gx
 
 
 @triton.jit(do_not_specialize=["chunk", "first_image", "longest", "capacity", "texts_at_once"])
@@ -103,38 +103,34 @@ def affinity_gradient_kernel(
         if NORM != "none":
             own_level = levels + (image * texts_at_once + text - first) * side
             level = tl.load(own_level + region, mask=stored, other=1.0)
+        # First the sums over the words of the text, where there is a norm; then the gradient.
+        for storing in tl.static_range(1 if NORM == "none" else 0, 2):
+            if storing and NORM != "none":
+                # Nobody may still read, for the sums, what is overwritten below.
+                tl.debug_barrier()
             for word in range(0, length, W):
                 nth = word + tl.arange(0, W)
                 real_word = nth < length
                 at, inside = nth[:, None] * stride + region[None, :], real_word[:, None] & stored[None, :]
                 of_words = tl.load(word_norms + start + nth, mask=real_word, other=0.0)
-                s, x, e, gs, gx = attention_gradient(
+                s, x, gs, gx = attention_gradient(
                     own, own_attended, own_products, centers, coefficients, of_words, of_regions, at, of_text + nth,
                     inside, real_word, real, level, plane, scale, NORM, COSINE, HARD, NORMED, LOG2,
                 )  # fmt: skip
-                inner += tl.sum(tl.where(real_word[:, None], x * gx, 0.0), 0)
-            if NORM == "clipped_l2":
+                if not storing:
+                    inner += tl.sum(tl.where(real_word[:, None], x * gx, 0.0), 0)
+                else:
+                    if NORM == "softmax":
+                        gs += x * (gx - inner[None, :])
+                    elif NORM == "clipped_l2":
+                        gs += tl.where(s > 0, 1.0, 0.1) * (gx / level[None, :] - x * inner[None, :])
+                    else:
+                        gs += gx
+                    gs = tl.where(real[None, :], gs, 0.0)
+                    tl.store(gradient + from_text + at, kept(gs, gradient.dtype.element_ty, PRECISION), mask=inside)
+            if not storing and NORM == "clipped_l2":
                 root = level - 1e-8
                 inner = tl.where(root > 0, inner / root, 0.0)
-            # Nobody may still read, for the sums, what is overwritten below.
-            tl.debug_barrier()
-        for word in range(0, length, W):
-            nth = word + tl.arange(0, W)
-            real_word = nth < length
-            at, inside = nth[:, None] * stride + region[None, :], real_word[:, None] & stored[None, :]
-            of_words = tl.load(word_norms + start + nth, mask=real_word, other=0.0)
-            s, x, e, gs, gx = attention_gradient(
-                own, own_attended, own_products, centers, coefficients, of_words, of_regions, at, of_text + nth,
-                inside, real_word, real, level, plane, scale, NORM, COSINE, HARD, NORMED, LOG2,
-            )  # fmt: skip
-            if NORM == "softmax":
-                gs += x * (gx - inner[None, :])
-            elif NORM == "clipped_l2":
-                gs += tl.where(s > 0, 1.0, 0.1) * (gx / level[None, :] - x * inner[None, :])
-            else:
-                gs += gx
-            gs = tl.where(real[None, :], gs, 0.0)
-            tl.store(gradient + from_text + at, kept(gs, gradient.dtype.element_ty, PRECISION), mask=inside)
 
 
 def affinity_gradients(

@@ -23,29 +23,22 @@ def block_of_product(
 ):  # fmt: skip
     """(M, N) rows from `row` on and (TAIL, N) rows behind them, of left @ right, summed over [first, end).
 
-    Operands lie row by row with the inner dimension last, or, BY_K, first; that of `right` begins at right_offset. DESCRIBED: they are tensor descriptors,
-    `left` and `tail` the same matrix in blocks of M and TAIL rows, and what lies beyond them is zero. Else they are
-    pointers, TAIL is 0, and rows beyond `last_row` and columns beyond the last are whatever is cheap to read.
+    Operands lie row by row with the inner dimension last, or, BY_K, first; that of `right` begins at right_offset.
+    DESCRIBED: they are tensor descriptors, `left` and `tail` the same matrix in blocks of M and TAIL rows, and what
+    lies beyond them is zero. Else they are pointers, TAIL is 0, and rows beyond `last_row` and columns beyond the last
+    are whatever is cheap to read.
     """
     LOWER: tl.constexpr = TAIL if TAIL else 16
     upper = tl.zeros((M, N), tl.float32)
     lower = tl.zeros((LOWER, N), tl.float32)
     if DESCRIBED:
         for k in range(first, end, K):
-            if RIGHT_BY_K:
-                b = right.load([k + right_offset, column])
-            else:
-                b = right.load([column, k + right_offset]).T
-            if LEFT_BY_K:
-                a = left.load([k, row]).T
-            else:
-                a = left.load([row, k])
+            inner = k + right_offset
+            b = right.load([inner, column]) if RIGHT_BY_K else right.load([column, inner]).T
+            a = left.load([k, row]).T if LEFT_BY_K else left.load([row, k])
             upper = dot(a, b, upper, PRECISION, UPCAST)
             if TAIL:
-                if LEFT_BY_K:
-                    a = tail.load([k, row + M]).T
-                else:
-                    a = tail.load([row + M, k])
+                a = tail.load([k, row + M]).T if LEFT_BY_K else tail.load([row + M, k])
                 lower = dot(a, b, lower, PRECISION, UPCAST)
     else:
         rows, others, k = tl.arange(0, M), column + tl.arange(0, N), tl.arange(0, K)
