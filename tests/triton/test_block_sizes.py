@@ -52,7 +52,10 @@ def test_another_file_is_refused(text, message, tmp_path):
 @pytest.mark.parametrize(
     ("kernel", "change", "message"),
     [
-        ("product", {"rows": 48}, "every size must be a power of two"),
+        ("product", {"rows": 512}, "every size must be a power of two"),
+        ("product", {"rows": 48}, "rows that are no power of two need tensor descriptors"),
+        ("fused", {"rows": 96, "described": True}, "the rows of fused must be a power of two"),
+        ("square", {"described": True}, "square and gram read no tensor descriptors"),
         ("fused", {"columns": 16}, "the columns of a product must be at least 32"),
         ("gram", {"columns": 32}, "gram and square must share their columns"),
         ("square", {"step": 128}, "no step may exceed 64"),
@@ -73,6 +76,13 @@ def test_one_kernel_for_all_is_for_scores_without_a_norm_over_words(tmp_path):
     block_sizes.write(tmp_path / "wrong.json", {(90, 16, "normed"): fused})
     with pytest.raises(ValueError, match="way='fused' is for scores of the kind 'plain' only"):
         block_sizes.read(tmp_path / "wrong.json")
+
+
+def test_rows_of_two_parts_are_those_of_their_powers_of_two():
+    assert (Blocks(192, 256, 64, 8, 3, True).main, Blocks(192, 256, 64, 8, 3, True).tail) == (128, 64)
+    assert (Blocks(128, 256, 64, 8, 3).main, Blocks(128, 256, 64, 8, 3).tail) == (128, 0)
+    described = Blocks(192, 256, 64, 8, 3, True)
+    assert SMALL._replace(product=described, regions=described).misfit("normed") is None
 
 
 @pytest.mark.parametrize("name", [*block_sizes.PRODUCTS, *block_sizes.ELEMENTWISE])

@@ -69,10 +69,11 @@ def clipped(s):
 def affinity(affinities, at, inside, of_words, of_regions, FACTORS: tl.constexpr):
     """Stored affinities (W, R) in float32, times the FACTORS of "words", "regions" or "both"; 0 outside."""
     s = tl.load(affinities + at, mask=inside, other=0.0).to(tl.float32)
-    if FACTORS == "words" or FACTORS == "both":
-        s *= of_words[:, None]
+    # Always in this order, for the greatest is recognized by its bits.
     if FACTORS == "regions" or FACTORS == "both":
         s *= of_regions[None, :]
+    if FACTORS == "words" or FACTORS == "both":
+        s *= of_words[:, None]
     return s
 
 
