@@ -199,17 +199,6 @@ class Problem:
         packed, norms = chunk.packed_regions, chunk.region_norms
         pack.pack_regions(self.images, chunk.first_image, chunk.images, self.longest, self.side, packed, norms)
 
-    def packed_arguments(self, chunk: Chunk) -> dict[str, Any]:
-        """What a kernel over packed rows takes."""
-        return {
-            "packed_words": self.packed_words,
-            "packed_regions": chunk.packed_regions,
-            "dense_starts": self.plan.dense_starts,
-            "first_texts": self.plan.first_texts,
-            "chunk": chunk.number,
-            "dim": self.dim,
-        }
-
     def product_arguments(self, blocks: Blocks) -> dict[str, Any]:
         """What every kernel with a product is specialized for and launched with."""
         return {
