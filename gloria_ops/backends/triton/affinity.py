@@ -73,7 +73,7 @@ def affinity_kernel(
         row *= M + TAIL
         column *= N
         upper, lower = block_of_product(
-            left, tail, right, base + row, column, 0, dim, 0, base + count - 1, columns, dim, dim,
+            left, tail, right, base + row, column, 0, dim, 0, base + count, columns, dim, dim,
             False, False, DESCRIBED, M, TAIL, N, K, PRECISION, UPCAST,
         )  # fmt: skip
         store_affinities(

@@ -58,7 +58,7 @@ def fused_kernel(
             region = first + tl.arange(0, N)
             first_region = image * side + first
             s, _ = block_of_product(
-                left, tail, right, first_row, first_region, 0, dim, 0, count - 1, image * side + side, dim, dim,
+                left, tail, right, first_row, first_region, 0, dim, 0, count, image * side + side, dim, dim,
                 False, False, DESCRIBED, M, TAIL, N, K, PRECISION, UPCAST,
             )  # fmt: skip
             s = tl.where((region < regions)[None, :], s, -1e30)

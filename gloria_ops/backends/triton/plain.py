@@ -16,7 +16,7 @@ from gloria_ops.backends.triton.device import dot
 
 @triton.jit
 def block_of_product(
-    left, tail, right, row, column, first, end, right_offset, last_row, columns, left_stride, right_stride,
+    left, tail, right, row, column, first, end, right_offset, rows_end, columns, left_stride, right_stride,
     LEFT_BY_K: tl.constexpr, RIGHT_BY_K: tl.constexpr, DESCRIBED: tl.constexpr,
     M: tl.constexpr, TAIL: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr,
@@ -25,7 +25,7 @@ def block_of_product(
 
     Operands lie row by row with the inner dimension last, or, BY_K, first; that of `right` begins at right_offset.
     DESCRIBED: they are tensor descriptors, `left` and `tail` the same matrix in blocks of M and TAIL rows, and what
-    lies beyond them is zero. Else they are pointers, TAIL is 0, and rows beyond `last_row` and columns beyond the last
+    lies beyond them is zero. Else they are pointers, TAIL is 0, and rows from `rows_end` and columns from `columns` on
     are whatever is cheap to read.
     """
     LOWER: tl.constexpr = TAIL if TAIL else 16
@@ -47,7 +47,7 @@ def block_of_product(
         else:
             # A mask would cost registers in the loop.
             a = left + tl.cast(row, tl.int64) * left_stride + first
-            a += tl.minimum(rows, last_row - row)[:, None] * left_stride + k[None, :]
+            a += tl.minimum(rows, rows_end - 1 - row)[:, None] * left_stride + k[None, :]
         if RIGHT_BY_K:
             b = right + tl.cast(right_offset + first, tl.int64) * right_stride
             b += k[:, None] * right_stride + others[None, :]
@@ -55,7 +55,7 @@ def block_of_product(
             b = right + right_offset + first + tl.minimum(others, columns - 1)[None, :] * right_stride + k[:, None]
         for _ in range(first, end, K):
             if LEFT_BY_K:
-                of_left = tl.load(a, mask=(row + rows <= last_row)[:, None], other=0.0)
+                of_left = tl.load(a, mask=(row + rows < rows_end)[:, None], other=0.0)
                 a += K * left_stride
             else:
                 of_left = tl.load(a)

@@ -93,7 +93,7 @@ def words_kernel(
         row *= M + TAIL
         column *= N
         upper, lower = block_of_product(
-            left, tail, right, row, column, 0, columns, 0, count - 1, dim, stride, dim,
+            left, tail, right, row, column, 0, columns, 0, count, dim, stride, dim,
             False, True, DESCRIBED, M, TAIL, N, K, PRECISION, UPCAST,
         )  # fmt: skip
         if TAIL:
@@ -161,7 +161,7 @@ def regions_kernel(
     column *= N
     # Zeros follow the last word.
     upper, lower = block_of_product(
-        left, tail, right, row, column, 0, tl.cdiv(count, K) * K, base, columns - 1, dim, stride, dim,
+        left, tail, right, row, column, 0, tl.cdiv(count, K) * K, base, columns, dim, stride, dim,
         True, True, DESCRIBED, M, TAIL, N, K, PRECISION, UPCAST,
     )  # fmt: skip
     add_to_regions(upper, sums, row, column, columns, dim, chunk, M, N)
