@@ -10,7 +10,7 @@ from gloria_ops.backends.triton.block_sizes import Blocks, Elementwise
 
 CASES = tuple(Case("quick", batch=2, side=3, width=24, preset=preset, words_each=5) for preset in ("released", "paper"))
 SMALL, WIDE, ROWS = Blocks(32, 64, 16, 4, 1), Blocks(32, 128, 16, 4, 1), Elementwise(16, 128, 1)
-OTHER = dict.fromkeys(("square", "gram"), (WIDE,)) | dict.fromkeys(("product", "fused"), (SMALL,))
+OTHER = dict.fromkeys(("square", "gram"), (WIDE,)) | dict.fromkeys(("product", "regions", "fused"), (SMALL,))
 OTHER |= dict.fromkeys(("attention", "gradient"), (ROWS,))
 
 
