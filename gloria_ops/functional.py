@@ -286,7 +286,7 @@ def contrastive_losses(
 
 def _cross_entropy(logits: Tensor, weights: Tensor | None, side: str, reduction: Reduction) -> Tensor:
     if weights is None:
-        return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device), reduction=reduction)
+        return F.cross_entropy(logits, torch.arange(logits.shape[0], device=logits.device), reduction=reduction)
     sums = weights.sum(1)
     check_sums(sums, side)
     # What has no weight may have a logit of minus infinity.
