@@ -15,7 +15,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from gloria_ops.functional import local_scores
+from gloria_ops.functional import local_pair_scores, local_scores
 from gloria_ops.score import Direction, LocalScore
 from gloria_ops.tokens import real_rows_first
 
@@ -66,10 +66,7 @@ def maxsim_scores(
     score = replace(LocalScore.maxsim(), pool=reduction, direction=attention)
     scores = local_scores(regions, words, word_lengths=word_lengths, region_lengths=region_lengths, score=score).T
     scores = scores.contiguous()  # as what is replaced gives them, so that a view of them may follow
-    for nothing in (None if no_word is None else no_word[:, None], no_region):
-        if nothing is not None and empty is not None:
-            scores = scores.masked_fill(nothing, empty)
-    return scores
+    return _with_empty(scores, no_word, no_region, empty)
 
 
 def own_maxsim_scores(
@@ -98,20 +95,24 @@ def own_maxsim_scores(
         raise ValueError(
             f"images has the shape {tuple(images.shape)}; expected (X, K, I, D) with X = {len(text)} texts"
         )
-    masks = [None if mask is None else mask.split(1) for mask in (text_mask, images_mask)]
-    return torch.cat(
-        [
-            maxsim_scores(
-                words,
-                own[0],
-                None if masks[0] is None else masks[0][item],
-                None if masks[1] is None else masks[1][item][0],
-                reduction=reduction,
-                empty=empty,
-            )
-            for item, (words, own) in enumerate(zip(text.split(1), images.split(1), strict=True))
-        ]
-    )
+    words, word_lengths, no_word = _real_rows("text_mask", text, text_mask, empty)
+    flat, mask = images.flatten(0, 1), None if images_mask is None else images_mask.flatten(0, 1)
+    regions, region_lengths, no_region = _real_rows("images_mask", flat, mask, empty)
+    owners = torch.arange(len(text), device=text.device).repeat_interleave(images.shape[1])
+    pairs = torch.stack([torch.arange(len(owners), device=text.device), owners], dim=1)
+    score = replace(LocalScore.maxsim(), pool=reduction)
+    scores = local_pair_scores(
+        regions, words, pairs, word_lengths=word_lengths, region_lengths=region_lengths, score=score
+    ).unflatten(0, images.shape[:2])
+    return _with_empty(scores, no_word, None if no_region is None else no_region.unflatten(0, images.shape[:2]), empty)
+
+
+def _with_empty(scores: Tensor, no_word: Tensor | None, no_region: Tensor | None, empty: float | None) -> Tensor:
+    """Scores (X, ...) with `empty` for texts without a word (X,), and where `no_region`, which broadcasts to them."""
+    for nothing in (None if no_word is None else no_word[:, None], no_region):
+        if nothing is not None and empty is not None:
+            scores = scores.masked_fill(nothing, empty)
+    return scores
 
 
 def _real_rows(

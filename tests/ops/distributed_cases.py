@@ -220,9 +220,9 @@ def a_block_is_asked_for_before_the_one_in_hand_is_scored():
     regions, words = (torch.ones(2, rows, 8, requires_grad=True) for rows in (3, 4))
     events = []
 
-    def tell(what, call, *arguments):
+    def tell(what, call, *arguments, **named):
         events.append(what)
-        return call(*arguments)
+        return call(*arguments, **named)
 
     with (
         patch.object(dist, "batch_isend_irecv", partial(tell, "ask", dist.batch_isend_irecv)),

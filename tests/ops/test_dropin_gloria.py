@@ -1,7 +1,5 @@
 """The drop-in against the released algorithm, written plainly: losses, gradients, maps, layouts and conventions."""
 
-import inspect
-
 import numpy as np
 import pytest
 import torch
@@ -16,7 +14,6 @@ from dropin_checks import (
 )
 from tolerances import FLOAT32, FLOAT64
 
-from gloria_ops import local_scores
 from gloria_ops.dropin.gloria import (
     attention_fn,
     compute_local_similarity,
@@ -110,10 +107,6 @@ def test_the_scale_of_the_losses_is_learned(features):
         torch.testing.assert_close(grad.double(), slope.detach().reshape(1), rtol=1e-6, atol=1e-9)
 
 
-LEARNS_SCALES = "attention_scale" in inspect.signature(local_scores).parameters
-
-
-@pytest.mark.skipif(not LEARNS_SCALES, reason="local_scores has no learned scales in this version")
 def test_all_temperatures_are_learned(features):
     def plain(images, words, temp1, temp2, temp3):
         scores = plain_local_scores(images, words, LENGTHS, temp1, temp2)

@@ -123,6 +123,10 @@ def test_the_module_learns_scale_and_bias():
     loss.backward()
     assert all(each.grad.abs() > 0 for each in module.parameters())
     assert "-3, learnable=True" in str(module)
+    scales = LocalSigmoidLoss(learnable_attention_scale=True, learnable_word_scale=True)
+    scales(ONE.regions, ONE.words, **ONE.lengths).backward()
+    assert all(each.grad.abs() > 0 for each in scales.parameters())
+    assert len(list(scales.parameters())) == 4
     fixed = LocalSigmoidLoss(logit_bias=-3.0, learnable=False)
     assert not list(fixed.parameters())
     assert fixed(ONE.regions, ONE.words) == local_sigmoid_loss(ONE.regions, ONE.words, logit_bias=-3.0)

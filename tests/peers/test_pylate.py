@@ -82,12 +82,14 @@ def test_losses_call_ours_where_patched(patched, monkeypatch):
     """Also the default of a constructor, and a metric that holds no function of its own."""
     calls = []
     original = maxsim.local_scores
-    monkeypatch.setattr(maxsim, "local_scores", lambda *a, **k: calls.append(1) or original(*a, **k))
+    of_pairs = maxsim.local_pair_scores
+    monkeypatch.setattr(maxsim, "local_scores", lambda *a, **k: calls.append("all") or original(*a, **k))
+    monkeypatch.setattr(maxsim, "local_pair_scores", lambda *a, **k: calls.append("pairs") or of_pairs(*a, **k))
     found = of_losses()
-    assert len(calls) == 2 + 4  # two columns of documents; four queries with documents of their own
+    assert calls == ["all", "all", "pairs"]  # two columns of documents; queries with documents of their own
     ours.unpatch()
     expected = of_losses()
-    assert len(calls) == 6
+    assert len(calls) == 3
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, **FLOAT32)
 
