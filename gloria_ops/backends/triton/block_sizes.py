@@ -123,7 +123,18 @@ PLAIN = ("way", "chunk_words", "chunk_images")
 
 # Small, so that small tests have several blocks of everything.
 _SMALL, _SMALL_ELEMENTWISE = Blocks(64, 64, 32, 4, 1), Elementwise(32, 64, 4)
-_INTERPRETED = Choice("split", 11_008, 64, *[_SMALL] * 5, *[_SMALL_ELEMENTWISE] * 2)
+_INTERPRETED = Choice(
+    "split",
+    11_008,
+    64,
+    product=_SMALL,
+    regions=_SMALL,
+    square=_SMALL,
+    gram=_SMALL,
+    fused=_SMALL,
+    attention=_SMALL_ELEMENTWISE,
+    gradient=_SMALL_ELEMENTWISE,
+)
 
 # Compute capability as 10 * major + minor, bits of an operand, and the kind of score.
 Key = tuple[int, int, str]
