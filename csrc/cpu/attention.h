@@ -219,16 +219,17 @@ inline void attend(const Problem& problem, const Tile& t) {
 // zero. A smooth maximum has ds_ij = alpha e_ij.
 struct WordGradient {
   float alpha, beta, mean_s, mean_h;
-  float rest;  // what the rounding of the means left: of a steep attention nothing else may be left in the end
+  float rest;   // what the rounding of the means left: of a steep attention nothing else may be left in the end
+  float level;  // taken out of e, where ds is nearly the same for all regions: see flat.h
 };
 
-// Writes ds over h, which is ignored (and may hold anything) for the dot similarity. With `totals`, columns[j] += the
-// sum of ds over the words.
+// Writes ds, less alpha `level`, over h, which is ignored (and may hold anything) for the dot similarity. With
+// `totals`, columns[j] += the sum of ds over the words.
 template <WordNorm norm, bool cosine, bool totals>
 inline void affinity_gradient(const Problem& problem, const Tile& t, const WordGradient* words, float* h,
                               double* columns) {
   const float scale = problem.smooth_max ? 0.0f : problem.attention_scale;
-  for_lanes(t, [&](const BinText& text, int64_t at, int part, auto) {
+  for_lanes(t, [&](const BinText& text, int64_t at, int part, auto valid) {
     const float *s = t.affinity + at, *x = t.normed + at, *e = t.attention + at;
     float* out = h + at;
     const auto gradient_of_x = [&](int64_t r) {
@@ -239,7 +240,7 @@ inline void affinity_gradient(const Problem& problem, const Tile& t, const WordG
     };
     LongSum column;
     const auto write = [&](int64_t r, Vec ds) {
-      ds += load(e + r * kPanel) * words[r].alpha;
+      ds += valid(load(e + r * kPanel) - words[r].level) * words[r].alpha;
       store(out + r * kPanel, ds);
       if constexpr (totals) column.add(r, ds);
     };

@@ -23,6 +23,7 @@ struct ImageGradient {
   Unit* weighted;      // B form of beta e
   double* by_words;    // [regions] coefficient of the words' center in dL/dv: sum ds
   double* by_regions;  // [regions] coefficient of the regions' center: sum (sum e) beta e
+  double* level;       // [width] what every region gets of the words whose attention may be flat; null for the cosine
   WordGradient* terms;
   float* gram_weight;    // beta of each word; 0 where its context is formed directly
   float* center_weight;  // beta (sum e)
@@ -41,6 +42,7 @@ struct ImageGradient {
     weighted = dense && rounds && problem.cosine ? arena.take<Unit>(bins.max_rows * largest.rows / 2) : nullptr;
     by_words = arena.take<double>(largest.rows);
     by_regions = arena.take<double>(largest.rows);
+    level = dense && !problem.cosine ? arena.take<double>(largest.width) : nullptr;
     terms = arena.take<WordGradient>(bins.max_rows);
     gram_weight = arena.take<float>(bins.max_rows);
     center_weight = arena.take<float>(bins.max_rows);
@@ -103,8 +105,12 @@ inline void word_gradients(Worker<Operand>& w, const Common& common, const Image
         beta = -du * u / (word.context * word.context);
         out.lengthwise[r] = -du * u / (norm * norm);
       }
-      WordGradient& term = out.terms[r] = {static_cast<float>(alpha), static_cast<float>(beta),
-                                           static_cast<float>(word.mean_s), static_cast<float>(word.mean_h), 0.0f};
+      WordGradient& term = out.terms[r] = {static_cast<float>(alpha),
+                                           static_cast<float>(beta),
+                                           static_cast<float>(word.mean_s),
+                                           static_cast<float>(word.mean_h),
+                                           0.0f,
+                                           word.level};
       term.rest = static_cast<float>(alpha * (word.mean_s - term.mean_s) + beta * (word.mean_h - term.mean_h));
       out.gram_weight[r] = word.direct ? 0.0f : term.beta;
       out.center_weight[r] = static_cast<float>(term.beta * word.sum);
@@ -184,6 +190,7 @@ inline void add_products(Worker<Operand>& w, int64_t bin_index, const WordSum& t
     gradient = to_right(Operand{}, w.scratch.spread, rows, panels, w.scratch.right);
     product<Operand>(w.words.down, {gradient, rows / Operand::kValuesPerUnit}, {out.regions, w.shape.width, true},
                      dim_panels * kPanel, panels, units_of<Operand>(w.bin->used));
+    if (out.level) add_level_of_words(w, out.terms, out.level);
     gradient = to_left(Operand{}, w.scratch.spread, rows, panels, w.scratch.left);
   } else {
     best_regions_gradient(w, out.terms, out.flat);
@@ -199,6 +206,7 @@ inline void add_products(Worker<Operand>& w, int64_t bin_index, const WordSum& t
                      {sum, rows, further}, rows, dim_panels, units_of<Operand>(w.shape.regions));
   else
     best_words_gradient(w, out.terms, further, sum);
+  if (out.level) add_level_of_regions(w, out.terms, sum);
   const auto add = [&](const double* parts, double* sums) {
     for (int64_t r = 0; r < w.bin->used; ++r) sums[offset + r] = (further ? sums[offset + r] : 0.0) + parts[r];
   };
@@ -266,7 +274,8 @@ inline void gram_gradient(const Worker<Operand>& w, const ImageGradient<Operand>
                    shape.panels, units_of<Operand>(shape.regions));
 }
 
-// dL/dV = its sums + by_words (center of the words) + by_regions (center of the regions), into the image's rows.
+// dL/dV = its sums + by_words (center of the words) + by_regions (center of the regions), or + `level`, into the
+// image's rows.
 template <class Operand>
 inline void write_regions(const Worker<Operand>& w, const Common& common, const ImageGradient<Operand>& sums) {
   const ImageShape<Operand>& shape = w.shape;
@@ -287,6 +296,8 @@ inline void write_regions(const Worker<Operand>& w, const Common& common, const 
         write([=, center = w.image.center, word_center = common.word_center](int64_t d) {
           return by_words * word_center[d] + by_regions * center[d];
         });
+      else if (sums.level)
+        write([level = sums.level](int64_t d) { return level[d]; });
       else
         write([](int64_t) { return 0.0f; });
     }
@@ -303,6 +314,7 @@ inline void image_gradient(Worker<Operand>& w, const Common& common, const Image
   std::memset(dense ? sums.regions : sums.flat, 0, shape.width * shape.panels * kPanel * 4);
   sums.scales[0] = sums.scales[1] = 0.0;
   if (sums.gram) std::memset(sums.gram, 0, shape.gram_size() * 4);
+  if (sums.level) std::memset(sums.level, 0, shape.width * 8);
   for (double* coefficients : {sums.by_words, sums.by_regions}) std::memset(coefficients, 0, shape.rows * 8);
   for (int64_t b = 0; b < common.bins.count; ++b) {
     if (w.member.stopped()) return;

@@ -17,12 +17,13 @@ struct Worker;
 // What the score of one word with one image is made of; e is the attention without its denominator, s' and h' are the
 // affinities and e G of regions less the center.
 struct WordSums {
-  double sum;      // sum e
-  double dot;      // sum e s
-  double context;  // |sum e v|, 0 for the dot similarity
-  double mean_s;   // sum e s' / sum e
-  double mean_h;   // sum e h' / sum e, cosine only
-  bool direct;     // in the list of `Direct`
+  double sum;          // sum e
+  double dot;          // sum e s
+  double context;      // |sum e v|, 0 for the dot similarity
+  double mean_s;       // sum e s' / sum e
+  double mean_h;       // sum e h' / sum e, cosine only
+  bool direct;         // in the list of `Direct`
+  float level = 0.0f;  // mean e of a word whose attention may be flat, else 0
 };
 
 // Contexts of independent regions of width 64 and more are far above: 1 +- 2 sqrt(2 / width).

@@ -6,14 +6,16 @@
 //     sum e s = f n <mean v, t> + sum (e - f) s,
 //
 // and with f = sum e / n the last sum is of small numbers wherever the attention is flat. Elsewhere it errs as the sum
-// on the left does. The attention's gradient keeps its own mean of s, of which one region's s is exactly nothing away.
-// Whether a word goes this way depends on itself and its image alone.
+// on the left does. So it is with the gradients, where sum e v takes the place of sum e s. The attention's gradient
+// keeps its own mean of s, of which one region's s is exactly nothing away. Whether a word goes this way depends on
+// itself and its image alone.
 #pragma once
 
 #include <cmath>
 
 #include "attention.h"
 #include "direct.h"
+#include "pack.h"
 
 namespace gloria::GLORIA_ISA {
 
@@ -51,12 +53,12 @@ inline bool may_be_flat(const Problem& problem, double sum, double dot, int64_t 
   return std::isfinite(dot) && (is_bounded(problem) || sum > 0.9 * static_cast<double>(regions));
 }
 
-// sum e s of the word in row `r` of the worker's bin.
+// sum e s of the word in row `r` of the worker's bin, whose `level` is known.
 template <class Operand>
 inline double flat_dot(const Worker<Operand>& w, int64_t r) {
   const Problem& problem = w.problem;
   const double regions = static_cast<double>(w.shape.regions);
-  const float level = static_cast<float>(w.scratch.sums[r].sum / regions);
+  const float level = w.scratch.sums[r].level;
   Vec rest[kParts] = {};  // lanes beyond the last region have s = 0
   for (int64_t p = 0; p < w.shape.panels; ++p)
     for (int part = 0; part < kParts; ++part) {
@@ -72,6 +74,28 @@ inline double flat_dot(const Worker<Operand>& w, int64_t r) {
       for (int64_t k = 0; k < kPanel && d + k < problem.dim; ++k) dot[k] += mean[d + k] * widen(word[d + k]);
   });
   return level * regions * lane_sum(dot) + lane_sum(lanes);
+}
+
+// What a flat word's ds leaves out: all regions get the same, sum[d] += alpha level t[d].
+template <class Operand>
+inline void add_level_of_words(const Worker<Operand>& w, const WordGradient* terms, double* sum) {
+  for_words<Operand>(w.problem, *w.bin, [&](const auto* word, int64_t r) {
+    const double weight = static_cast<double>(terms[r].alpha) * terms[r].level;
+    if (weight == 0.0) return;
+    for (int64_t d = 0; d < w.problem.dim; ++d) sum[d] += weight * widen(word[d]);
+  });
+}
+
+// And the word gets alpha level (sum v), in the C form of the bin.
+template <class Operand>
+inline void add_level_of_regions(const Worker<Operand>& w, const WordGradient* terms, float* grad) {
+  for (int64_t r = 0; r < w.bin->used; ++r) {
+    const double weight = static_cast<double>(terms[r].alpha) * terms[r].level * static_cast<double>(w.shape.regions);
+    if (weight == 0.0) continue;
+    const double* mean = w.scratch.mean.template of<Operand>(w.problem, w.index);
+    for (int64_t d = 0; d < w.problem.dim; ++d)
+      grad[(d / kPanel * w.bin->rows + r) * kPanel + d % kPanel] += static_cast<float>(weight * mean[d]);
+  }
 }
 
 }  // namespace gloria::GLORIA_ISA

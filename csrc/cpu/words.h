@@ -126,12 +126,14 @@ inline void sum_words(Worker<Operand>& w, bool backward) {
     const auto lanes = [&](const float* values) { return lane_sum(values + r * kPanel); };
     const double sum = lanes(scratch.sum), dot = lanes(scratch.dot);
     WordSums& word = scratch.sums[r] = {sum, dot + sum * scratch.shift[r], 0.0, dot / sum, 0.0, false};
+    if (!w.problem.cosine && may_be_flat(w.problem, sum, dot, w.shape.regions))
+      word.level = static_cast<float>(sum / static_cast<double>(w.shape.regions));
     if (w.problem.smooth_max) {
       word.dot = sum * (scratch.top[r * kPanel] + std::log(sum) / w.problem.attention_scale);
       continue;
     }
     if (!w.problem.cosine) {
-      if (may_be_flat(w.problem, sum, dot, w.shape.regions)) word.dot = flat_dot(w, r);
+      if (word.level > 0.0f) word.dot = flat_dot(w, r);
       continue;
     }
     if (backward) word.mean_h = lanes(scratch.square) / sum;
