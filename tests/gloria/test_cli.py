@@ -49,8 +49,8 @@ def broken(table, tmp_path):
     path = tmp_path / "broken.csv"
     path.write_text(
         text.replace("images/", f"{folder}/images/").replace(",masks/", f",{folder}/masks/")
-        + "gone.png,Words.,p,nodule,nodule,1,\n"
-        + f"{folder}/images/00000.png,,p,nodule,nodule,1,\n"
+        + "gone.png,Words.,p,nodule,nodule,1,,\n"
+        + f"{folder}/images/00000.png,,p,nodule,nodule,1,,\n"
     )
     return path
 
