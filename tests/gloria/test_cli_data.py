@@ -77,7 +77,7 @@ def test_impossible_imports_end_in_a_line(tmp_path, arguments, message):
 def test_shards_hold_the_training_rows_and_a_table_the_others(tmp_path):
     table = write_phantoms(tmp_path / "phantoms", 20, size=32)
     with table.open("a") as file:
-        file.write("gone.png,Words.,p,x,x,0,\n")
+        file.write("gone.png,Words.,p,x,x,0,,\n")
     refused = gloria("shards", table, "--out", tmp_path / "out", "--shards", 2)
     assert refused.exit_code == 2
     assert "line 22: the image" in refused.output
