@@ -25,7 +25,7 @@ struct MeanRegion {
   double* mean;             // [width]
 
   MeanRegion(Arena& arena, const Problem& problem) {
-    if (problem.cosine || problem.smooth_max || is_hard(problem)) return;
+    if (problem.cosine || is_hard(problem)) return;
     held = arena.take<int64_t>(1);
     mean = arena.take<double>(panels_of(problem.dim) * kPanel);
     if (held) *held = -1;
