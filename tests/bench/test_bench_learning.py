@@ -65,7 +65,7 @@ def test_zero_shot_takes_the_class_with_the_best_prompts(monkeypatch):
     monkeypatch.setattr(classifier, "encode_texts", lambda *_: texts)
     monkeypatch.setattr(classifier, "similarities_to", lambda *_: Similarities(scores, scores))
     monkeypatch.setattr(classifier, "inference", lambda _: nullcontext())
-    model = SimpleNamespace(config=SimpleNamespace(score=LocalScore.released()))
+    model = SimpleNamespace(learned_score=LocalScore.released())
     processor = SimpleNamespace(tokenizer=SimpleNamespace(cls_token_id=2))
     assert learning.zero_shot(model, processor, rows) == pytest.approx(5 / 6)
 
