@@ -135,14 +135,16 @@ DEVICE void load_folded(float (&v)[4], uint32_t row) {
 }
 // What was summed relative to the shifts in one row of 128 floats, relative to those in another. Both may be infinite.
 DEVICE float factor(float before, float now) { return before == now ? 1.f : exp2_fast(before - now); }
-template <int kPower>
-DEVICE void rescale_sums(float (&first)[4], float (&second)[4], uint32_t before_row, uint32_t now_row) {
+template <int kFirst, int kSecond = kFirst>
+DEVICE void rescale_sums(float (&first)[4], float (&second)[4], uint32_t before_row, uint32_t now_row,
+                         bool hard = false) {
   float before[4], now[4];
   load_folded(before, before_row), load_folded(now, now_row);
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const float f = factor(before[i], now[i]), scale = kPower == 2 ? f * f : f;
-    first[i] *= scale, second[i] *= scale;
+    // Of the hard maximum nothing remains of what was lower.
+    const float f = hard && before[i] != now[i] ? 0.f : factor(before[i], now[i]);
+    first[i] *= kFirst == 2 ? f * f : f, second[i] *= kSecond == 2 ? f * f : f;
   }
 }
 DEVICE void rescale_block(Block& y, uint32_t before_row, uint32_t now_row) {
@@ -182,20 +184,79 @@ DEVICE uint8_t& cancelled(const ForwardProblem& p, const Item& item) {
   return p.cancelled[static_cast<int64_t>(item.image) * p.plan.tiles + item.run];
 }
 
+// Keeps two neighboring words of slot n with a region for backward; they become what was kept.
+template <class T>
+DEVICE void keep_pair(const ForwardProblem& p, void* matrix, int image, int region, int tile, int n, float& x,
+                      float& y) {
+  const int column = (tile - p.kept.first_tile) * kWords + n * kSlot + thread() % 4 * 2;
+  const int64_t at = ((static_cast<int64_t>(image) * p.side + region) * p.kept.pitch + column) / 2;
+  if constexpr (__is_same(T, Float16)) {
+    if (region < p.side) static_cast<float2*>(matrix)[at] = {x, y};
+  } else {
+    const uint32_t pair = pack<Float16>(x, y);
+    if (region < p.side) static_cast<uint32_t*>(matrix)[at] = pair;
+    x = low<Float16>(pair), y = high<Float16>(pair);
+  }
+}
+// Keeps the affinities of regions `region` and eight behind it as they are kept, so that the attention, its sums and
+// its gradient see the same ones.
+template <class T>
+DEVICE void keep_affinities(const ForwardProblem& p, int image, int region, int tile, Block& s) {
+  if constexpr (__is_same(T, Float16)) {
+#pragma unroll
+    for (int n = 0; n < kSlots; ++n)
+#pragma unroll
+      for (int r = 0; r < 2; ++r)
+        keep_pair<T>(p, p.kept.affinities, image, region + 8 * r, tile, n, s[n][2 * r], s[n][2 * r + 1]);
+    return;
+  }
+  const float* norms = p.word_norms + tile * kWords + thread() % 4 * 2;
+  float of_region[2], inverse[2];
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    of_region[r] = region + 8 * r < p.side ? p.region_norms[static_cast<int64_t>(image) * p.side + region + 8 * r] : 0;
+    inverse[r] = of_region[r] == 0 ? 0.f : reciprocal(of_region[r]);
+  }
+#pragma unroll
+  for (int n = 0; n < kSlots; ++n) {
+    const float2 of_words = *reinterpret_cast<const float2*>(norms + n * kSlot);
+    const float by[2] = {of_words.x == 0 ? 0.f : reciprocal(of_words.x),
+                         of_words.y == 0 ? 0.f : reciprocal(of_words.y)};
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      s[n][2 * r] *= by[0] * inverse[r], s[n][2 * r + 1] *= by[1] * inverse[r];
+      keep_pair<T>(p, p.kept.affinities, image, region + 8 * r, tile, n, s[n][2 * r], s[n][2 * r + 1]);
+      s[n][2 * r] *= of_words.x * of_region[r], s[n][2 * r + 1] *= of_words.y * of_region[r];
+    }
+  }
+}
+
+DEVICE float& statistic(const ForwardProblem& p, int which, int image, int tile, int column) {
+  const Kept& kept = p.kept;
+  return kept.statistics[(static_cast<int64_t>(which) * p.images + image) * kept.pitch +
+                         (tile - kept.first_tile) * kWords + column];
+}
+
 // The similarity of a word from d = sum a s, l = sum a, and for the cosine from c2 = |sum a v|^2 and q = sum a^2 |v|^2,
 // both scaled.
-DEVICE void finish(const ForwardProblem& p, const Item& item, int tile, int column, float d, float l, float c2,
-                   float q) {
+DEVICE void finish(const ForwardProblem& p, const Item& item, int tile, int column, float d, float l, float c2, float q,
+                   float shift) {
   if (p.plan.rows[tile * kWords + column] < 0) return;
   float& similarity = p.similarities[(static_cast<int64_t>(item.image) * p.plan.tiles + tile) * kWords + column];
   if (p.norm == Norm::kDirectWhereCancelled && similarity != kCancelled) return;
   float u = d / l;
   if (p.norm != Norm::kNone) {
     const float context = sqrtf(fmaxf(c2, 0.f)) * p.unscale[item.image] / l;
+    if (p.kept.affinities) statistic(p, kContextNorm, item.image, tile, column) = context;
     u /= fmaxf(context * p.word_norms[tile * kWords + column], 1e-8f);
     if (p.norm == Norm::kGram && c2 < kTrusted * q) u = kCancelled, cancelled(p, item) = 1;
   }
   similarity = u;
+  if (!p.kept.affinities || p.norm == Norm::kDirectWhereCancelled) return;
+  statistic(p, kShift, item.image, tile, column) = shift;
+  statistic(p, kExponentials, item.image, tile, column) = l;
+  statistic(p, kMeanAffinity, item.image, tile, column) = d / l;
+  statistic(p, kMeanProduct, item.image, tile, column) = c2 / (l * l);
 }
 
 }  // namespace gloria_cuda

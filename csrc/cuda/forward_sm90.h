@@ -63,6 +63,7 @@ struct Work {
   }
 };
 
+template <bool kKeep>
 DEVICE void fetch(const Problem& problem, uint32_t shared, bool cosine) {
   const ForwardProblem& p = problem.p;
   const int rank = cluster_rank(), depth_steps = p.dim / kDepth;
@@ -82,12 +83,13 @@ DEVICE void fetch(const Problem& problem, uint32_t shared, bool cosine) {
       stage.next();
     }
     if (!cosine) continue;
-    // Blocks of the Gram matrix up to the diagonal: of a pass those rows that block k of the regions is not above.
+    // Forward takes blocks of the Gram matrix up to the diagonal only: of a pass those rows that block k of the regions
+    // is not above.
 #pragma unroll 1
     for (int pass = 0; pass < passes; ++pass)
 #pragma unroll 1
-      for (int k = 0; k < (pass + 1) * kConsumers; ++k) {
-        const int first = k > pass * kConsumers ? k - pass * kConsumers : 0;
+      for (int k = 0; k < (kKeep ? passes : pass + 1) * kConsumers; ++k) {
+        const int first = !kKeep && k > pass * kConsumers ? k - pass * kConsumers : 0;
         const uint32_t to = shared + stage.slot * kStage, full = filled(shared, stage.slot);
         barrier_wait(emptied(shared, stage.slot), stage.parity ^ 1);
         barrier_expect(full, (kConsumers - first) * kBlock * kRow);
@@ -104,7 +106,7 @@ DEVICE void fetch(const Problem& problem, uint32_t shared, bool cosine) {
   for (int i = 0; i < kStages; ++i) barrier_wait(emptied(shared, stage.slot), stage.parity ^ 1), stage.next();
 }
 
-template <class T, WordNorm kNorm, bool kBounded, bool kCosine>
+template <class T, WordNorm kNorm, bool kBounded, bool kCosine, bool kKeep>
 struct Consumer {
   const ForwardProblem& p;
   const uint32_t shared;
@@ -131,10 +133,16 @@ struct Consumer {
           fence_proxy_async();  // the attention was stored by threads, and wgmma reads it
           keep_sums();
           clear();
+          if (kKeep) sync();  // every thread divides by them
         }
         Block s;
-        multiply(s, form);
-        form ? add_form(s) : attend(s, texts_of(p.plan, tile));
+        multiply(s, form, passes);
+        if (form) {
+          add_form(s, tile);
+        } else {
+          if constexpr (kKeep) keep_affinities<T>(p, item.image, region(0), tile, s);
+          attend(s, texts_of(p.plan, tile));
+        }
       }
       finish_item(tile, passes);
     }
@@ -165,10 +173,11 @@ struct Consumer {
       wgmma<Operand, kWords>(d, left + k16 * 2, right + k16 * 2, accumulate || k16 > 0);
     wgmma_commit();
   }
-  DEVICE void multiply(Block& s, bool form) {
+  DEVICE void multiply(Block& s, bool form, int passes) {
     float (&d)[4 * kSlots] = reinterpret_cast<float (&)[4 * kSlots]>(s);
-    const int block = pass * kConsumers + group(), steps = form ? (pass + 1) * kConsumers : p.dim / kDepth;
-    const int last = form ? block : steps - 1;
+    const int block = pass * kConsumers + group(),
+              steps = form ? (kKeep ? passes : pass + 1) * kConsumers : p.dim / kDepth;
+    const int last = form && !kKeep ? block : steps - 1;
 #pragma unroll 1
     for (int k = 0; k <= last; ++k) {
       barrier_wait(filled(shared, stage.slot), stage.parity);
@@ -219,7 +228,7 @@ struct Consumer {
       store_shared(shifts(pass) + number() * 4, top);
     }
     sync();
-    if (pass) rescale_sums<1>(first, second, shifts(pass - 1), shifts(pass));
+    if (pass) rescale_sums<1>(first, second, shifts(pass - 1), shifts(pass), kKeep && p.hard);
   }
 
   // Where this lane()'s part of the 8 x 8 matrices lies that hold 8 regions and the words of slot n + lane() / 8.
@@ -246,7 +255,8 @@ struct Consumer {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           float& x = a[2 * n + i];
-          x = exp2_fast(x * weight[n] - shift[i]);
+          x = x * weight[n] - shift[i];
+          x = kKeep && p.hard ? (x == 0 ? 1.f : 0.f) : exp2_fast(x);
           if (region(r) >= length) x = 0;
         }
       }
@@ -269,8 +279,8 @@ struct Consumer {
     }
   }
 
-  DEVICE void add_form(const Block& y) {
-    if (!kBounded && pass) rescale_sums<2>(first, second, shifts(pass - 1), shifts(pass));
+  DEVICE void add_form(const Block& y, int tile) {
+    if (!kBounded && pass) rescale_sums<kKeep ? 1 : 2, 2>(first, second, shifts(pass - 1), shifts(pass));
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       // The last pass may reach behind the padded rows; there is no attention then, and its norm is not read.
@@ -282,14 +292,26 @@ struct Consumer {
       for (int n = 0; n < kSlots; n += 4) {
         uint32_t pairs[4];
         ldmatrix_transposed(pairs, attention_at(r, n));
+        float products[8];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          products[2 * i] = y[n + i][2 * r], products[2 * i + 1] = y[n + i][2 * r + 1];
+          if constexpr (kKeep) keep_products(products[2 * i], products[2 * i + 1], tile, r, n + i);
+        }
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
           const float a = i % 2 ? high<Float16>(pairs[i / 2]) : low<Float16>(pairs[i / 2]);
-          form[2 * n + i] = a * y[n + i / 2][2 * r + i % 2], diagonal[2 * n + i] = a * norm * (a * norm);
+          form[2 * n + i] = a * products[i], diagonal[2 * n + i] = a * norm * (a * norm);
         }
       }
       add_folded(first, form), add_folded(second, diagonal);
     }
+  }
+
+  DEVICE void keep_products(float& x, float& y, int tile, int r, int n) const {
+    const float4 sums = load_shared<float4>(shared + kSums + (n * kSlot + lane() % 4 * 2) * 8);
+    x /= sums.y, y /= sums.w;
+    keep_pair<T>(p, p.kept.products, item.image, region(r), tile, n, x, y);
   }
 
   // The sum over all warps of one of the two, for the first 128 threads.
@@ -308,12 +330,15 @@ struct Consumer {
     if (number() >= kWords) return;
     float2 affinity{one, other};
     if (kCosine) affinity = load_shared<float2>(shared + kSums + number() * 8);
-    if (!kCosine && p.hard && one == one) affinity = {load_shared<float>(shifts(passes - 1) + number() * 4), 1.f};
-    finish(p, item, tile, number(), affinity.x, affinity.y, one, other);
+    if (!kCosine && !kKeep && p.hard && one == one)
+      affinity = {load_shared<float>(shifts(passes - 1) + number() * 4), 1.f};
+    const float shift = kBounded ? p.scale : load_shared<float>(shifts(passes - 1) + number() * 4);
+    // The products that are kept are normalized.
+    finish(p, item, tile, number(), affinity.x, affinity.y, kKeep ? one * affinity.y : one, other, shift);
   }
 };
 
-template <class T, WordNorm kNorm, bool kBounded, bool kCosine>
+template <class T, WordNorm kNorm, bool kBounded, bool kCosine, bool kKeep>
 KERNEL LAUNCH_BOUNDS(kThreads, 1) void forward(const GRID_CONSTANT Problem problem) {
   const uint32_t shared = shared_base();
   if (thread() == 0) {
@@ -324,10 +349,10 @@ KERNEL LAUNCH_BOUNDS(kThreads, 1) void forward(const GRID_CONSTANT Problem probl
   sync_cluster();
   if (thread() < 128) {
     fewer_registers<24>();
-    if (thread() == 0) fetch(problem, shared, kCosine);
+    if (thread() == 0) fetch<kKeep>(problem, shared, kCosine);
   } else {
     more_registers<160>();
-    Consumer<T, kNorm, kBounded, kCosine>(problem.p, shared).run();
+    Consumer<T, kNorm, kBounded, kCosine, kKeep>(problem.p, shared).run();
   }
 }
 

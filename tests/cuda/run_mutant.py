@@ -11,6 +11,7 @@ from cuda_checks import SCORES, assert_as_accurate, scores
 from problems import problem
 
 from gloria_ops.backends import cuda
+from gloria_ops.backends.cuda import device
 
 CASES = (
     (problem("random", 2, 5, 140, 40, 40, seed=1), ("released", "none, cosine", "paper")),
@@ -27,7 +28,7 @@ def main() -> None:
 
 
 def check(kernels: ModuleType, hopper: bool) -> None:
-    with cuda.emulated_by(kernels, 2, hopper):
+    with device.emulated_by(kernels, 2, hopper):
         for schedule in range(3):
             kernels.set_schedule(schedule)
             for given, names in CASES:

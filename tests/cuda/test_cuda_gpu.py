@@ -7,6 +7,7 @@ from problems import Problem, problem
 from tolerances import ANY_SHAPE
 
 from gloria_ops.backends import cuda
+from gloria_ops.backends.cuda import device
 
 pytestmark = pytest.mark.skipif(
     cuda.unavailable() is not None, reason=f"the CUDA kernels cannot run here: {cuda.unavailable()}"

@@ -124,24 +124,21 @@ inline void sync_threads(int number, int count) {
 inline void sync_block() { sync_threads(0, machine->threads); }
 
 // Exchange within a warp.
-template <class Choose>
-float exchange(const char* what, float value, Choose&& source) {
+inline float shuffle(float value, int from) {
   struct Mine {
     float in, out;
-  } mine{value, 0};
-  machine->meet_warp(what, mine, [&](Members& members) {
+    int from;
+  } mine{value, 0, from & 31};
+  machine->meet_warp("shfl", mine, [](Members& members) {
     ++counters.shuffles;
-    for (int lane = 0; lane < 32; ++lane)
-      static_cast<Mine*>(members[lane]->argument)->out = static_cast<Mine*>(members[source(lane)]->argument)->in;
+    for (auto* each : members) {
+      Mine& own = *static_cast<Mine*>(each->argument);
+      own.out = static_cast<Mine*>(members[own.from]->argument)->in;
+    }
   });
   return mine.out;
 }
-inline float shuffle_xor(float value, int mask) {
-  return exchange("shfl.bfly", value, [mask](int lane) { return lane ^ mask; });
-}
-inline float shuffle(float value, int from) {
-  return exchange("shfl.idx", value, [from](int) { return from; });
-}
+inline float shuffle_xor(float value, int mask) { return shuffle(value, thread() ^ mask); }
 inline bool any(bool condition) {
   struct Mine {
     bool in, out;
