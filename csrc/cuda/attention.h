@@ -3,6 +3,8 @@
 // + 2 (lane % 4) + e.
 #pragma once
 
+#include <type_traits>
+
 #include "problem.h"
 #include "ptx.h"
 
@@ -184,49 +186,73 @@ DEVICE uint8_t& cancelled(const ForwardProblem& p, const Item& item) {
   return p.cancelled[static_cast<int64_t>(item.image) * p.plan.tiles + item.run];
 }
 
-// Keeps two neighboring words of slot n with a region for backward; they become what was kept.
+// A condition of a branch that is never taken. The assembler schedules up to a branch only; what it would do at once
+// without it would take more registers than there are.
+DEVICE bool never(const ForwardProblem& p) { return p.images == 0; }
+
+// Where backward keeps what belongs to a region and this lane's words of a tile.
 template <class T>
-DEVICE void keep_pair(const ForwardProblem& p, void* matrix, int image, int region, int tile, int n, float& x,
-                      float& y) {
-  const int column = (tile - p.kept.first_tile) * kWords + n * kSlot + thread() % 4 * 2;
-  const int64_t at = ((static_cast<int64_t>(image) * p.side + region) * p.kept.pitch + column) / 2;
-  if constexpr (__is_same(T, Float16)) {
-    if (region < p.side) static_cast<float2*>(matrix)[at] = {x, y};
-  } else {
-    const uint32_t pair = pack<Float16>(x, y);
-    if (region < p.side) static_cast<uint32_t*>(matrix)[at] = pair;
-    x = low<Float16>(pair), y = high<Float16>(pair);
+struct KeptRow {
+  static constexpr bool kWide = __is_same(T, Float16);
+  using Pair = std::conditional_t<kWide, float2, uint32_t>;
+  Pair* at;
+
+  DEVICE KeptRow(const ForwardProblem& p, void* matrix, int image, int region, int tile) : at(nullptr) {
+    if (region >= p.side) return;
+    const int64_t row = static_cast<int64_t>(image) * p.side + region;
+    const int column = (tile - p.kept.first_tile) * kWords + thread() % 4 * 2;
+    at = static_cast<Pair*>(matrix) + (row * p.kept.pitch + column) / 2;
   }
-}
-// Keeps the affinities of regions `region` and eight behind it as they are kept, so that the attention, its sums and
-// its gradient see the same ones.
+  // Stores the words of slot n, which become what is kept.
+  DEVICE void store(int n, float& x, float& y) const {
+    if constexpr (kWide) {
+      if (at) at[n * kSlot / 2] = {x, y};
+    } else {
+      const uint32_t pair = pack<Float16>(x, y);
+      if (at) at[n * kSlot / 2] = pair;
+      x = low<Float16>(pair), y = high<Float16>(pair);
+    }
+  }
+};
+// Keeps the affinities of regions `region` and eight behind it, so that the attention, its sums and its gradient see
+// the same ones.
 template <class T>
 DEVICE void keep_affinities(const ForwardProblem& p, int image, int region, int tile, Block& s) {
-  if constexpr (__is_same(T, Float16)) {
-#pragma unroll
-    for (int n = 0; n < kSlots; ++n)
-#pragma unroll
-      for (int r = 0; r < 2; ++r)
-        keep_pair<T>(p, p.kept.affinities, image, region + 8 * r, tile, n, s[n][2 * r], s[n][2 * r + 1]);
-    return;
-  }
   const float* norms = p.word_norms + tile * kWords + thread() % 4 * 2;
-  float of_region[2], inverse[2];
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    of_region[r] = region + 8 * r < p.side ? p.region_norms[static_cast<int64_t>(image) * p.side + region + 8 * r] : 0;
-    inverse[r] = of_region[r] == 0 ? 0.f : reciprocal(of_region[r]);
+    if (r && never(p)) return;
+    const KeptRow<T> row(p, p.kept.affinities, image, region + 8 * r, tile);
+    float of_region = 0;
+    if (row.at) of_region = p.region_norms[static_cast<int64_t>(image) * p.side + region + 8 * r];
+    const float inverse = of_region == 0 ? 0.f : reciprocal(of_region);
+#pragma unroll
+    for (int n = 0; n < kSlots; ++n) {
+      float &x = s[n][2 * r], &y = s[n][2 * r + 1];
+      if constexpr (KeptRow<T>::kWide) {
+        row.store(n, x, y);
+      } else {
+        const float2 of_words = *reinterpret_cast<const float2*>(norms + n * kSlot);
+        x *= inverse * (of_words.x == 0 ? 0.f : reciprocal(of_words.x));
+        y *= inverse * (of_words.y == 0 ? 0.f : reciprocal(of_words.y));
+        row.store(n, x, y);
+        x *= of_words.x * of_region, y *= of_words.y * of_region;
+      }
+    }
   }
+}
+
+// Keeps G a, divided by the sums of the attention: those of a s and of a stand side by side in a row of shared memory.
+template <class T>
+DEVICE void keep_products(const ForwardProblem& p, int image, int region, int tile, uint32_t sums, Block& y) {
 #pragma unroll
-  for (int n = 0; n < kSlots; ++n) {
-    const float2 of_words = *reinterpret_cast<const float2*>(norms + n * kSlot);
-    const float by[2] = {of_words.x == 0 ? 0.f : reciprocal(of_words.x),
-                         of_words.y == 0 ? 0.f : reciprocal(of_words.y)};
+  for (int r = 0; r < 2; ++r) {
+    const KeptRow<T> row(p, p.kept.products, image, region + 8 * r, tile);
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      s[n][2 * r] *= by[0] * inverse[r], s[n][2 * r + 1] *= by[1] * inverse[r];
-      keep_pair<T>(p, p.kept.affinities, image, region + 8 * r, tile, n, s[n][2 * r], s[n][2 * r + 1]);
-      s[n][2 * r] *= of_words.x * of_region[r], s[n][2 * r + 1] *= of_words.y * of_region[r];
+    for (int n = 0; n < kSlots; ++n) {
+      const float4 two = load_shared<float4>(sums + (n * kSlot + thread() % 4 * 2) * 8);
+      y[n][2 * r] *= reciprocal(two.y), y[n][2 * r + 1] *= reciprocal(two.w);
+      row.store(n, y[n][2 * r], y[n][2 * r + 1]);
     }
   }
 }

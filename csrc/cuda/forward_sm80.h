@@ -187,6 +187,7 @@ struct Forward {
       const Texts texts = texts_of(p.plan, at.tile);
       if (at.context()) {
         multiply_attention(s);
+        if (kKeep && !at.direct()) keep_products<T>(p, at.item.image, region(0), at.tile, shared + kSums, s);
         at.direct() ? add_context(s) : add_form(s);
       } else {
 #pragma unroll 1
@@ -358,15 +359,9 @@ struct Forward {
       for (int n = 0; n < kSlots; ++n) {
         const uint32_t pair = attention_of(region(r), n);
         const float a[2] = {low<Float16>(pair), high<Float16>(pair)};
-        float product[2] = {y[n][2 * r], y[n][2 * r + 1]};
-        if constexpr (kKeep) {
-          const uint32_t column = (n * kSlot + lane % 4 * 2) * 8;
-          for (int i = 0; i < 2; ++i) product[i] /= load_shared<float2>(shared + kSums + column + i * 8).y;
-          keep_pair<T>(p, p.kept.products, at.item.image, region(r), at.tile, n, product[0], product[1]);
-        }
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          const float square = a[i] * product[i], own = a[i] * norm * (a[i] * norm);
+          const float square = a[i] * y[n][2 * r + i], own = a[i] * norm * (a[i] * norm);
           form[2 * n + i] = r ? form[2 * n + i] + square : square;
           diagonal[2 * n + i] = r ? diagonal[2 * n + i] + own : own;
         }

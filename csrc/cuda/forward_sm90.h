@@ -36,6 +36,7 @@ struct Stage {
   DEVICE void next() {
     if (++slot == kStages) slot = 0, parity ^= 1;
   }
+  DEVICE int before() const { return slot ? slot - 1 : kStages - 1; }
 };
 DEVICE uint32_t filled(uint32_t shared, int slot) { return shared + kBarriers + slot * 16; }
 DEVICE uint32_t emptied(uint32_t shared, int slot) { return shared + kBarriers + slot * 16 + 8; }
@@ -43,7 +44,7 @@ DEVICE uint32_t emptied(uint32_t shared, int slot) { return shared + kBarriers +
 // Pairs of tiles with images, in the order in which the clusters take them.
 struct Work {
   const ForwardProblem& p;
-  int64_t number;
+  int number;  // a chunk of images has not 2^31 of them
   DEVICE Work(const ForwardProblem& p) : p(p), number(block() / kCtas) {}
   // Read again for each item, which costs less than to keep them.
   DEVICE int longs() const { return p.plan.counts[2]; }
@@ -111,7 +112,7 @@ struct Consumer {
   const ForwardProblem& p;
   const uint32_t shared;
   Stage stage;
-  int before = 0, pass = 0;
+  int pass = 0;
   Item item;
   float first[4], second[4];  // as in forward_sm80.h
 
@@ -121,7 +122,7 @@ struct Consumer {
 #pragma unroll 1
     for (Work work(p); !work.done(); work.next()) {
       item = work.item();
-      const int passes = work.passes(item), tile = p.plan.runs[item.run];
+      const int passes = work.passes(item);
       clear();
       // Both products by one piece of code: the assembler gives every set of accumulators registers of its own for the
       // whole kernel.
@@ -138,17 +139,20 @@ struct Consumer {
         Block s;
         multiply(s, form, passes);
         if (form) {
-          add_form(s, tile);
+          if constexpr (kKeep)
+            keep_products<T>(p, again(item.image), again(region(0)), again(tile()), again(shared) + kSums, s);
+          add_form(s);
         } else {
-          if constexpr (kKeep) keep_affinities<T>(p, item.image, region(0), tile, s);
-          attend(s, texts_of(p.plan, tile));
+          if constexpr (kKeep) keep_affinities<T>(p, again(item.image), again(region(0)), again(tile()), s);
+          attend(s, texts_of(p.plan, tile()));
         }
       }
-      finish_item(tile, passes);
+      finish_item(passes);
     }
   }
 
  private:
+  DEVICE int tile() const { return p.plan.runs[item.run]; }
   DEVICE static int lane() { return thread() % 32; }
   DEVICE static int warp() { return thread() / 32 % 4; }  // of its group
   DEVICE static int group() { return thread() / 128 - 1; }
@@ -194,13 +198,12 @@ struct Consumer {
         multiply_stage<T>(d, left, right, k > 0);
       if (k) {
         wgmma_wait<1>();
-        release(before);
+        release(stage.before());
       }
-      before = stage.slot;
       stage.next();
     }
     wgmma_wait<0>(d);
-    release(before);
+    release(stage.before());
     // Blocks right of this group's diagonal were fetched for the groups below.
     for (int k = last + 1; k < steps; ++k)
       barrier_wait(filled(shared, stage.slot), stage.parity), release(stage.slot), stage.next();
@@ -242,6 +245,7 @@ struct Consumer {
     if constexpr (!kBounded) raise_shifts(s, texts, length);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
+      if (kKeep && r && never(p)) return;
       Columns a, products;
       float weight[kSlots];
       logits<kNorm>(s, r, texts, p.scale, nullptr, a, weight);
@@ -279,7 +283,7 @@ struct Consumer {
     }
   }
 
-  DEVICE void add_form(const Block& y, int tile) {
+  DEVICE void add_form(const Block& y) {
     if (!kBounded && pass) rescale_sums<kKeep ? 1 : 2, 2>(first, second, shifts(pass - 1), shifts(pass));
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -292,26 +296,14 @@ struct Consumer {
       for (int n = 0; n < kSlots; n += 4) {
         uint32_t pairs[4];
         ldmatrix_transposed(pairs, attention_at(r, n));
-        float products[8];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          products[2 * i] = y[n + i][2 * r], products[2 * i + 1] = y[n + i][2 * r + 1];
-          if constexpr (kKeep) keep_products(products[2 * i], products[2 * i + 1], tile, r, n + i);
-        }
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
           const float a = i % 2 ? high<Float16>(pairs[i / 2]) : low<Float16>(pairs[i / 2]);
-          form[2 * n + i] = a * products[i], diagonal[2 * n + i] = a * norm * (a * norm);
+          form[2 * n + i] = a * y[n + i / 2][2 * r + i % 2], diagonal[2 * n + i] = a * norm * (a * norm);
         }
       }
       add_folded(first, form), add_folded(second, diagonal);
     }
-  }
-
-  DEVICE void keep_products(float& x, float& y, int tile, int r, int n) const {
-    const float4 sums = load_shared<float4>(shared + kSums + (n * kSlot + lane() % 4 * 2) * 8);
-    x /= sums.y, y /= sums.w;
-    keep_pair<T>(p, p.kept.products, item.image, region(r), tile, n, x, y);
   }
 
   // The sum over all warps of one of the two, for the first 128 threads.
@@ -325,7 +317,7 @@ struct Consumer {
     const float d = sum_of(first), l = sum_of(second);
     if (number() < kWords) store_shared(shared + kSums + number() * 8, float2{d, l});
   }
-  DEVICE void finish_item(int tile, int passes) {
+  DEVICE void finish_item(int passes) {
     const float one = sum_of(first), other = sum_of(second);
     if (number() >= kWords) return;
     float2 affinity{one, other};
@@ -334,7 +326,7 @@ struct Consumer {
       affinity = {load_shared<float>(shifts(passes - 1) + number() * 4), 1.f};
     const float shift = kBounded ? p.scale : load_shared<float>(shifts(passes - 1) + number() * 4);
     // The products that are kept are normalized.
-    finish(p, item, tile, number(), affinity.x, affinity.y, kKeep ? one * affinity.y : one, other, shift);
+    finish(p, item, tile(), number(), affinity.x, affinity.y, kKeep ? one * affinity.y : one, other, shift);
   }
 };
 

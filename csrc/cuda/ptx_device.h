@@ -57,6 +57,12 @@ DEVICE float high(uint32_t pair) {
   return value;
 }
 
+// The same value, unknown to the compiler: what is made of it is made here, and not kept in registers from before.
+DEVICE int again(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
 // Shared memory.
 template <class T>
 DEVICE T load_shared(uint32_t address) {

@@ -3,7 +3,6 @@
 import emulation
 import pytest
 
-from gloria_ops.backends import cuda
 from gloria_ops.backends.cuda import device
 
 

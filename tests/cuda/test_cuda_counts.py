@@ -14,7 +14,6 @@ from cuda_checks import SCORES, scores
 from problems import problem
 
 from bench import cuda_code
-from gloria_ops.backends import cuda
 from gloria_ops.backends.cuda import device
 
 TABLE = os.environ.get("GLORIA_CUDA_COUNTS")

@@ -12,6 +12,7 @@ from tolerances import ANY_SHAPE
 from gloria_ops import LocalScore, local_scores
 from gloria_ops.backends import cuda
 from gloria_ops.backends.cuda import device
+from gloria_ops.backends.cuda import scores as cuda_scores
 from gloria_ops.tokens import Ragged
 
 DTYPES = (torch.bfloat16, torch.float16)

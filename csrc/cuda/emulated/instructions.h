@@ -87,6 +87,8 @@ float high(uint32_t pair) {
   return T::value(static_cast<uint16_t>(pair >> 16));
 }
 
+inline int again(int x) { return x; }
+
 // Shared memory.
 template <class T>
 T load_shared(uint32_t address) {

@@ -173,12 +173,10 @@ def _add_images(
         of_chunk = slice(tiles.first * kernels.WORDS, tiles.first * kernels.WORDS + pitch)
         of_words[of_chunk] += factors[kernels.OF_WORD].sum(0)
         # float16 takes what is brought to its range, by powers of two, and bfloat16 all.
-        bound = (
-            power_of_two_above(factors[kernels.BOUND].abs().amax()) / _LARGEST if rows.dtype == torch.float16 else None
-        )
+        bound = power_of_two_above(factors[kernels.BOUND], 0, 1) / _LARGEST if rows.dtype == torch.float16 else None
         if bound is not None:
             factors[[kernels.OF_AFFINITY, kernels.OF_PRODUCT]] /= bound
-        weight = power_of_two_above(factors[kernels.OF_GRAM].abs().amax(1))
+        weight = power_of_two_above(factors[kernels.OF_GRAM], 1)
         factors[kernels.OF_GRAM] /= weight[:, None]
         kernels.gradient(
             device_of(rows),
@@ -207,7 +205,7 @@ def _add_images(
             grad_grams.addcmul_(_products(matrices.weighted, matrices.attention.mT), weight[:, None, None])
     if grad_grams is not None:
         # gG is symmetric, and only half of it is of each place: V receives it whole.
-        of_gram = power_of_two_above(grad_grams.abs().amax((1, 2)))[:, None, None]
+        of_gram = power_of_two_above(grad_grams, 1, 2)[:, None, None]
         products = _products((grad_grams / of_gram).half(), regions)[:, :, :dim]
         of_regions.view(rows.shape).addcmul_(products, of_gram / unscale[:, None, None])
 

@@ -125,14 +125,14 @@ def pack_images(images: Ragged, which: slice, side: int) -> Images:
     return Images(packed, norms, lengths, side)
 
 
-def power_of_two_above(x: Tensor) -> Tensor:
-    """The least power of two above each |x|, as float32; 1/2 where x is 0, and something finite where it is not."""
-    exponent = torch.frexp(torch.nan_to_num(x)).exponent
+def power_of_two_above(x: Tensor, *dims: int) -> Tensor:
+    """The least power of two above each |x| along these dimensions, as float32; NaN and infinity do not count."""
+    exponent = torch.frexp(torch.nan_to_num(x.abs(), posinf=0.0).amax(dims)).exponent
     return torch.ldexp(torch.ones_like(exponent, dtype=torch.float32), exponent)
 
 
 def scaled(chunk: Images, width: int) -> tuple[Tensor, Tensor]:
-    """Regions as float16 of length at most 1 and of this width, by a power of two for each image, and what undoes it."""
-    unscale = power_of_two_above(chunk.norms.amax(1))
+    """Regions as float16 of this width, each image by a power of two so that none is longer than 1, and its inverse."""
+    unscale = power_of_two_above(chunk.norms, 1)
     rows = (chunk.rows / unscale[:, None, None]).half()
     return torch.nn.functional.pad(rows, (0, width - rows.shape[2])), unscale
