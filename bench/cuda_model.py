@@ -228,9 +228,9 @@ def of_cublas(card: Card, case: Case) -> Iterator[Stage]:
         summed = rows * width * batch * bytes_of_sum / card.memory_tbps / 1e9
         return Stage(name, chunks * (multiplied + summed), "matrix units")
 
-    # Sums are read and written once; those of gG stand beside the product.
-    yield product("gT", columns, images * side, case.width, 1, 8)
-    yield product("gV", images * side, columns, case.width, 1, 8)
+    # A product is written, and read to be added to a sum.
+    yield product("gT", columns, images * side, case.width, 1, 16)
+    yield product("gV", images * side, columns, case.width, 1, 16)
     if cosine:
         yield product("gG", side, columns, side, images, 16)
 

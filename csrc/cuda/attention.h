@@ -92,6 +92,13 @@ DEVICE void logits(const Block& s, int r, const Texts& texts, float scale, const
   }
 }
 
+// A logit less what is subtracted. `kExact`: exactly 0 at the maximum, and so its attention 1 and, where it has it all,
+// the mean of s by the attention s itself.
+template <bool kExact>
+DEVICE float relative(float x, float weight, float shift) {
+  return kExact ? rounded_product(x, weight) - shift : x * weight - shift;
+}
+
 // Adds a tile of a text that fills several to the level of a region.
 DEVICE void add_level(const Block& s, int r, const Texts& texts, float* level, bool first) {
   Columns e;
@@ -236,7 +243,7 @@ DEVICE void keep_affinities(const ForwardProblem& p, int image, int region, int 
         x *= inverse * (of_words.x == 0 ? 0.f : reciprocal(of_words.x));
         y *= inverse * (of_words.y == 0 ? 0.f : reciprocal(of_words.y));
         row.store(n, x, y);
-        x *= of_words.x * of_region, y *= of_words.y * of_region;
+        x = rounded_product(x, of_words.x * of_region), y = rounded_product(y, of_words.y * of_region);
       }
     }
   }

@@ -314,7 +314,7 @@ struct Forward {
         }
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          const float above = x[2 * n + i] * weight[n] - shift[i];
+          const float above = relative < kKeep && !kBounded > (x[2 * n + i], weight[n], shift[i]);
           a[i] = kKeep && p.hard ? (above == 0 ? 1.f : 0.f) : exp2_fast(above);
           if (region(r) >= length) a[i] = 0;
         }

@@ -259,7 +259,7 @@ struct Consumer {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           float& x = a[2 * n + i];
-          x = x * weight[n] - shift[i];
+          x = relative < kKeep && !kBounded > (x, weight[n], shift[i]);
           x = kKeep && p.hard ? (x == 0 ? 1.f : 0.f) : exp2_fast(x);
           if (region(r) >= length) x = 0;
         }

@@ -111,7 +111,7 @@ struct Gradient {
     if constexpr (__is_same(T, Float16)) return;
     const float norm = p.region_norms[static_cast<int64_t>(image) * p.side + row];
 #pragma unroll
-    for (int i = 0; i < kSlot; ++i) r.s[i] *= norms[i] * norm;
+    for (int i = 0; i < kSlot; ++i) r.s[i] = rounded_product(r.s[i], norms[i] * norm);
   }
   // x = exp(s - top) and its sum over the text; of a text of several tiles, of this one.
   DEVICE void exponentials(Row& r) const {
@@ -139,7 +139,7 @@ struct Gradient {
         r.x[i] *= share;
       else
         r.x[i] = r.s[i];
-      const float above = r.x[i] * p.scale - shifts[i];
+      const float above = relative<true>(r.x[i], p.scale, shifts[i]);
       r.e[i] = row >= length ? 0.f : p.hard ? (above == 0 ? 1.f : 0.f) : exp2_fast(above);
       if constexpr (kCosine) r.e[i] = low<Float16>(pack<Float16>(r.e[i], 0.f));  // as its sums were taken
       float g = p.attention_scale * of_affinity[i] * (r.s[i] - means[i]);

@@ -29,6 +29,8 @@ DEVICE float reciprocal(float x) {
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
+// Not fused with a sum: the same bits wherever it is taken.
+DEVICE float rounded_product(float a, float b) { return __fmul_rn(a, b); }
 DEVICE float as_float(uint32_t bits) { return __uint_as_float(bits); }
 DEVICE uint32_t as_bits(float x) { return __float_as_uint(x); }
 struct BFloat16 {};

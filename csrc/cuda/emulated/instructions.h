@@ -43,6 +43,11 @@ inline float exp2_fast(float x) {
   return y < 1.17549435e-38f ? 0.f : y;  // .ftz
 }
 inline float reciprocal(float x) { return 1.f / x; }
+inline float rounded_product(float a, float b) {
+  float product = a * b;
+  asm("" : "+x"(product));
+  return product;
+}
 inline float as_float(uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, 4);

@@ -100,7 +100,8 @@ def backward(grad_scores: Tensor, images: Ragged, texts: Ragged, score: LocalSco
     values = at_once * side * max((chunk.tiles for chunk in chunks), default=0) * kernels.WORDS
     scratch = _Scratch.of(images.rows, values, cosine)
     grad_regions, grad_words = torch.zeros_like(images.rows), torch.zeros_like(texts.rows)
-    of_columns, of_words = zeros(words.rows, *words.rows.shape), zeros(words.rows, words.rows.shape[0])
+    columns = sum(chunk.tiles for chunk in chunks) * kernels.WORDS
+    of_columns, of_words = zeros(words.rows, columns, words.rows.shape[1]), zeros(words.rows, columns)
     for first in range(0, count, at_once):
         which = slice(first, first + at_once)
         chunk = pack_images(images, which, side)
@@ -112,7 +113,8 @@ def backward(grad_scores: Tensor, images: Ragged, texts: Ragged, score: LocalSco
         rows = images.starts[which, None] + position
         _put(grad_regions, torch.where(position < chunk.lengths[:, None], rows, -1).flatten(), own)
     # For the cosine, a word's own vector has a part.
-    _put(grad_words, words.kept["rows"].flatten(), of_columns.addcmul_(of_words[:, None], words.rows))
+    of_columns.addcmul_(of_words[:, None], words.rows[:columns])
+    _put(grad_words, words.kept["rows"].flatten()[:columns], of_columns)
     return grad_regions, grad_words
 
 
@@ -173,9 +175,10 @@ def _add_images(
         of_chunk = slice(tiles.first * kernels.WORDS, tiles.first * kernels.WORDS + pitch)
         of_words[of_chunk] += factors[kernels.OF_WORD].sum(0)
         # float16 takes what is brought to its range, by powers of two, and bfloat16 all.
-        bound = power_of_two_above(factors[kernels.BOUND], 0, 1) / _LARGEST if rows.dtype == torch.float16 else None
-        if bound is not None:
-            factors[[kernels.OF_AFFINITY, kernels.OF_PRODUCT]] /= bound
+        bound = power_of_two_above(factors[kernels.BOUND], 0, 1) / _LARGEST
+        if rows.dtype == torch.bfloat16:
+            bound = torch.ones_like(bound)
+        factors[[kernels.OF_AFFINITY, kernels.OF_PRODUCT]] /= bound
         weight = power_of_two_above(factors[kernels.OF_GRAM], 1)
         factors[kernels.OF_GRAM] /= weight[:, None]
         kernels.gradient(
@@ -199,8 +202,8 @@ def _add_images(
             cosine=cosine,
         )
         gs = matrices.gradient.flatten(0, 1)
-        _add_product(of_columns[of_chunk], gs.T, flat, bound)
-        _add_product(of_regions, gs, words.rows[of_chunk], bound)
+        of_columns[of_chunk].addcmul_(_products(gs.T, flat), bound)
+        of_regions.addcmul_(_products(gs, words.rows[of_chunk]), bound)
         if grad_grams is not None:
             grad_grams.addcmul_(_products(matrices.weighted, matrices.attention.mT), weight[:, None, None])
     if grad_grams is not None:
@@ -232,17 +235,9 @@ def _chunks_of_tiles(words: Words, tiles_at_once: int) -> Iterator[_Tiles]:
 
 def _products(a: Tensor, b: Tensor) -> Tensor:
     """Products of matrices in 16 bits, summed and given in float32."""
-    return torch.bmm(a, b, out_dtype=torch.float32) if a.is_cuda else a.float() @ b.float()
-
-
-def _add_product(to: Tensor, a: Tensor, b: Tensor, unscale: Tensor | None) -> None:
-    """Adds a b, or a b times a scalar on the device, to float32 sums."""
-    if unscale is not None:
-        to.addcmul_(torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else a.float() @ b.float(), unscale)
-    elif a.is_cuda:
-        torch.addmm(to, a, b, out_dtype=torch.float32, out=to)
-    else:
-        to.addmm_(a.float(), b.float())
+    if a.is_cuda:
+        return (torch.mm if a.dim() == 2 else torch.bmm)(a, b, out_dtype=torch.float32)
+    return a.float() @ b.float()
 
 
 def _put(to: Tensor, places: Tensor, rows: Tensor) -> None:
