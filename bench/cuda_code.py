@@ -48,6 +48,7 @@ def resources() -> dict[tuple[str, str], dict[str, int]]:
 def instructions() -> Kernels:
     """Return the instructions of each architecture and kernel, by its mangled name."""
     found: Kernels = defaultdict(list)
+    meeting: dict[str, int | None] = {}
     architecture = kernel = ""
     pattern = re.compile(r"/\*([0-9a-f]+)\*/\s+(@!?U?P\w+ )?([A-Z][A-Zx0-9_.]+)\s*([^;]*);")
     for line in _dump("-sass").splitlines():
@@ -56,10 +57,15 @@ def instructions() -> Kernels:
         elif match := re.search(r"Function : (\S+)", line):
             kernel = match[1]
         elif match := pattern.search(line):
-            branch = re.search(r"0x([0-9a-f]+)\s*$", match[4]) if match[3].startswith("BRA") else None
+            branch = re.search(r"0x([0-9a-f]+)\s*$", match[4]) if match[3].startswith(("BRA", "BSSY")) else None
             target = int(branch[1], 16) if branch else None
-            # `BRA.U !UP0, ...` has its condition among the operands.
-            conditional = match[2] is not None or "P" in match[4].split(",")[0]
+            # Where lanes come together again: what BSSY names is where BSYNC leads.
+            if match[3].startswith("BSSY"):
+                meeting[match[4].split(",")[0]], target = target, None
+            if match[3].startswith("BSYNC"):
+                target = meeting.get(match[4].strip())
+            # `BRA.U !UP0, ...` has its condition among the operands; BRA.DIV is for warps whose lanes went apart.
+            conditional = match[2] is not None or "P" in match[4].split(",")[0] or match[3] in ("BRA.DIV", "BSYNC")
             found[architecture, kernel].append(Instruction(int(match[1], 16), match[3], target, conditional))
     return found
 
@@ -81,10 +87,11 @@ def product_spans(code: list[Instruction]) -> list[tuple[int, int]]:
         span for span in sorted(spans) if any(each.name.startswith(("HMMA", "HGMMA")) for each in inside(code, *span))
     ]
 
-    def holds_another(first: int, last: int) -> bool:
-        return any((a, b) != (first, last) and first <= a and b <= last for a, b in products)
+    # Loops around it are longer; so is what waits apart from a loop and jumps back into its middle.
+    def overlaps_shorter(first: int, last: int) -> bool:
+        return any(b - a < last - first and a <= last and first <= b for a, b in products)
 
-    return [span for span in products if not holds_another(*span)]
+    return [span for span in products if not overlaps_shorter(*span)]
 
 
 def _path() -> str:

@@ -93,34 +93,55 @@ def tiles(lengths: list[int]) -> int:
     return count
 
 
-def shortest(code: list[Instruction], wanted: tuple[tuple[str, int], ...], uncounted: set[int] | None = None) -> int:
-    """Instructions of the shortest way forward through the code, among those with most of each kind of `wanted`.
+def shortest(
+    code: list[Instruction],
+    wanted: tuple[tuple[str, int], ...],
+    uncounted: frozenset[int] = frozenset(),
+    first: int | None = None,
+) -> int:
+    """Instructions of the shortest way through the code, among those with most of each kind of `wanted`.
 
     Args:
-        code: in the order of addresses; jumps back and out end the way.
+        code: in the order of addresses. A jump back into the way, and one out of the code, end it.
         wanted: beginnings of names, each with a sign: -1 = as few as possible. The first counts most.
         uncounted: addresses of instructions that do not count.
+        first: address where the way begins; the beginning of the code, unless given.
     """
-    place = {each.address: number for number, each in enumerate(code)}
-    best: list[tuple[int, ...] | None] = [None] * (len(code) + 1)
-    best[0] = (0,) * (len(wanted) + 1)
-    for number, each in enumerate(code):
-        reached = best[number]
-        if reached is None:
-            continue
+    end, place = len(code), {each.address: number for number, each in enumerate(code)}
+
+    def after(number: int) -> list[int]:
+        each = code[number]
+        found = [] if each.target is None else [place.get(each.target, end)]
+        if each.conditional or not each.name.startswith(("BRA", "EXIT", "RET")):
+            found.append(number + 1)
+        return found or [end]
+
+    # Depth first: what is entered and not yet left when a jump reaches it is jumped back to.
+    order: list[int] = []
+    forward: dict[int, list[int]] = {}
+    left = {end}
+    start = 0 if first is None else place[first]
+    stack = [start]
+    while stack:
+        number = stack[-1]
+        if number not in forward:
+            reached = after(number)
+            forward[number] = [end if other in forward and other not in left else other for other in reached]
+            stack += [other for other in forward[number] if other not in forward and other != end]
+        else:
+            stack.pop()
+            if number not in left:
+                left.add(number)
+                order.append(number)
+    best: dict[int, tuple[int, ...]] = {start: (0,) * (len(wanted) + 1)}
+    for number in reversed(order):
+        each, so_far = code[number], best[number]
         gained = [sign * each.name.startswith(kind) for kind, sign in wanted]
-        counts = each.address not in (uncounted or ())
-        now = (*(a + b for a, b in zip(reached, gained, strict=False)), reached[-1] - counts)
-        after = []
-        if each.target is None or each.conditional:
-            after.append(len(code) if each.name.startswith(("EXIT", "RET")) and not each.conditional else number + 1)
-        if each.target is not None and each.target > each.address:
-            after.append(place.get(each.target, len(code)))
-        for other in after:
-            best[other] = now if best[other] is None else max(best[other], now)  # type: ignore[type-var]
-    found = best[len(code)]
-    assert found is not None, "no way leads through the code"
-    return -found[-1]
+        counts = each.address not in uncounted
+        now = (*(a + b for a, b in zip(so_far, gained, strict=False)), so_far[-1] - counts)
+        for other in forward[number]:
+            best[other] = max(best.get(other, now), now)
+    return -best[end][-1]
 
 
 class Counts(NamedTuple):
@@ -146,12 +167,13 @@ def counts(architecture: str, cosine: bool, keep: bool) -> Counts:
     name = f"forwardIN3gpu8BFloat16ELNS_8WordNormE{cosine:d}ELb{cosine:d}ELb{cosine:d}ELb{keep:d}"
     code = _kernel(architecture, name)
     loops = cuda_code.product_spans(code)
-    products = {each.address for span in loops for each in cuda_code.inside(code, *span)}
-    form = shortest(code, (("MUFU.EX2", -1), ("SHFL", 1)), products) if cosine else 0
+    products = frozenset(each.address for span in loops for each in cuda_code.inside(code, *span))
+    # From behind a loop to it again.
+    behind = [next(each.address for each in code if each.address > last) for _, last in loops]
     return Counts(
         shortest(cuda_code.inside(code, *loops[0]), (("HMMA", 1), ("HGMMA", 1), ("LDGSTS", 1))),
-        shortest(code, (("MUFU.EX2", 1), ("FMNMX", 1)), products),
-        form,
+        shortest(code, (("MUFU.EX2", 1), ("FMNMX", 1)), products, behind[0]),
+        shortest(code, (("MUFU.EX2", -1), ("SHFL", 1)), products, behind[-1]) if cosine else 0,
     )
 
 

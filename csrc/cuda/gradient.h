@@ -144,6 +144,7 @@ struct Gradient {
       if constexpr (kCosine) r.e[i] = low<Float16>(pack<Float16>(r.e[i], 0.f));  // as its sums were taken
       float g = p.attention_scale * of_affinity[i] * (r.s[i] - means[i]);
       if constexpr (kCosine) g += of_product[i] * (products[i] - product_means[i]);
+      // Behind the passes of a short image anything may be kept, NaN included.
       r.gx[i] = r.e[i] == 0 ? 0.f : r.e[i] * g;
       inner += r.x[i] * r.gx[i];
     }

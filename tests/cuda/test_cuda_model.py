@@ -29,7 +29,7 @@ def test_the_shortest_way_that_does_the_work():
     ]
     assert cuda_model.shortest(code, (("HMMA", 1),)) == 6
     assert cuda_model.shortest(code, (("HMMA", -1),)) == 5
-    assert cuda_model.shortest(code, (("HMMA", 1),), uncounted={32}) == 5
+    assert cuda_model.shortest(code, (("HMMA", 1),), uncounted=frozenset([32])) == 5
 
 
 def test_every_count_of_the_compiled_kernels_is_of_real_work():

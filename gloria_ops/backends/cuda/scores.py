@@ -36,9 +36,10 @@ def forward(images: Ragged, texts: Ragged, score: LocalScore) -> Tensor:
     scores = empty(images.rows, count, texts.starts.numel(), dtype=torch.float32)
     for first in range(0, count, at_once):
         chunk = pack_images(images, slice(first, first + at_once), side)
+        found = _similarities(chunk, words, score, by_gram, left_dim)
         kernels.pool(
             device_of(images.rows),
-            similarities=_similarities(chunk, words, score, by_gram, left_dim).data_ptr(),
+            similarities=found.data_ptr(),
             lengths=texts.lengths.data_ptr(),
             columns=words.kept["columns"].data_ptr(),
             scores=scores[first:].data_ptr(),
