@@ -2,8 +2,8 @@
 // Half a warp takes a row of a tile, a lane one slot of it: what belongs to a word is loaded once for all regions, and
 // rows are read and written 16 bytes at a time.
 //
-// Limits, for an affinity: 4 bytes of memory without a cosine and 10 with one (1.3 and 3.3 ps at 3 TB/s), or some 14
-// and 24 instructions with no and with a norm over words (0.7 and 1.2 ps of an H100). Memory decides.
+// Limits, for an affinity: 4 bytes of memory without a cosine and 10 with one (1.3 and 3.3 ps at 3 TB/s), or 21 and 48
+// instructions with no and with a norm over words (1.0 and 2.4 ps of an H100). Memory decides.
 #pragma once
 
 #include "attention.h"

@@ -19,7 +19,7 @@ CASES = (
     (problem("random", 1, 2, 390, 12, 232, seed=3), ("none, cosine",)),
 )
 GRADIENTS = (
-    (problem("random", 2, 5, 140, 40, 40, seed=1), ("released", "none, cosine", "a scale that needs the maximum")),
+    (problem("random", 2, 5, 200, 40, 40, seed=1), ("released", "none, cosine", "a scale that needs the maximum")),
     (problem("random", 1, 2, 20, 200, 16, seed=2), ("released",)),
     (problem("random", 1, 3, 250, 9, 24, seed=5), ("maxsim",)),
 )
