@@ -272,6 +272,7 @@ DEVICE float& statistic(const ForwardProblem& p, int which, int image, int tile,
 
 // The similarity of a word from d = sum a s, l = sum a, and for the cosine from c2 = |sum a v|^2 and q = sum a^2 |v|^2,
 // both scaled.
+template <bool kKeep>
 DEVICE void finish(const ForwardProblem& p, const Item& item, int tile, int column, float d, float l, float c2, float q,
                    float shift) {
   if (p.plan.rows[tile * kWords + column] < 0) return;
@@ -280,12 +281,12 @@ DEVICE void finish(const ForwardProblem& p, const Item& item, int tile, int colu
   float u = d / l;
   if (p.norm != Norm::kNone) {
     const float context = sqrtf(fmaxf(c2, 0.f)) * p.unscale[item.image] / l;
-    if (p.kept.affinities) statistic(p, kContextNorm, item.image, tile, column) = context;
+    if (kKeep) statistic(p, kContextNorm, item.image, tile, column) = context;
     u /= fmaxf(context * p.word_norms[tile * kWords + column], 1e-8f);
     if (p.norm == Norm::kGram && c2 < kTrusted * q) u = kCancelled, cancelled(p, item) = 1;
   }
   similarity = u;
-  if (!p.kept.affinities || p.norm == Norm::kDirectWhereCancelled) return;
+  if (!kKeep || p.norm == Norm::kDirectWhereCancelled) return;
   statistic(p, kShift, item.image, tile, column) = shift;
   statistic(p, kExponentials, item.image, tile, column) = l;
   statistic(p, kMeanAffinity, item.image, tile, column) = d / l;

@@ -302,6 +302,7 @@ struct Forward {
     Columns products, sums;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
+      if (kKeep && r && never(p)) return;
       Columns x;
       float weight[kSlots];
       logits<kNorm>(s, r, texts, p.scale, at.span() > 1 ? level(r) : nullptr, x, weight);
@@ -392,10 +393,10 @@ struct Forward {
     if (kCosine) affinity = load_shared<float2>(kept);
     if (!kCosine && !kKeep && p.hard && affinity.x == affinity.x)
       affinity = {load_shared<float>(shifts(at.passes - 1) + thread() * 4), 1.f};
-    const float shift = kBounded ? p.scale : load_shared<float>(shifts(at.passes - 1) + thread() * 4);
+    const float shift = kBounded || !kKeep ? p.scale : load_shared<float>(shifts(at.passes - 1) + thread() * 4);
     // The products that are kept are normalized.
     const float square = kKeep && !at.direct() ? sums[0] * affinity.y : sums[0];
-    finish(p, at.item, at.tile, thread(), affinity.x, affinity.y, square, sums[1], shift);
+    finish<kKeep>(p, at.item, at.tile, thread(), affinity.x, affinity.y, square, sums[1], shift);
   }
 };
 

@@ -324,9 +324,9 @@ struct Consumer {
     if (kCosine) affinity = load_shared<float2>(shared + kSums + number() * 8);
     if (!kCosine && !kKeep && p.hard && one == one)
       affinity = {load_shared<float>(shifts(passes - 1) + number() * 4), 1.f};
-    const float shift = kBounded ? p.scale : load_shared<float>(shifts(passes - 1) + number() * 4);
+    const float shift = kBounded || !kKeep ? p.scale : load_shared<float>(shifts(passes - 1) + number() * 4);
     // The products that are kept are normalized.
-    finish(p, item, tile(), number(), affinity.x, affinity.y, kKeep ? one * affinity.y : one, other, shift);
+    finish<kKeep>(p, item, tile(), number(), affinity.x, affinity.y, kKeep ? one * affinity.y : one, other, shift);
   }
 };
 

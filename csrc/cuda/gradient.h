@@ -91,8 +91,9 @@ struct Gradient {
   }
   template <class Stored>
   DEVICE static void store(uint16_t* to, const Slot& v) {
-    *reinterpret_cast<uint4*>(to) = {pack<Stored>(v[0], v[1]), pack<Stored>(v[2], v[3]), pack<Stored>(v[4], v[5]),
-                                     pack<Stored>(v[6], v[7])};
+    const uint4 eight{pack<Stored>(v[0], v[1]), pack<Stored>(v[2], v[3]), pack<Stored>(v[4], v[5]),
+                      pack<Stored>(v[6], v[7])};
+    store_global(to, eight);
   }
 
   // One value a lane becomes that of its whole text.

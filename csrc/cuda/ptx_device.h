@@ -100,6 +100,11 @@ DEVICE void store_shared(uint32_t address, T value) {
                  : "memory");
 }
 
+// Global memory: the compiler would store four times.
+DEVICE void store_global(void* to, uint4 v) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+}
+
 // Barriers of threads.
 DEVICE void sync_warp() { __syncwarp(); }
 DEVICE void sync_threads(int number, int count) {

@@ -181,8 +181,8 @@ MUTANTS = [
     Mutant(
         "backward trusts the norms of cancelling contexts",
         "attention.h",
-        "if (p.kept.affinities) statistic(p, kContextNorm",
-        "if (p.kept.affinities && p.norm == Norm::kGram) statistic(p, kContextNorm",
+        "if (kKeep) statistic(p, kContextNorm",
+        "if (kKeep && p.norm == Norm::kGram) statistic(p, kContextNorm",
     ),
     Mutant(
         "the gradient of a pool that is divided is scaled",

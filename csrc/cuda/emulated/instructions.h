@@ -117,6 +117,8 @@ void store_shared(uint32_t address, T value) {
   machine->memory.written(full, sizeof(T), self->agent, self->now, false);
 }
 
+inline void store_global(void* to, const uint4& v) { std::memcpy(to, &v, sizeof v); }
+
 // Barriers of threads.
 inline void sync_warp() {
   int none = 0;
