@@ -27,9 +27,10 @@ def test_the_shortest_way_that_does_the_work():
         Instruction(80, "BRA", 0, conditional=True),
         Instruction(96, "EXIT", None),
     ]
-    assert cuda_model.shortest(code, (("HMMA", 1),)) == 6
-    assert cuda_model.shortest(code, (("HMMA", -1),)) == 5
-    assert cuda_model.shortest(code, (("HMMA", 1),), uncounted=frozenset([32])) == 5
+    assert cuda_model.shortest(code, (("HMMA", 1),)) == 5
+    assert cuda_model.shortest(code, (("HMMA", -1),)) == 4
+    assert cuda_model.shortest(code, (("HMMA", 1),), uncounted=frozenset([32])) == 4
+    assert cuda_model.shortest(code, (("HMMA", 1),), first=64) == 6
 
 
 def test_every_count_of_the_compiled_kernels_is_of_real_work():
