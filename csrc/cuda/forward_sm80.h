@@ -36,7 +36,7 @@ enum class Part { kLevels, kAffinity, kContext };
 template <bool kCosine>
 struct Position {
   const ForwardProblem& p;
-  int64_t number;
+  int number;  // a chunk of images has not 2^31 of them
   Item item;
   int tile, passes;  // of the item's run; of its image
   Part part;
@@ -76,7 +76,7 @@ struct Position {
  private:
   DEVICE void begin() {
     const int runs = p.plan.counts[p.long_only ? 2 : 0];
-    const int64_t items = static_cast<int64_t>(runs) * p.images;
+    const int items = runs * p.images;
     do {
       if (number >= items) {
         number = -1;
@@ -187,12 +187,13 @@ struct Forward {
       const Texts texts = texts_of(p.plan, at.tile);
       if (at.context()) {
         multiply_attention(s);
-        if (kKeep && !at.direct()) keep_products<T>(p, at.item.image, region(0), at.tile, shared + kSums, s);
+        if (kKeep && !at.direct())
+          keep_products<T>(p, again(at.item.image), region(0), again(at.tile), shared + kSums, s);
         at.direct() ? add_context(s) : add_form(s);
       } else {
 #pragma unroll 1
         for (int k = 0; k < at.steps(); ++k) step([&] { multiply_words(s); }, false);
-        if constexpr (kKeep) keep_affinities<T>(p, at.item.image, region(0), at.tile, s);
+        if constexpr (kKeep) keep_affinities<T>(p, again(at.item.image), region(0), again(at.tile), s);
         at.part == Part::kLevels ? add_levels(s, texts) : attend(s, texts);
       }
       if (at.next_pass()) continue;
