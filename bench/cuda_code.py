@@ -12,11 +12,12 @@ import gloria_ops
 
 
 class Instruction(NamedTuple):
-    """One of a kernel: its address, its name with all suffixes, and where it branches to, or None."""
+    """One of a kernel: its address, its name with all suffixes, where it branches to, or None, and whether always."""
 
     address: int
     name: str
     target: int | None
+    conditional: bool = False
 
 
 Kernels = dict[tuple[str, str], list[Instruction]]
@@ -47,30 +48,50 @@ def resources() -> dict[tuple[str, str], dict[str, int]]:
 def instructions() -> Kernels:
     """Return the instructions of each architecture and kernel, by its mangled name."""
     found: Kernels = defaultdict(list)
+    meeting: dict[str, int | None] = {}
     architecture = kernel = ""
-    pattern = re.compile(r"/\*([0-9a-f]+)\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Zx0-9_.]+)\s*([^;]*);")
+    pattern = re.compile(r"/\*([0-9a-f]+)\*/\s+(@!?U?P\w+ )?([A-Z][A-Zx0-9_.]+)\s*([^;]*);")
     for line in _dump("-sass").splitlines():
         if match := re.search(r"arch = (sm_\d+a?)", line):
             architecture = match[1]
         elif match := re.search(r"Function : (\S+)", line):
             kernel = match[1]
         elif match := pattern.search(line):
-            branch = re.search(r"0x([0-9a-f]+)\s*$", match[3]) if match[2].startswith("BRA") else None
+            branch = re.search(r"0x([0-9a-f]+)\s*$", match[4]) if match[3].startswith(("BRA", "BSSY")) else None
             target = int(branch[1], 16) if branch else None
-            found[architecture, kernel].append(Instruction(int(match[1], 16), match[2], target))
+            # Where lanes come together again: what BSSY names is where BSYNC leads.
+            if match[3].startswith("BSSY"):
+                meeting[match[4].split(",")[0]], target = target, None
+            if match[3].startswith("BSYNC"):
+                target = meeting.get(match[4].strip())
+            # `BRA.U !UP0, ...` has its condition among the operands; BRA.DIV is for warps whose lanes went apart.
+            conditional = match[2] is not None or "P" in match[4].split(",")[0] or match[3] in ("BRA.DIV", "BSYNC")
+            found[architecture, kernel].append(Instruction(int(match[1], 16), match[3], target, conditional))
     return found
 
 
 def product_loops(code: list[Instruction]) -> list[list[str]]:
     """Return the names of the instructions of each innermost loop of those that multiply on tensor cores."""
+    return [[each.name for each in inside(code, *span)] for span in product_spans(code)]
+
+
+def inside(code: list[Instruction], first: int, last: int) -> list[Instruction]:
+    """Return the instructions from one address to another."""
+    return [each for each in code if first <= each.address <= last]
+
+
+def product_spans(code: list[Instruction]) -> list[tuple[int, int]]:
+    """Return the first and last address of each such loop."""
     spans = {(each.target, each.address) for each in code if each.target is not None and each.target < each.address}
-    inside = {span: [each.name for each in code if span[0] <= each.address <= span[1]] for span in sorted(spans)}
-    products = {span: names for span, names in inside.items() if any(n.startswith(("HMMA", "HGMMA")) for n in names)}
+    products = [
+        span for span in sorted(spans) if any(each.name.startswith(("HMMA", "HGMMA")) for each in inside(code, *span))
+    ]
 
-    def holds_another(first: int, last: int) -> bool:
-        return any((a, b) != (first, last) and first <= a and b <= last for a, b in products)
+    # Loops around it are longer; so is what waits apart from a loop and jumps back into its middle.
+    def overlaps_shorter(first: int, last: int) -> bool:
+        return any(b - a < last - first and a <= last and first <= b for a, b in products)
 
-    return [names for span, names in products.items() if not holds_another(*span)]
+    return [span for span in products if not overlaps_shorter(*span)]
 
 
 def _path() -> str:

@@ -172,7 +172,7 @@ def fused(case: Case, inputs: Inputs) -> Contender:
 
 
 def cuda_kernels(case: Case, inputs: Inputs) -> Contender:
-    """gloria_ops by its CUDA C++ kernels, which have no gradients."""
+    """gloria_ops by its CUDA C++ kernels."""
     return _by_backend(CUDA, cuda.name, case, inputs)
 
 
@@ -234,7 +234,7 @@ def modes(name: str, contender: Contender, inputs: Inputs, case: Case) -> Iterat
         return torch.autograd.grad(scores, leaves, inputs.grad_scores.to(scores.dtype))
 
     yield "forward", forward
-    if name not in (BARE, CUDA):
+    if name != BARE:
         yield "full", full
 
 

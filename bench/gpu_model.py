@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import torch
 import triton
 
-from bench import chunked, gpu_code, gpu_launches
+from bench import chunked, cuda_code, cuda_model, gpu_code, gpu_launches
 from bench.cases import Case
 from bench.gpu_code import Code
 from bench.gpu_launches import Launch, Sizes
@@ -426,6 +426,8 @@ def main() -> None:
         for case in CASES:
             for mode in ("forward", "backward", "full"):
                 print(report(gpu, case, mode), end="\n\n", flush=True)
+    print("CUDA C++ kernels", end="\n\n")
+    print(cuda_code.missing() or cuda_model.report(CASES))
     if given.table:
         given.table.write_text(json.dumps(instruction_table(), indent=1) + "\n", encoding="utf-8")
 

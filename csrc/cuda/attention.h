@@ -3,6 +3,8 @@
 // + 2 (lane % 4) + e.
 #pragma once
 
+#include <type_traits>
+
 #include "problem.h"
 #include "ptx.h"
 
@@ -90,6 +92,13 @@ DEVICE void logits(const Block& s, int r, const Texts& texts, float scale, const
   }
 }
 
+// A logit less what is subtracted. `kExact`: exactly 0 at the maximum, and so its attention 1 and, where it has it all,
+// the mean of s by the attention s itself.
+template <bool kExact>
+DEVICE float relative(float x, float weight, float shift) {
+  return kExact ? rounded_product(x, weight) - shift : x * weight - shift;
+}
+
 // Adds a tile of a text that fills several to the level of a region.
 DEVICE void add_level(const Block& s, int r, const Texts& texts, float* level, bool first) {
   Columns e;
@@ -135,14 +144,16 @@ DEVICE void load_folded(float (&v)[4], uint32_t row) {
 }
 // What was summed relative to the shifts in one row of 128 floats, relative to those in another. Both may be infinite.
 DEVICE float factor(float before, float now) { return before == now ? 1.f : exp2_fast(before - now); }
-template <int kPower>
-DEVICE void rescale_sums(float (&first)[4], float (&second)[4], uint32_t before_row, uint32_t now_row) {
+template <int kFirst, int kSecond = kFirst>
+DEVICE void rescale_sums(float (&first)[4], float (&second)[4], uint32_t before_row, uint32_t now_row,
+                         bool hard = false) {
   float before[4], now[4];
   load_folded(before, before_row), load_folded(now, now_row);
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const float f = factor(before[i], now[i]), scale = kPower == 2 ? f * f : f;
-    first[i] *= scale, second[i] *= scale;
+    // Of the hard maximum nothing remains of what was lower.
+    const float f = hard && before[i] != now[i] ? 0.f : factor(before[i], now[i]);
+    first[i] *= kFirst == 2 ? f * f : f, second[i] *= kSecond == 2 ? f * f : f;
   }
 }
 DEVICE void rescale_block(Block& y, uint32_t before_row, uint32_t now_row) {
@@ -182,20 +193,104 @@ DEVICE uint8_t& cancelled(const ForwardProblem& p, const Item& item) {
   return p.cancelled[static_cast<int64_t>(item.image) * p.plan.tiles + item.run];
 }
 
+// A condition of a branch that is never taken. The assembler schedules up to a branch only; what it would do at once
+// without it would take more registers than there are.
+DEVICE bool never(const ForwardProblem& p) { return p.images == 0; }
+
+// Where backward keeps what belongs to a region and this lane's words of a tile.
+template <class T>
+struct KeptRow {
+  static constexpr bool kWide = __is_same(T, Float16);
+  using Pair = std::conditional_t<kWide, float2, uint32_t>;
+  Pair* at;
+
+  DEVICE KeptRow(const ForwardProblem& p, void* matrix, int image, int region, int tile) : at(nullptr) {
+    if (region >= p.side) return;
+    const int64_t row = static_cast<int64_t>(image) * p.side + region;
+    const int column = (tile - p.kept.first_tile) * kWords + thread() % 4 * 2;
+    at = static_cast<Pair*>(matrix) + (row * p.kept.pitch + column) / 2;
+  }
+  // Stores the words of slot n, which become what is kept.
+  DEVICE void store(int n, float& x, float& y) const {
+    if constexpr (kWide) {
+      if (at) at[n * kSlot / 2] = {x, y};
+    } else {
+      const uint32_t pair = pack<Float16>(x, y);
+      if (at) at[n * kSlot / 2] = pair;
+      x = low<Float16>(pair), y = high<Float16>(pair);
+    }
+  }
+};
+// Keeps the affinities of regions `region` and eight behind it, so that the attention, its sums and its gradient see
+// the same ones.
+template <class T>
+DEVICE void keep_affinities(const ForwardProblem& p, int image, int region, int tile, Block& s) {
+  const float* norms = p.word_norms + tile * kWords + thread() % 4 * 2;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    if (r && never(p)) return;
+    const KeptRow<T> row(p, p.kept.affinities, image, region + 8 * r, tile);
+    float of_region = 0;
+    if (row.at) of_region = p.region_norms[static_cast<int64_t>(image) * p.side + region + 8 * r];
+    const float inverse = of_region == 0 ? 0.f : reciprocal(of_region);
+#pragma unroll
+    for (int n = 0; n < kSlots; ++n) {
+      float &x = s[n][2 * r], &y = s[n][2 * r + 1];
+      if constexpr (KeptRow<T>::kWide) {
+        row.store(n, x, y);
+      } else {
+        const float2 of_words = *reinterpret_cast<const float2*>(norms + n * kSlot);
+        x *= inverse * (of_words.x == 0 ? 0.f : reciprocal(of_words.x));
+        y *= inverse * (of_words.y == 0 ? 0.f : reciprocal(of_words.y));
+        row.store(n, x, y);
+        x = rounded_product(x, of_words.x * of_region), y = rounded_product(y, of_words.y * of_region);
+      }
+    }
+  }
+}
+
+// Keeps G a, divided by the sums of the attention: those of a s and of a stand side by side in a row of shared memory.
+template <class T>
+DEVICE void keep_products(const ForwardProblem& p, int image, int region, int tile, uint32_t sums, Block& y) {
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const KeptRow<T> row(p, p.kept.products, image, region + 8 * r, tile);
+#pragma unroll
+    for (int n = 0; n < kSlots; ++n) {
+      const float4 two = load_shared<float4>(sums + (n * kSlot + thread() % 4 * 2) * 8);
+      y[n][2 * r] *= reciprocal(two.y), y[n][2 * r + 1] *= reciprocal(two.w);
+      row.store(n, y[n][2 * r], y[n][2 * r + 1]);
+    }
+  }
+}
+
+DEVICE float& statistic(const ForwardProblem& p, int which, int image, int tile, int column) {
+  const Kept& kept = p.kept;
+  return kept.statistics[(static_cast<int64_t>(which) * p.images + image) * kept.pitch +
+                         (tile - kept.first_tile) * kWords + column];
+}
+
 // The similarity of a word from d = sum a s, l = sum a, and for the cosine from c2 = |sum a v|^2 and q = sum a^2 |v|^2,
 // both scaled.
-DEVICE void finish(const ForwardProblem& p, const Item& item, int tile, int column, float d, float l, float c2,
-                   float q) {
+template <bool kKeep>
+DEVICE void finish(const ForwardProblem& p, const Item& item, int tile, int column, float d, float l, float c2, float q,
+                   float shift) {
   if (p.plan.rows[tile * kWords + column] < 0) return;
   float& similarity = p.similarities[(static_cast<int64_t>(item.image) * p.plan.tiles + tile) * kWords + column];
   if (p.norm == Norm::kDirectWhereCancelled && similarity != kCancelled) return;
   float u = d / l;
   if (p.norm != Norm::kNone) {
     const float context = sqrtf(fmaxf(c2, 0.f)) * p.unscale[item.image] / l;
+    if (kKeep) statistic(p, kContextNorm, item.image, tile, column) = context;
     u /= fmaxf(context * p.word_norms[tile * kWords + column], 1e-8f);
     if (p.norm == Norm::kGram && c2 < kTrusted * q) u = kCancelled, cancelled(p, item) = 1;
   }
   similarity = u;
+  if (!kKeep || p.norm == Norm::kDirectWhereCancelled) return;
+  statistic(p, kShift, item.image, tile, column) = shift;
+  statistic(p, kExponentials, item.image, tile, column) = l;
+  statistic(p, kMeanAffinity, item.image, tile, column) = d / l;
+  statistic(p, kMeanProduct, item.image, tile, column) = c2 / (l * l);
 }
 
 }  // namespace gloria_cuda

@@ -70,6 +70,22 @@ PYBIND11_MODULE(GLORIA_MODULE, m) {
            py::arg("spans"), py::arg("columns"), py::arg("order"), py::arg("places"), py::arg("counts"),
            py::arg("tiles"));
 
+  py::class_<Kept>(m, "Kept", py::module_local())
+      .def(py::init(
+               [](uintptr_t affinities, uintptr_t products, uintptr_t statistics, int64_t pitch, int32_t first_tile) {
+                 return Kept{address<void>(affinities), address<void>(products), address<float>(statistics), pitch,
+                             first_tile};
+               }),
+           py::kw_only(), py::arg("affinities") = 0, py::arg("products") = 0, py::arg("statistics") = 0,
+           py::arg("pitch") = 0, py::arg("first_tile") = 0);
+  m.attr("STATISTICS") = static_cast<int>(kStatistics);
+  m.attr("COEFFICIENTS") = static_cast<int>(kCoefficients);
+  m.attr("OF_AFFINITY") = static_cast<int>(kOfAffinity);
+  m.attr("OF_PRODUCT") = static_cast<int>(kOfProduct);
+  m.attr("OF_GRAM") = static_cast<int>(kOfGram);
+  m.attr("OF_WORD") = static_cast<int>(kOfWord);
+  m.attr("BOUND") = static_cast<int>(kBound);
+
   m.def(
       "plan",
       [](const Device& device, const Plan& tiles, uintptr_t starts, uintptr_t lengths, int32_t texts) {
@@ -91,10 +107,10 @@ PYBIND11_MODULE(GLORIA_MODULE, m) {
       py::arg("dim"), py::arg("padded_dim"), py::arg("dtype"));
   m.def(
       "forward",
-      [](const Device& device, const Plan& tiles, DType dtype, uintptr_t words, uintptr_t word_norms, uintptr_t regions,
-         uintptr_t region_norms, uintptr_t region_lengths, uintptr_t left, uintptr_t unscale, uintptr_t scratch,
-         uintptr_t levels, uintptr_t similarities, uintptr_t cancelled, int32_t images, int32_t side, int32_t dim,
-         int32_t left_dim, float scale, WordNorm word_norm, Norm norm, bool hard) {
+      [](const Device& device, const Plan& tiles, const Kept& kept, DType dtype, uintptr_t words, uintptr_t word_norms,
+         uintptr_t regions, uintptr_t region_norms, uintptr_t region_lengths, uintptr_t left, uintptr_t unscale,
+         uintptr_t scratch, uintptr_t levels, uintptr_t similarities, uintptr_t cancelled, int32_t images, int32_t side,
+         int32_t dim, int32_t left_dim, float scale, WordNorm word_norm, Norm norm, bool hard) {
         forward({address<const uint16_t>(words),
                  address<const float>(word_norms),
                  address<const uint16_t>(regions),
@@ -107,6 +123,7 @@ PYBIND11_MODULE(GLORIA_MODULE, m) {
                  address<float>(levels),
                  address<float>(similarities),
                  address<uint8_t>(cancelled),
+                 kept,
                  images,
                  side,
                  dim,
@@ -118,11 +135,11 @@ PYBIND11_MODULE(GLORIA_MODULE, m) {
                  hard},
                 dtype, device);
       },
-      py::arg("device"), py::arg("plan"), py::arg("dtype"), py::kw_only(), py::arg("words"), py::arg("word_norms"),
-      py::arg("regions"), py::arg("region_norms"), py::arg("region_lengths"), py::arg("left"), py::arg("unscale"),
-      py::arg("scratch"), py::arg("levels"), py::arg("similarities"), py::arg("cancelled"), py::arg("images"),
-      py::arg("side"), py::arg("dim"), py::arg("left_dim"), py::arg("scale"), py::arg("word_norm"), py::arg("norm"),
-      py::arg("hard"), py::call_guard<py::gil_scoped_release>());
+      py::arg("device"), py::arg("plan"), py::arg("kept"), py::arg("dtype"), py::kw_only(), py::arg("words"),
+      py::arg("word_norms"), py::arg("regions"), py::arg("region_norms"), py::arg("region_lengths"), py::arg("left"),
+      py::arg("unscale"), py::arg("scratch"), py::arg("levels"), py::arg("similarities"), py::arg("cancelled"),
+      py::arg("images"), py::arg("side"), py::arg("dim"), py::arg("left_dim"), py::arg("scale"), py::arg("word_norm"),
+      py::arg("norm"), py::arg("hard"), py::call_guard<py::gil_scoped_release>());
   m.def(
       "pool",
       [](const Device& device, uintptr_t similarities, uintptr_t lengths, uintptr_t columns, uintptr_t scores,
@@ -134,6 +151,48 @@ PYBIND11_MODULE(GLORIA_MODULE, m) {
       py::arg("device"), py::kw_only(), py::arg("similarities"), py::arg("lengths"), py::arg("columns"),
       py::arg("scores"), py::arg("width"), py::arg("images"), py::arg("texts"), py::arg("scale"), py::arg("kind"),
       py::arg("mean"), py::arg("divide"));
+  m.def(
+      "coefficients",
+      [](const Device& device, const Kept& kept, uintptr_t similarities, uintptr_t lengths, uintptr_t columns,
+         int64_t width, int32_t images, int32_t texts, float scale, Pool kind, bool divide, uintptr_t grad_scores,
+         uintptr_t word_norms, uintptr_t unscale, uintptr_t factors, int32_t tiles, float attention_scale,
+         bool cosine) {
+        const PoolProblem pool{address<const float>(similarities),
+                               address<const int64_t>(lengths),
+                               address<const int32_t>(columns),
+                               nullptr,
+                               width,
+                               images,
+                               texts,
+                               scale,
+                               kind,
+                               false,
+                               divide};
+        coefficients({pool, kept, address<const float>(grad_scores), address<const float>(word_norms),
+                      address<const float>(unscale), address<float>(factors), tiles, attention_scale, cosine},
+                     device);
+      },
+      py::arg("device"), py::arg("kept"), py::kw_only(), py::arg("similarities"), py::arg("lengths"),
+      py::arg("columns"), py::arg("width"), py::arg("images"), py::arg("texts"), py::arg("scale"), py::arg("kind"),
+      py::arg("divide"), py::arg("grad_scores"), py::arg("word_norms"), py::arg("unscale"), py::arg("coefficients"),
+      py::arg("tiles"), py::arg("attention_scale"), py::arg("cosine"));
+  m.def(
+      "gradient",
+      [](const Device& device, const Plan& tiles, const Kept& kept, DType dtype, uintptr_t grad_affinities,
+         uintptr_t weighted, uintptr_t attention, uintptr_t factors, uintptr_t word_norms, uintptr_t region_norms,
+         uintptr_t region_lengths, int32_t images, int32_t side, float scale, float attention_scale, WordNorm word_norm,
+         bool hard, bool cosine) {
+        gradient(
+            {tiles, kept, address<uint16_t>(grad_affinities), address<uint16_t>(weighted), address<uint16_t>(attention),
+             address<const float>(factors), address<const float>(word_norms), address<const float>(region_norms),
+             address<const int64_t>(region_lengths), images, side, scale, attention_scale, word_norm, hard, cosine},
+            dtype, device);
+      },
+      py::arg("device"), py::arg("plan"), py::arg("kept"), py::arg("dtype"), py::kw_only(), py::arg("gradient"),
+      py::arg("weighted"), py::arg("attention"), py::arg("coefficients"), py::arg("word_norms"),
+      py::arg("region_norms"), py::arg("region_lengths"), py::arg("images"), py::arg("side"), py::arg("scale"),
+      py::arg("attention_scale"), py::arg("word_norm"), py::arg("hard"), py::arg("cosine"),
+      py::call_guard<py::gil_scoped_release>());
 
 #ifdef GLORIA_EMULATED
   m.def("set_schedule", [](uint64_t seed) { schedule = seed; });

@@ -36,7 +36,7 @@ enum class Part { kLevels, kAffinity, kContext };
 template <bool kCosine>
 struct Position {
   const ForwardProblem& p;
-  int64_t number;
+  int number;  // a chunk of images has not 2^31 of them
   Item item;
   int tile, passes;  // of the item's run; of its image
   Part part;
@@ -47,12 +47,14 @@ struct Position {
   DEVICE int span() const { return p.plan.spans[item.run]; }
   DEVICE bool done() const { return number < 0; }
   DEVICE bool direct() const { return p.norm != Norm::kGram; }
+  // Forward takes the lower half of G only.
+  DEVICE bool full() const { return direct() || p.kept.affinities; }
   DEVICE bool context() const { return kCosine && part == Part::kContext; }
   DEVICE bool off_chip() const { return p.side > kOnChip * kRows; }
   DEVICE int passes_of_part() const { return context() && direct() ? p.left_dim / kRows : passes; }
   DEVICE int steps() const {
     if (!context()) return p.dim / kDepth;
-    return (direct() ? passes : pass + 1) * kStepsOfPass;
+    return (full() ? passes : pass + 1) * kStepsOfPass;
   }
   // The next pass; whether it belongs to the same part.
   DEVICE bool next_pass() {
@@ -74,7 +76,7 @@ struct Position {
  private:
   DEVICE void begin() {
     const int runs = p.plan.counts[p.long_only ? 2 : 0];
-    const int64_t items = static_cast<int64_t>(runs) * p.images;
+    const int items = runs * p.images;
     do {
       if (number >= items) {
         number = -1;
@@ -151,7 +153,8 @@ struct Loader {
 };
 
 // `kBounded`: logits lie in [0, scale] and scale is small: attention needs no maximum over the regions.
-template <class T, WordNorm kNorm, bool kBounded, bool kCosine>
+// `kKeep`: for backward, what p.kept says is written.
+template <class T, WordNorm kNorm, bool kBounded, bool kCosine, bool kKeep>
 struct Forward {
   // Registers for the sums of two regions at once are there only without a maximum.
   static constexpr bool kFoldEach = kNorm == WordNorm::kSoftmax && !kBounded;
@@ -184,10 +187,13 @@ struct Forward {
       const Texts texts = texts_of(p.plan, at.tile);
       if (at.context()) {
         multiply_attention(s);
+        if (kKeep && !at.direct())
+          keep_products<T>(p, again(at.item.image), region(0), again(at.tile), shared + kSums, s);
         at.direct() ? add_context(s) : add_form(s);
       } else {
 #pragma unroll 1
         for (int k = 0; k < at.steps(); ++k) step([&] { multiply_words(s); }, false);
+        if constexpr (kKeep) keep_affinities<T>(p, again(at.item.image), region(0), again(at.tile), s);
         at.part == Part::kLevels ? add_levels(s, texts) : attend(s, texts);
       }
       if (at.next_pass()) continue;
@@ -231,7 +237,7 @@ struct Forward {
   // The product of the left operand with the attention, pass after pass of the regions; each was stored relative to its
   // own shift.
   DEVICE void multiply_attention(Block& y) {
-    const bool direct = at.direct(), off_chip = at.off_chip();
+    const bool direct = at.direct(), off_chip = at.off_chip(), full = kKeep || direct;
     const int row = at.pass * kRows + warp * 16;
 #pragma unroll 1
     for (int k = 0; k < at.steps(); ++k) {
@@ -242,7 +248,7 @@ struct Forward {
         const uint32_t right = off_chip ? left + kOperand : attention() + k * kOperand;
 #pragma unroll
         for (int k16 = 0; k16 < kDepth / 16; ++k16) {
-          if (!direct && k * kDepth + k16 * 16 > row) continue;  // above the diagonal there are zeros
+          if (!full && k * kDepth + k16 * 16 > row) continue;  // above the diagonal there are zeros
           uint32_t a[4];
           if (direct)
             ldmatrix_transposed(a, wide(left, k16 * 16 + lane / 16 * 8 + lane % 8, warp * 2 + lane / 8 % 2));
@@ -288,7 +294,7 @@ struct Forward {
       store_shared(shifts(at.pass) + thread() * 4, top);
     }
     sync_block();
-    if (at.pass) rescale_sums<1>(first, second, shifts(at.pass - 1), shifts(at.pass));
+    if (at.pass) rescale_sums<1>(first, second, shifts(at.pass - 1), shifts(at.pass), kKeep && p.hard);
   }
 
   DEVICE void attend(const Block& s, const Texts& texts) {
@@ -297,6 +303,7 @@ struct Forward {
     Columns products, sums;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
+      if (kKeep && r && never(p)) return;
       Columns x;
       float weight[kSlots];
       logits<kNorm>(s, r, texts, p.scale, at.span() > 1 ? level(r) : nullptr, x, weight);
@@ -309,7 +316,8 @@ struct Forward {
         }
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          a[i] = exp2_fast(x[2 * n + i] * weight[n] - shift[i]);
+          const float above = relative < kKeep && !kBounded > (x[2 * n + i], weight[n], shift[i]);
+          a[i] = kKeep && p.hard ? (above == 0 ? 1.f : 0.f) : exp2_fast(above);
           if (region(r) >= length) a[i] = 0;
         }
         if constexpr (kCosine) {
@@ -342,7 +350,8 @@ struct Forward {
 
   // Adds a^T y, with y the rows of this pass of G a, and the diagonal terms of a^T G a.
   DEVICE void add_form(const Block& y) {
-    if (!kBounded && at.pass) rescale_sums<2>(first, second, shifts(at.pass - 1), shifts(at.pass));
+    // All of G a is relative to the last shift, of its lower half each pass to its own.
+    if (!kBounded && at.pass) rescale_sums<kKeep ? 1 : 2, 2>(first, second, shifts(at.pass - 1), shifts(at.pass));
     Columns form, diagonal;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -383,15 +392,18 @@ struct Forward {
     if (kCosine && at.part == Part::kAffinity) return store_shared(kept, float2{sums[0], sums[1]});
     float2 affinity{sums[0], sums[1]};
     if (kCosine) affinity = load_shared<float2>(kept);
-    if (!kCosine && p.hard && affinity.x == affinity.x)
+    if (!kCosine && !kKeep && p.hard && affinity.x == affinity.x)
       affinity = {load_shared<float>(shifts(at.passes - 1) + thread() * 4), 1.f};
-    finish(p, at.item, at.tile, thread(), affinity.x, affinity.y, sums[0], sums[1]);
+    const float shift = kBounded || !kKeep ? p.scale : load_shared<float>(shifts(at.passes - 1) + thread() * 4);
+    // The products that are kept are normalized.
+    const float square = kKeep && !at.direct() ? sums[0] * affinity.y : sums[0];
+    finish<kKeep>(p, at.item, at.tile, thread(), affinity.x, affinity.y, square, sums[1], shift);
   }
 };
 
-template <class T, WordNorm kNorm, bool kBounded, bool kCosine>
+template <class T, WordNorm kNorm, bool kBounded, bool kCosine, bool kKeep>
 KERNEL LAUNCH_BOUNDS(kThreads, 1) void forward(const GRID_CONSTANT ForwardProblem p) {
-  Forward<T, kNorm, kBounded, kCosine>(p, shared_base()).run();
+  Forward<T, kNorm, kBounded, kCosine, kKeep>(p, shared_base()).run();
 }
 
 }  // namespace sm80

@@ -36,6 +36,7 @@ struct Stage {
   DEVICE void next() {
     if (++slot == kStages) slot = 0, parity ^= 1;
   }
+  DEVICE int before() const { return slot ? slot - 1 : kStages - 1; }
 };
 DEVICE uint32_t filled(uint32_t shared, int slot) { return shared + kBarriers + slot * 16; }
 DEVICE uint32_t emptied(uint32_t shared, int slot) { return shared + kBarriers + slot * 16 + 8; }
@@ -43,7 +44,7 @@ DEVICE uint32_t emptied(uint32_t shared, int slot) { return shared + kBarriers +
 // Pairs of tiles with images, in the order in which the clusters take them.
 struct Work {
   const ForwardProblem& p;
-  int64_t number;
+  int number;  // a chunk of images has not 2^31 of them
   DEVICE Work(const ForwardProblem& p) : p(p), number(block() / kCtas) {}
   // Read again for each item, which costs less than to keep them.
   DEVICE int longs() const { return p.plan.counts[2]; }
@@ -63,6 +64,7 @@ struct Work {
   }
 };
 
+template <bool kKeep>
 DEVICE void fetch(const Problem& problem, uint32_t shared, bool cosine) {
   const ForwardProblem& p = problem.p;
   const int rank = cluster_rank(), depth_steps = p.dim / kDepth;
@@ -82,12 +84,13 @@ DEVICE void fetch(const Problem& problem, uint32_t shared, bool cosine) {
       stage.next();
     }
     if (!cosine) continue;
-    // Blocks of the Gram matrix up to the diagonal: of a pass those rows that block k of the regions is not above.
+    // Forward takes blocks of the Gram matrix up to the diagonal only: of a pass those rows that block k of the regions
+    // is not above.
 #pragma unroll 1
     for (int pass = 0; pass < passes; ++pass)
 #pragma unroll 1
-      for (int k = 0; k < (pass + 1) * kConsumers; ++k) {
-        const int first = k > pass * kConsumers ? k - pass * kConsumers : 0;
+      for (int k = 0; k < (kKeep ? passes : pass + 1) * kConsumers; ++k) {
+        const int first = !kKeep && k > pass * kConsumers ? k - pass * kConsumers : 0;
         const uint32_t to = shared + stage.slot * kStage, full = filled(shared, stage.slot);
         barrier_wait(emptied(shared, stage.slot), stage.parity ^ 1);
         barrier_expect(full, (kConsumers - first) * kBlock * kRow);
@@ -104,12 +107,12 @@ DEVICE void fetch(const Problem& problem, uint32_t shared, bool cosine) {
   for (int i = 0; i < kStages; ++i) barrier_wait(emptied(shared, stage.slot), stage.parity ^ 1), stage.next();
 }
 
-template <class T, WordNorm kNorm, bool kBounded, bool kCosine>
+template <class T, WordNorm kNorm, bool kBounded, bool kCosine, bool kKeep>
 struct Consumer {
   const ForwardProblem& p;
   const uint32_t shared;
   Stage stage;
-  int before = 0, pass = 0;
+  int pass = 0;
   Item item;
   float first[4], second[4];  // as in forward_sm80.h
 
@@ -119,7 +122,7 @@ struct Consumer {
 #pragma unroll 1
     for (Work work(p); !work.done(); work.next()) {
       item = work.item();
-      const int passes = work.passes(item), tile = p.plan.runs[item.run];
+      const int passes = work.passes(item);
       clear();
       // Both products by one piece of code: the assembler gives every set of accumulators registers of its own for the
       // whole kernel.
@@ -131,16 +134,25 @@ struct Consumer {
           fence_proxy_async();  // the attention was stored by threads, and wgmma reads it
           keep_sums();
           clear();
+          if (kKeep) sync();  // every thread divides by them
         }
         Block s;
-        multiply(s, form);
-        form ? add_form(s) : attend(s, texts_of(p.plan, tile));
+        multiply(s, form, passes);
+        if (form) {
+          if constexpr (kKeep)
+            keep_products<T>(p, again(item.image), again(region(0)), again(tile()), again(shared) + kSums, s);
+          add_form(s);
+        } else {
+          if constexpr (kKeep) keep_affinities<T>(p, again(item.image), again(region(0)), again(tile()), s);
+          attend(s, texts_of(p.plan, tile()));
+        }
       }
-      finish_item(tile, passes);
+      finish_item(passes);
     }
   }
 
  private:
+  DEVICE int tile() const { return p.plan.runs[item.run]; }
   DEVICE static int lane() { return thread() % 32; }
   DEVICE static int warp() { return thread() / 32 % 4; }  // of its group
   DEVICE static int group() { return thread() / 128 - 1; }
@@ -165,10 +177,11 @@ struct Consumer {
       wgmma<Operand, kWords>(d, left + k16 * 2, right + k16 * 2, accumulate || k16 > 0);
     wgmma_commit();
   }
-  DEVICE void multiply(Block& s, bool form) {
+  DEVICE void multiply(Block& s, bool form, int passes) {
     float (&d)[4 * kSlots] = reinterpret_cast<float (&)[4 * kSlots]>(s);
-    const int block = pass * kConsumers + group(), steps = form ? (pass + 1) * kConsumers : p.dim / kDepth;
-    const int last = form ? block : steps - 1;
+    const int block = pass * kConsumers + group(),
+              steps = form ? (kKeep ? passes : pass + 1) * kConsumers : p.dim / kDepth;
+    const int last = form && !kKeep ? block : steps - 1;
 #pragma unroll 1
     for (int k = 0; k <= last; ++k) {
       barrier_wait(filled(shared, stage.slot), stage.parity);
@@ -185,13 +198,12 @@ struct Consumer {
         multiply_stage<T>(d, left, right, k > 0);
       if (k) {
         wgmma_wait<1>();
-        release(before);
+        release(stage.before());
       }
-      before = stage.slot;
       stage.next();
     }
     wgmma_wait<0>(d);
-    release(before);
+    release(stage.before());
     // Blocks right of this group's diagonal were fetched for the groups below.
     for (int k = last + 1; k < steps; ++k)
       barrier_wait(filled(shared, stage.slot), stage.parity), release(stage.slot), stage.next();
@@ -219,7 +231,7 @@ struct Consumer {
       store_shared(shifts(pass) + number() * 4, top);
     }
     sync();
-    if (pass) rescale_sums<1>(first, second, shifts(pass - 1), shifts(pass));
+    if (pass) rescale_sums<1>(first, second, shifts(pass - 1), shifts(pass), kKeep && p.hard);
   }
 
   // Where this lane()'s part of the 8 x 8 matrices lies that hold 8 regions and the words of slot n + lane() / 8.
@@ -233,6 +245,7 @@ struct Consumer {
     if constexpr (!kBounded) raise_shifts(s, texts, length);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
+      if (kKeep && r && never(p)) return;
       Columns a, products;
       float weight[kSlots];
       logits<kNorm>(s, r, texts, p.scale, nullptr, a, weight);
@@ -246,7 +259,8 @@ struct Consumer {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           float& x = a[2 * n + i];
-          x = exp2_fast(x * weight[n] - shift[i]);
+          x = relative < kKeep && !kBounded > (x, weight[n], shift[i]);
+          x = kKeep && p.hard ? (x == 0 ? 1.f : 0.f) : exp2_fast(x);
           if (region(r) >= length) x = 0;
         }
       }
@@ -270,7 +284,7 @@ struct Consumer {
   }
 
   DEVICE void add_form(const Block& y) {
-    if (!kBounded && pass) rescale_sums<2>(first, second, shifts(pass - 1), shifts(pass));
+    if (!kBounded && pass) rescale_sums<kKeep ? 1 : 2, 2>(first, second, shifts(pass - 1), shifts(pass));
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       // The last pass may reach behind the padded rows; there is no attention then, and its norm is not read.
@@ -303,17 +317,20 @@ struct Consumer {
     const float d = sum_of(first), l = sum_of(second);
     if (number() < kWords) store_shared(shared + kSums + number() * 8, float2{d, l});
   }
-  DEVICE void finish_item(int tile, int passes) {
+  DEVICE void finish_item(int passes) {
     const float one = sum_of(first), other = sum_of(second);
     if (number() >= kWords) return;
     float2 affinity{one, other};
     if (kCosine) affinity = load_shared<float2>(shared + kSums + number() * 8);
-    if (!kCosine && p.hard && one == one) affinity = {load_shared<float>(shifts(passes - 1) + number() * 4), 1.f};
-    finish(p, item, tile, number(), affinity.x, affinity.y, one, other);
+    if (!kCosine && !kKeep && p.hard && one == one)
+      affinity = {load_shared<float>(shifts(passes - 1) + number() * 4), 1.f};
+    const float shift = kBounded || !kKeep ? p.scale : load_shared<float>(shifts(passes - 1) + number() * 4);
+    // The products that are kept are normalized.
+    finish<kKeep>(p, item, tile(), number(), affinity.x, affinity.y, kKeep ? one * affinity.y : one, other, shift);
   }
 };
 
-template <class T, WordNorm kNorm, bool kBounded, bool kCosine>
+template <class T, WordNorm kNorm, bool kBounded, bool kCosine, bool kKeep>
 KERNEL LAUNCH_BOUNDS(kThreads, 1) void forward(const GRID_CONSTANT Problem problem) {
   const uint32_t shared = shared_base();
   if (thread() == 0) {
@@ -324,10 +341,10 @@ KERNEL LAUNCH_BOUNDS(kThreads, 1) void forward(const GRID_CONSTANT Problem probl
   sync_cluster();
   if (thread() < 128) {
     fewer_registers<24>();
-    if (thread() == 0) fetch(problem, shared, kCosine);
+    if (thread() == 0) fetch<kKeep>(problem, shared, kCosine);
   } else {
     more_registers<160>();
-    Consumer<T, kNorm, kBounded, kCosine>(problem.p, shared).run();
+    Consumer<T, kNorm, kBounded, kCosine, kKeep>(problem.p, shared).run();
   }
 }
 

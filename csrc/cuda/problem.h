@@ -58,6 +58,21 @@ struct PackProblem {
   DType dtype;
 };
 
+// What backward keeps of the affinities of a chunk of tiles, in matrices (images, side, pitch) whose first column is
+// that of `first_tile`; planes of single words are (images, pitch).
+struct Kept {
+  // Of bfloat16 problems s / (|t| |v|) in float16, as good for a bfloat16 gradient as float32; of float16 ones s in
+  // float32. Null where nothing is kept.
+  void* affinities;
+  void* products;     // r^2 G a, likewise
+  float* statistics;  // (kStatistics, images, pitch)
+  int64_t pitch;
+  int32_t first_tile;
+};
+// Of a word and an image: what is subtracted in the exponents of its attention, the sum of the exponentials, the means
+// of s and of r^2 G a by the attention, and |c|.
+enum Statistic { kShift, kExponentials, kMeanAffinity, kMeanProduct, kContextNorm, kStatistics };
+
 struct ForwardProblem {
   const uint16_t* words;          // (tiles * kWords, dim)
   const float* word_norms;        // (tiles * kWords)
@@ -73,6 +88,7 @@ struct ForwardProblem {
   float* levels;        // (blocks, side, 2) maximum and sum of a text that fills several tiles
   float* similarities;  // (images, tiles * kWords)
   uint8_t* cancelled;   // (images, tiles) whether a word of an image and run waits for the direct way
+  Kept kept;
   int32_t images, side, dim, left_dim;
   float scale;  // attention scale times log2(e); 1 for the hard maximum
   WordNorm word_norm;
@@ -91,6 +107,39 @@ struct PoolProblem {
   float scale;
   Pool pool;
   bool mean, divide;
+};
+
+// Of a word and an image: what the attention e, not yet normalized, is multiplied by in the gradient of the affinity
+// directly, and times a difference of r^2 G a; its weight in that of G; what its own vector is multiplied by; and what
+// no |gs| is above.
+enum Coefficient { kOfAffinity, kOfProduct, kOfGram, kOfWord, kBound, kCoefficients };
+
+struct CoefficientProblem {
+  PoolProblem pool;
+  Kept kept;
+  const float* grad_scores;  // (images, texts)
+  const float* word_norms;   // of all columns
+  const float* unscale;      // (images), above every |v|
+  float* coefficients;       // (kCoefficients, images, pitch), zeros before
+  int32_t tiles;             // of the chunk
+  float attention_scale;     // 0 for the hard maximum, which passes no gradient
+  bool cosine;
+};
+
+struct GradientProblem {
+  Plan plan;
+  Kept kept;
+  // As matrices of the same pitch: gs in the dtype of the problem, and in float16 the attention weighted for gG and the
+  // attention, neither normalized. The first two may take the place of what was kept, where that has 16 bits.
+  uint16_t *gradient, *weighted, *attention;
+  const float* coefficients;
+  const float* word_norms;
+  const float* region_norms;  // (images, side)
+  const int64_t* region_lengths;
+  int32_t images, side;
+  float scale, attention_scale;  // as in forward, and as in coefficients
+  WordNorm word_norm;
+  bool hard, cosine;
 };
 
 // A word that waits for the direct way is marked by this similarity, which no cosine is.

@@ -29,6 +29,8 @@ DEVICE float reciprocal(float x) {
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
+// Not fused with a sum: the same bits wherever it is taken.
+DEVICE float rounded_product(float a, float b) { return __fmul_rn(a, b); }
 DEVICE float as_float(uint32_t bits) { return __uint_as_float(bits); }
 DEVICE uint32_t as_bits(float x) { return __float_as_uint(x); }
 struct BFloat16 {};
@@ -55,6 +57,12 @@ DEVICE float high(uint32_t pair) {
   float value;
   asm("{\n.reg .b16 l, h;\nmov.b32 {l, h}, %1;\ncvt.f32.f16 %0, h;\n}" : "=f"(value) : "r"(pair));
   return value;
+}
+
+// The same value, unknown to the compiler: what is made of it is made here, and not kept in registers from before.
+DEVICE int again(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
 }
 
 // Shared memory.
@@ -90,6 +98,11 @@ DEVICE void store_shared(uint32_t address, T value) {
     asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(u.words[0]), "r"(u.words[1]),
                  "r"(u.words[2]), "r"(u.words[3])
                  : "memory");
+}
+
+// Global memory: the compiler would store four times.
+DEVICE void store_global(void* to, uint4 v) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
 }
 
 // Barriers of threads.

@@ -7,10 +7,16 @@ namespace gloria_cuda {
 
 namespace {
 
+template <class T, WordNorm kNorm, bool kBounded, bool kCosine>
+void forward(const Grid& grid, const ForwardProblem& problem) {
+  problem.kept.affinities ? execute<sm80::forward<T, kNorm, kBounded, kCosine, true>>(grid, problem)
+                          : execute<sm80::forward<T, kNorm, kBounded, kCosine, false>>(grid, problem);
+}
+
 template <class T, WordNorm kNorm, bool kBounded>
 void forward(const Grid& grid, const ForwardProblem& problem) {
-  problem.norm == Norm::kNone ? execute<sm80::forward<T, kNorm, kBounded, false>>(grid, problem)
-                              : execute<sm80::forward<T, kNorm, kBounded, true>>(grid, problem);
+  problem.norm == Norm::kNone ? forward<T, kNorm, kBounded, false>(grid, problem)
+                              : forward<T, kNorm, kBounded, true>(grid, problem);
 }
 
 template <class T>

@@ -43,10 +43,16 @@ TensorMap tensor_map(const void* base, DType, uint64_t width, uint64_t rows, uin
 }
 #endif
 
+template <class T, WordNorm kNorm, bool kBounded, bool kCosine>
+void forward(const Grid& grid, const sm90::Problem& problem) {
+  problem.p.kept.affinities ? execute<sm90::forward<T, kNorm, kBounded, kCosine, true>>(grid, problem)
+                            : execute<sm90::forward<T, kNorm, kBounded, kCosine, false>>(grid, problem);
+}
+
 template <class T, WordNorm kNorm, bool kBounded>
 void forward(const Grid& grid, const sm90::Problem& problem) {
-  problem.p.norm == Norm::kNone ? execute<sm90::forward<T, kNorm, kBounded, false>>(grid, problem)
-                                : execute<sm90::forward<T, kNorm, kBounded, true>>(grid, problem);
+  problem.p.norm == Norm::kNone ? forward<T, kNorm, kBounded, false>(grid, problem)
+                                : forward<T, kNorm, kBounded, true>(grid, problem);
 }
 
 template <class T>

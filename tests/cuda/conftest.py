@@ -3,7 +3,7 @@
 import emulation
 import pytest
 
-from gloria_ops.backends import cuda
+from gloria_ops.backends.cuda import device
 
 
 @pytest.fixture(scope="session")
@@ -18,5 +18,5 @@ def built():
 def kernels(built, request):
     module = emulation.load(built)
     module.set_schedule(0)
-    with cuda.emulated_by(module, hopper=request.param):
+    with device.emulated_by(module, hopper=request.param):
         yield module

@@ -15,7 +15,7 @@ class Mutant(NamedTuple):
 SM80 = "forward_sm80.h"
 SM90 = "forward_sm90.h"
 # The kernels around the products.
-SMALL = ("plan.h", "pack.h", "pool.h")
+SMALL = ("plan.h", "pack.h", "pool.h", "coefficients.h", "gradient.h")
 MUTANTS = [
     Mutant(
         "one group of copies too few is waited for", SM80, "wait_copies<kStages - 2>();", "wait_copies<kStages - 1>();"
@@ -49,13 +49,13 @@ MUTANTS = [
     Mutant(
         "shifts are read before they are there",
         SM80,
-        "    sync_block();\n    if (at.pass) rescale_sums<1>(first, second, shifts(at.pass - 1), shifts(at.pass));",
-        "    if (at.pass) rescale_sums<1>(first, second, shifts(at.pass - 1), shifts(at.pass));",
+        "    sync_block();\n    if (at.pass) rescale_sums<1>",
+        "    if (at.pass) rescale_sums<1>",
     ),
     Mutant(
         "sums keep an old shift",
         SM80,
-        "    if (at.pass) rescale_sums<1>(first, second, shifts(at.pass - 1), shifts(at.pass));\n",
+        "    if (at.pass) rescale_sums<1>(first, second, shifts(at.pass - 1), shifts(at.pass), kKeep && p.hard);\n",
         "",
     ),
     Mutant("products keep an old shift", SM80, "if (!kBounded && k && k % kStepsOfPass == 0)", "if (false)"),
@@ -102,8 +102,8 @@ MUTANTS = [
     Mutant(
         "a stage is released before its products are done",
         SM90,
-        "        wgmma_wait<1>();\n        release(before);\n",
-        "        release(before);\n        wgmma_wait<1>();\n",
+        "        wgmma_wait<1>();\n        release(stage.before());\n",
+        "        release(stage.before());\n        wgmma_wait<1>();\n",
     ),
     Mutant(
         "accumulators are read under way",
@@ -161,6 +161,42 @@ MUTANTS = [
         "region, item.image, full, all);",
         "region, item.image, full);",
     ),
+    # Backward.
+    Mutant("backward takes half of G", SM80, "full = kKeep || direct;", "full = direct;"),
+    Mutant(
+        "the producer fetches half of G for backward",
+        SM90,
+        "k < (kKeep ? passes : pass + 1) * kConsumers; ++k) {",
+        "k < (pass + 1) * kConsumers; ++k) {",
+    ),
+    Mutant("sums are divided by before they are there", SM90, "          if (kKeep) sync();", "          "),
+    Mutant("the form of all of G keeps an old shift", SM80, "rescale_sums<kKeep ? 1 : 2, 2>", "rescale_sums<2, 2>"),
+    Mutant("what was lower than the hard maximum remains", "attention.h", "hard && before[i] != now[i]", "false"),
+    Mutant(
+        "the attention sees other affinities than its gradient",
+        "attention.h",
+        "      x = low<Float16>(pair), y = high<Float16>(pair);\n",
+        "",
+    ),
+    Mutant(
+        "backward trusts the norms of cancelling contexts",
+        "attention.h",
+        "if (kKeep) statistic(p, kContextNorm",
+        "if (kKeep && p.norm == Norm::kGram) statistic(p, kContextNorm",
+    ),
+    Mutant(
+        "the gradient of a pool that is divided is scaled",
+        "coefficients.h",
+        "p.pool == Pool::kMax || p.divide ?",
+        "p.pool == Pool::kMax ?",
+    ),
+    Mutant("the mean of the affinities stays", "gradient.h", "(r.s[i] - means[i])", "r.s[i]"),
+    Mutant("the mean of G a stays", "gradient.h", "(products[i] - product_means[i])", "products[i]"),
+    Mutant("the norm over words takes in the text before", "gradient.h", "slot - step >= first", "slot - step >= 0"),
+    Mutant("a slot has the sum up to itself", "gradient.h", "shuffle(v, lane - slot + last)", "shuffle(v, lane)"),
+    Mutant("only the last tile of a long text counts", "gradient.h", "inner += r.inner;", "inner = r.inner;"),
+    Mutant("padding behind the regions has attention", "gradient.h", "row >= length ? 0.f : ", ""),
+    Mutant("the weighted attention lacks its weight", "gradient.h", "of_gram[i] * r.e[i]", "r.e[i]"),
 ]
 # Changes that are none: they must pass, or the checks catch too much.
 CONTROLS = [

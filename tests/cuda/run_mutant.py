@@ -7,16 +7,21 @@ from types import ModuleType
 
 import emulation
 import torch
-from cuda_checks import SCORES, assert_as_accurate, scores
+from cuda_checks import SCORES, assert_as_accurate, assert_gradients_as_accurate, scores
 from problems import problem
 
-from gloria_ops.backends import cuda
+from gloria_ops.backends.cuda import device
 
 CASES = (
     (problem("random", 2, 5, 140, 40, 40, seed=1), ("released", "none, cosine", "paper")),
     (problem("random", 2, 5, 250, 100, 200, seed=4), ("none, cosine",)),
     (problem("random", 1, 2, 20, 200, 16, seed=2), ("released", "softmax, dot")),
     (problem("random", 1, 2, 390, 12, 232, seed=3), ("none, cosine",)),
+)
+GRADIENTS = (
+    (problem("random", 2, 5, 200, 40, 40, seed=1), ("released", "none, cosine", "a scale that needs the maximum")),
+    (problem("random", 1, 2, 20, 200, 16, seed=2), ("released",)),
+    (problem("random", 1, 3, 250, 9, 24, seed=5), ("maxsim",)),
 )
 
 
@@ -27,7 +32,7 @@ def main() -> None:
 
 
 def check(kernels: ModuleType, hopper: bool) -> None:
-    with cuda.emulated_by(kernels, 2, hopper):
+    with device.emulated_by(kernels, 2, hopper):
         for schedule in range(3):
             kernels.set_schedule(schedule)
             for given, names in CASES:
@@ -46,6 +51,16 @@ def check(kernels: ModuleType, hopper: bool) -> None:
         ):
             given = given.to(torch.float16)
             assert_as_accurate(scores(given, score), given, score)
+        kernels.set_schedule(0)
+        for given, names in GRADIENTS:
+            for name in names:
+                assert_gradients_as_accurate(given.to(torch.bfloat16), SCORES[name])
+        opposite = problem("nearly_opposite", 2, 5, 36, 9, 32, seed=3, magnitudes=(1.0, 1e-3))
+        opposite = opposite._replace(region_lengths=torch.full_like(opposite.region_lengths, 36))
+        disliked = problem("random", 2, 3, 20, 6, 16)
+        disliked.regions[..., 0], disliked.words[..., 0] = 1, -100
+        for given, name in ((opposite, "released"), (disliked, "none, cosine")):
+            assert_gradients_as_accurate(given.to(torch.float16), SCORES[name])
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from problems import PRESETS, problem
 
 from gloria_ops import LocalScore, backends, local_scores
 from gloria_ops.backends import cuda
+from gloria_ops.backends.cuda import device
+from gloria_ops.backends.cuda.pack import pack_words
 from gloria_ops.tokens import Ragged
 
 RELEASED = PRESETS["released"]
@@ -15,8 +17,8 @@ RELEASED = PRESETS["released"]
 
 def test_it_is_never_the_automatic_choice(kernels):
     for dtype in (torch.bfloat16, torch.float16):
-        for device in ("cpu", "cuda"):
-            assert backends.choose(None, RELEASED, dtype, torch.device(device)) != cuda.name
+        for kind in ("cpu", "cuda"):
+            assert backends.choose(None, RELEASED, dtype, torch.device(kind)) != cuda.name
 
 
 @pytest.mark.parametrize(
@@ -36,18 +38,11 @@ def test_what_it_lacks_is_refused_by_name(kernels, dtype, score, said):
 
 
 def test_without_the_extension_it_says_how_to_build_it(monkeypatch):
-    monkeypatch.setattr(cuda, "_kernels", None)
-    monkeypatch.setattr(cuda, "_import_error", "No module named 'gloria_ops._cuda'", raising=False)
+    monkeypatch.setattr(device, "kernels", None)
+    monkeypatch.setattr(device, "import_error", "No module named 'gloria_ops._cuda'")
     given = problem("random", 2, 2, 9, 5, 16).to(torch.bfloat16)
     with pytest.raises(RuntimeError, match=r"gloria_ops\._cuda is missing .* nvcc >= 12\.4"):
         scores(given, RELEASED)
-
-
-def test_there_are_no_gradients_yet(kernels):
-    given = problem("random", 2, 2, 9, 5, 16).to(torch.bfloat16)
-    found = local_scores(given.regions.requires_grad_(), given.words, score=RELEASED, backend="cuda")
-    with pytest.raises(NotImplementedError, match="no gradients yet: take backend='triton'"):
-        found.sum().backward()
 
 
 def test_more_regions_than_the_kernels_take_are_refused(kernels):
@@ -63,7 +58,7 @@ def test_every_word_has_a_column_and_texts_stay_in_their_tiles(kernels, most):
     lengths[7] = most
     starts = lengths.cumsum(0) - lengths
     texts = Ragged(torch.zeros(int(lengths.sum()), 8, dtype=torch.bfloat16), starts, lengths)
-    words = cuda._pack_words(texts, cuda._device(texts.rows))
+    words = pack_words(texts)
     rows, columns, counts = (words.kept[key] for key in ("rows", "columns", "counts"))
     used = int(counts[1])
     assert rows[:used].flatten().sort().values[-int(lengths.sum()) :].tolist() == list(range(int(lengths.sum())))
@@ -84,7 +79,7 @@ def test_real_reports_fill_the_tiles(kernels):
     """Of the columns in use, most are words: 64 reports of 5 to 97 words."""
     lengths = torch.randint(5, 98, (64,), generator=torch.Generator().manual_seed(0))
     texts = Ragged(torch.zeros(int(lengths.sum()), 8, dtype=torch.bfloat16), lengths.cumsum(0) - lengths, lengths)
-    words = cuda._pack_words(texts, cuda._device(texts.rows))
+    words = pack_words(texts)
     assert int(lengths.sum()) >= 0.85 * int(words.kept["counts"][1]) * kernels.WORDS
 
 

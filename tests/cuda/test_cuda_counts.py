@@ -14,7 +14,7 @@ from cuda_checks import SCORES, scores
 from problems import problem
 
 from bench import cuda_code
-from gloria_ops.backends import cuda
+from gloria_ops.backends.cuda import device
 
 TABLE = os.environ.get("GLORIA_CUDA_COUNTS")
 REGIONS, WIDTH, WORDS = 361, 768, 128
@@ -30,8 +30,8 @@ _counted: dict[str, dict[str, float]] = {}
 def test_no_bank_conflicts_and_little_waste(kernels, name):
     given = problem("random", 1, TILES, REGIONS, WORDS, WIDTH)
     given = given._replace(word_lengths=torch.full((TILES,), WORDS)).to(torch.bfloat16)
-    hopper = cuda._emulated.hopper
-    with cuda.emulated_by(kernels, TILES, hopper):
+    hopper = device.emulated.hopper
+    with device.emulated_by(kernels, TILES, hopper):
         kernels.take_counters()
         scores(given, SCORES[name])
         counted = kernels.take_counters()

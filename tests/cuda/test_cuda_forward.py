@@ -11,6 +11,8 @@ from tolerances import ANY_SHAPE
 
 from gloria_ops import LocalScore, local_scores
 from gloria_ops.backends import cuda
+from gloria_ops.backends.cuda import device
+from gloria_ops.backends.cuda import scores as cuda_scores
 from gloria_ops.tokens import Ragged
 
 DTYPES = (torch.bfloat16, torch.float16)
@@ -140,7 +142,7 @@ def test_the_floor_of_the_cosine(kernels):
 def test_chunks_of_images_change_nothing(kernels, monkeypatch):
     given = problem("random", 5, 4, 50, 12, 24).to(torch.bfloat16)
     whole = scores(given, SCORES["released"])
-    monkeypatch.setattr(cuda, "_WORKSPACE_BYTES", 1)
+    monkeypatch.setattr(cuda_scores, "WORKSPACE_BYTES", 1)
     assert torch.equal(scores(given, SCORES["released"]), whole)
 
 
@@ -149,7 +151,7 @@ def test_any_number_of_blocks_gives_the_same_bits(kernels, name):
     given = problem("random", 3, 12, 50, 40, 24).to(torch.bfloat16)
     whole = scores(given, SCORES[name])
     for processors in (4, 7):
-        with cuda.emulated_by(kernels, processors, cuda._emulated.hopper):
+        with device.emulated_by(kernels, processors, device.emulated.hopper):
             assert torch.equal(scores(given, SCORES[name]), whole)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cuda_checks import SCORES, assert_as_accurate, scores
+from cuda_checks import SCORES, assert_as_accurate, assert_gradients_as_accurate, gradients, scores
 from problems import Problem, problem
 from tolerances import ANY_SHAPE
 
@@ -36,11 +36,21 @@ def test_scores_err_no_more_than_eager(name, shape, dtype):
     assert_as_accurate(scores(given, SCORES[name]), given, SCORES[name], slack)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", SCORES)
+def test_gradients_err_no_more_than_eager(name, shape, dtype):
+    given = on_gpu(problem("random", *SHAPES[shape])).to(dtype)
+    assert_gradients_as_accurate(given, SCORES[name], ANY_SHAPE if shape == "one" else 1)
+
+
 @pytest.mark.parametrize("name", ["released", "paper"])
 def test_the_same_inputs_give_the_same_bits(name):
     given = on_gpu(problem("random", 64, 64, 361, 97, 768)).to(torch.bfloat16)
-    first = scores(given, SCORES[name])
-    assert all(torch.equal(scores(given, SCORES[name]), first) for _ in range(3))
+    first, of_first = scores(given, SCORES[name]), gradients(given, SCORES[name])
+    for _ in range(3):
+        assert torch.equal(scores(given, SCORES[name]), first)
+        assert all(map(torch.equal, gradients(given, SCORES[name]), of_first))
 
 
 def test_contexts_that_nearly_cancel():

@@ -34,7 +34,7 @@ def verdict(mutant: Mutant, folder: Path, unbroken: Path) -> subprocess.Complete
     )
     command = [sys.executable, emulation.ROOT / "tests" / "cuda" / "run_mutant.py", module]
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    found = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    found = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment, check=False)
     shutil.rmtree(module.parent)
     return found
 

@@ -43,6 +43,11 @@ inline float exp2_fast(float x) {
   return y < 1.17549435e-38f ? 0.f : y;  // .ftz
 }
 inline float reciprocal(float x) { return 1.f / x; }
+inline float rounded_product(float a, float b) {
+  float product = a * b;
+  asm("" : "+x"(product));
+  return product;
+}
 inline float as_float(uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, 4);
@@ -87,6 +92,8 @@ float high(uint32_t pair) {
   return T::value(static_cast<uint16_t>(pair >> 16));
 }
 
+inline int again(int x) { return x; }
+
 // Shared memory.
 template <class T>
 T load_shared(uint32_t address) {
@@ -110,6 +117,8 @@ void store_shared(uint32_t address, T value) {
   machine->memory.written(full, sizeof(T), self->agent, self->now, false);
 }
 
+inline void store_global(void* to, const uint4& v) { std::memcpy(to, &v, sizeof v); }
+
 // Barriers of threads.
 inline void sync_warp() {
   int none = 0;
@@ -124,24 +133,21 @@ inline void sync_threads(int number, int count) {
 inline void sync_block() { sync_threads(0, machine->threads); }
 
 // Exchange within a warp.
-template <class Choose>
-float exchange(const char* what, float value, Choose&& source) {
+inline float shuffle(float value, int from) {
   struct Mine {
     float in, out;
-  } mine{value, 0};
-  machine->meet_warp(what, mine, [&](Members& members) {
+    int from;
+  } mine{value, 0, from & 31};
+  machine->meet_warp("shfl", mine, [](Members& members) {
     ++counters.shuffles;
-    for (int lane = 0; lane < 32; ++lane)
-      static_cast<Mine*>(members[lane]->argument)->out = static_cast<Mine*>(members[source(lane)]->argument)->in;
+    for (auto* each : members) {
+      Mine& own = *static_cast<Mine*>(each->argument);
+      own.out = static_cast<Mine*>(members[own.from]->argument)->in;
+    }
   });
   return mine.out;
 }
-inline float shuffle_xor(float value, int mask) {
-  return exchange("shfl.bfly", value, [mask](int lane) { return lane ^ mask; });
-}
-inline float shuffle(float value, int from) {
-  return exchange("shfl.idx", value, [from](int) { return from; });
-}
+inline float shuffle_xor(float value, int mask) { return shuffle(value, thread() ^ mask); }
 inline bool any(bool condition) {
   struct Mine {
     bool in, out;

@@ -1,0 +1,251 @@
+"""Backward: affinities and attention once more, their gradient elementwise, and plain products, chunk by chunk.
+
+Chunks of images are the outer loop: the gradients of a chunk's regions are complete before the next begins, those of
+the words are summed in float32 chunk after chunk. Nothing is added by atomics, so the same inputs give the same bits.
+A chunk of images with a chunk of tiles has, for each affinity,
+
+    s       bfloat16 problems keep float16 of it, float16 ones float32
+    G a     likewise; for the cosine only
+    gs      in the dtype of the problem; in the place of s, where that has 16 bits
+    w a     float16, with w the weight of a word's attention in gG; in the place of G a, likewise
+    a       float16
+
+as matrices (images, side, columns), and the products are gT += gsᵀ V, gV += gs T and gG += (w a) aᵀ.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gloria_ops.backends.cuda.device import device_of, dtype_of, empty, loaded, zeros
+from gloria_ops.backends.cuda.pack import (
+    Images,
+    Words,
+    longest,
+    pack_images,
+    pack_words,
+    padded,
+    power_of_two_above,
+    scaled,
+)
+from gloria_ops.backends.cuda.scores import exponent_scale, gram, similarities
+from gloria_ops.score import LocalScore
+from gloria_ops.tokens import Ragged
+
+# Bytes of the matrices of a chunk (at least one image with one run of tiles).
+WORKSPACE_BYTES = 384 << 20
+# Where float16 gradients end.
+_LARGEST = 2.0**15
+
+
+class _Tiles(NamedTuple):
+    """A chunk of tiles: whole runs, so that no text is cut."""
+
+    first_run: int
+    counts: Tensor  # what stands for those of the plan
+    first: int
+    tiles: int
+
+
+class _Scratch(NamedTuple):
+    """The matrices of a chunk: (images, side, columns), or flat, for one chunk after the other."""
+
+    affinities: Tensor
+    products: Tensor
+    gradient: Tensor
+    weighted: Tensor
+    attention: Tensor
+
+    @staticmethod
+    def bytes_of_value(dtype: torch.dtype, cosine: bool) -> int:
+        """Of all matrices together."""
+        wide = dtype == torch.float16
+        return (6 if wide else 2) + cosine * (8 if wide else 4)
+
+    @classmethod
+    def of(cls, rows: Tensor, values: int, cosine: bool) -> _Scratch:
+        """Room for so many values in each."""
+        wide, half = rows.dtype == torch.float16, torch.float16
+        of_cosine = values * cosine
+        s, h = (empty(rows, each, dtype=torch.float32 if wide else half) for each in (values, of_cosine))
+        gs, wa = (empty(rows, each, dtype=half) for each in (values, of_cosine)) if wide else (s, h)
+        return cls(s, h, gs.view(rows.dtype), wa, empty(rows, of_cosine, dtype=half))
+
+    def matrices(self, *shape: int) -> _Scratch:
+        """Those of a chunk."""
+        return _Scratch(*(each[: math.prod(shape)].view(shape) if each.numel() else each for each in self))
+
+
+def backward(grad_scores: Tensor, images: Ragged, texts: Ragged, score: LocalScore) -> tuple[Tensor, Tensor]:
+    """Gradients of the rows of images and texts, of their shape and dtype; rows that belong to no item get zeros.
+
+    Raises:
+        NotImplementedError: more regions an image than the kernels take.
+    """
+    kernels, count, most = loaded(), images.starts.numel(), longest(images)
+    side = padded(most, kernels.ROWS)
+    words = pack_words(texts)
+    cosine = score.similarity == "cosine"
+    # The score of an image longer than its share of the rows is NaN, and so are its gradients.
+    grad_scores = grad_scores.float().masked_fill((images.lengths > most)[:, None], math.nan)
+    # As many images as columns of words: then the sums of both gradients are read and written least often.
+    values = WORKSPACE_BYTES // _Scratch.bytes_of_value(images.rows.dtype, cosine)
+    at_once = max(1, min(count, math.isqrt(values) // side))
+    chunks = list(_chunks_of_tiles(words, values // (at_once * side * kernels.WORDS)))
+    values = at_once * side * max((chunk.tiles for chunk in chunks), default=0) * kernels.WORDS
+    scratch = _Scratch.of(images.rows, values, cosine)
+    grad_regions, grad_words = torch.zeros_like(images.rows), torch.zeros_like(texts.rows)
+    columns = sum(chunk.tiles for chunk in chunks) * kernels.WORDS
+    of_columns, of_words = zeros(words.rows, columns, words.rows.shape[1]), zeros(words.rows, columns)
+    for first in range(0, count, at_once):
+        which = slice(first, first + at_once)
+        chunk = pack_images(images, which, side)
+        own = zeros(chunk.rows, chunk.norms.numel(), chunk.rows.shape[2])
+        _add_images(
+            chunk, words, chunks, texts, grad_scores[which].contiguous(), score, scratch, own, of_columns, of_words
+        )
+        position = torch.arange(side, device=own.device)
+        rows = images.starts[which, None] + position
+        _put(grad_regions, torch.where(position < chunk.lengths[:, None], rows, -1).flatten(), own)
+    # For the cosine, a word's own vector has a part.
+    of_columns.addcmul_(of_words[:, None], words.rows[:columns])
+    _put(grad_words, words.kept["rows"].flatten()[:columns], of_columns)
+    return grad_regions, grad_words
+
+
+def _add_images(
+    chunk: Images,
+    words: Words,
+    chunks: list[_Tiles],
+    texts: Ragged,
+    grad_scores: Tensor,
+    score: LocalScore,
+    scratch: _Scratch,
+    of_regions: Tensor,
+    of_columns: Tensor,
+    of_words: Tensor,
+) -> None:
+    """Adds the gradients that some images give themselves and the words, chunk by chunk of tiles."""
+    kernels, rows, cosine = loaded(), chunk.rows, score.similarity == "cosine"
+    count, side, dim = rows.shape
+    flat = rows.flatten(0, 1)
+    hard = math.isinf(score.attention_scale)
+    regions, unscale = scaled(chunk, padded(dim, kernels.ROWS))
+    grams = gram(regions).half() if cosine else None
+    grad_grams = zeros(rows, count, side, side) if cosine else None
+    for tiles in chunks:
+        pitch = tiles.tiles * kernels.WORDS
+        matrices = scratch.matrices(count, side, pitch)
+        statistics = zeros(rows, kernels.STATISTICS, count, pitch)
+        factors = zeros(rows, kernels.COEFFICIENTS, count, pitch)
+        plan = words.plan(tiles.first_run, tiles.counts)
+        kept = kernels.Kept(
+            affinities=matrices.affinities.data_ptr(),
+            products=matrices.products.data_ptr(),
+            statistics=statistics.data_ptr(),
+            pitch=pitch,
+            first_tile=tiles.first,
+        )
+        found = similarities(chunk, words, score, plan, kept, regions, grams, unscale)
+        kernels.coefficients(
+            device_of(rows),
+            kept,
+            similarities=found.data_ptr(),
+            lengths=texts.lengths.data_ptr(),
+            columns=words.kept["columns"].data_ptr(),
+            width=found.shape[1],
+            images=count,
+            texts=texts.starts.numel(),
+            scale=score.word_scale,
+            kind=getattr(kernels.Pool, score.pool),
+            divide=score.pool_divide,
+            grad_scores=grad_scores.data_ptr(),
+            word_norms=words.norms.data_ptr(),
+            unscale=unscale.data_ptr(),
+            coefficients=factors.data_ptr(),
+            tiles=tiles.tiles,
+            attention_scale=0.0 if hard else score.attention_scale,
+            cosine=cosine,
+        )
+        of_chunk = slice(tiles.first * kernels.WORDS, tiles.first * kernels.WORDS + pitch)
+        of_words[of_chunk] += factors[kernels.OF_WORD].sum(0)
+        # float16 takes what is brought to its range, by powers of two, and bfloat16 all.
+        bound = power_of_two_above(factors[kernels.BOUND], 0, 1) / _LARGEST
+        if rows.dtype == torch.bfloat16:
+            bound = torch.ones_like(bound)
+        factors[[kernels.OF_AFFINITY, kernels.OF_PRODUCT]] /= bound
+        weight = power_of_two_above(factors[kernels.OF_GRAM], 1)
+        factors[kernels.OF_GRAM] /= weight[:, None]
+        kernels.gradient(
+            device_of(rows),
+            plan,
+            kept,
+            dtype_of(rows),
+            gradient=matrices.gradient.data_ptr(),
+            weighted=matrices.weighted.data_ptr(),
+            attention=matrices.attention.data_ptr(),
+            coefficients=factors.data_ptr(),
+            word_norms=words.norms.data_ptr(),
+            region_norms=chunk.norms.data_ptr(),
+            region_lengths=chunk.lengths.data_ptr(),
+            images=count,
+            side=side,
+            scale=exponent_scale(score),
+            attention_scale=0.0 if hard else score.attention_scale,
+            word_norm=getattr(kernels.WordNorm, score.word_norm),
+            hard=hard,
+            cosine=cosine,
+        )
+        gs = matrices.gradient.flatten(0, 1)
+        of_columns[of_chunk].addcmul_(_products(gs.T, flat), bound)
+        of_regions.addcmul_(_products(gs, words.rows[of_chunk]), bound)
+        if grad_grams is not None:
+            grad_grams.addcmul_(_products(matrices.weighted, matrices.attention.mT), weight[:, None, None])
+    if grad_grams is not None:
+        # gG is symmetric, and only half of it is of each place: V receives it whole.
+        of_gram = power_of_two_above(grad_grams, 1, 2)[:, None, None]
+        products = _products((grad_grams / of_gram).half(), regions)[:, :, :dim]
+        of_regions.view(rows.shape).addcmul_(products, of_gram / unscale[:, None, None])
+
+
+def _chunks_of_tiles(words: Words, tiles_at_once: int) -> Iterator[_Tiles]:
+    """Runs as many as fit, at least one; here alone the host waits for the device."""
+    used = torch.cat([words.kept["counts"], words.kept["spans"]]).tolist()
+    runs, _, long_runs = used[:3]
+    spans = used[3 : 3 + runs]
+    cuts, tiles = [0], 0
+    for run, span in enumerate(spans):
+        if tiles and tiles + span > tiles_at_once:
+            cuts.append(run)
+            tiles = 0
+        tiles += span
+    ends = [*cuts[1:], runs]
+    counts = [[end - run, 0, max(0, min(end, long_runs) - run)] for run, end in zip(cuts, ends, strict=True)]
+    on_device = torch.tensor(counts, dtype=torch.int32).to(words.rows.device)
+    first = 0
+    for run, end, of_chunk in zip(cuts, ends, on_device, strict=True):
+        yield _Tiles(run, of_chunk, first, sum(spans[run:end]))
+        first += sum(spans[run:end])
+
+
+def _products(a: Tensor, b: Tensor) -> Tensor:
+    """Products of matrices in 16 bits, summed and given in float32."""
+    if a.is_cuda:
+        return (torch.mm if a.dim() == 2 else torch.bmm)(a, b, out_dtype=torch.float32)
+    return a.float() @ b.float()
+
+
+def _put(to: Tensor, places: Tensor, rows: Tensor) -> None:
+    """Writes packed rows to where they came from; those of padding, whose place is -1, nowhere."""
+    sources = torch.full((to.shape[0] + 1,), -1, dtype=torch.int64, device=to.device)
+    sources.scatter_(
+        0, torch.where(places < 0, to.shape[0], places).long(), torch.arange(places.numel(), device=to.device)
+    )
+    sources = sources[:-1, None]
+    found = rows.index_select(0, sources.clamp(min=0).squeeze(1))[:, : to.shape[1]]
+    to.copy_(torch.where(sources < 0, to, found))

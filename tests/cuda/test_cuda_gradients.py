@@ -1,0 +1,149 @@
+"""The gradients of the CUDA backend, emulated, against the formulas in float64."""
+
+import math
+
+import pytest
+import torch
+from cuda_checks import LONG, SCHEDULES, SCORES, assert_gradients_as_accurate, gradients
+from problems import POOLS, PRESETS, problem
+from tolerances import ANY_SHAPE
+
+from gloria_ops import LocalScore
+from gloria_ops.backends import cuda
+from gloria_ops.backends.cuda import device
+from gloria_ops.backends.cuda import gradients as cuda_gradients
+from gloria_ops.tokens import Ragged
+
+DTYPES = (torch.bfloat16, torch.float16)
+# images, texts, M, W, D: several texts in a tile; texts of several tiles; more passes than fit on chip; one of
+# everything.
+SHAPES = {
+    "short texts": (2, 9, 70, 20, 24),
+    "long texts": (2, 3, 60, 300, 40),
+    "off chip": (1, 3, 400, 40, 136),
+    "one": (1, 1, 1, 1, 3),
+}
+# Beyond short texts in bfloat16, the short profile takes what has code of its own there.
+ELSEWHERE = {
+    "short texts": ("released", "maxsim", "a scale that needs the maximum"),
+    "long texts": ("released", "paper"),
+    "off chip": ("none, cosine", "maxsim"),
+    "one": ("released",),
+}
+CASES = [
+    (shape, name, dtype)
+    for shape in SHAPES
+    for name in SCORES
+    for dtype in DTYPES
+    if LONG
+    or (shape == "short texts" and dtype == torch.bfloat16)
+    or (name in ELSEWHERE[shape] and (dtype == torch.float16) == (shape == "short texts"))
+]
+
+
+@pytest.mark.parametrize(("shape", "name", "dtype"), CASES, ids=str)
+def test_gradients_err_no_more_than_eager(kernels, shape, name, dtype):
+    given = problem("random", *SHAPES[shape], seed=1).to(dtype)
+    for schedule in SCHEDULES:
+        kernels.set_schedule(schedule)
+        assert_gradients_as_accurate(given, SCORES[name], slack=ANY_SHAPE if shape == "one" else 1)
+
+
+@pytest.mark.parametrize("pool", POOLS, ids=str)
+def test_every_pool(kernels, pool):
+    kind, mean, divide = pool
+    score = LocalScore(pool=kind, pool_mean=mean, pool_divide=divide)
+    assert_gradients_as_accurate(problem("correlated", 2, 3, 12, 9, 40).to(torch.bfloat16), score)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", ["released", "none, cosine"])
+def test_contexts_that_nearly_cancel(kernels, name, dtype):
+    """Every second region is nearly the opposite of the one before, at a flat attention: the norms come from c."""
+    given = problem("nearly_opposite", 2, 5, 36, 9, 32, seed=3, magnitudes=(1.0, 1e-3))
+    full = given._replace(region_lengths=torch.full_like(given.region_lengths, 36))
+    assert_gradients_as_accurate(full.to(dtype), SCORES[name])
+
+
+@pytest.mark.parametrize("kind", ["centered", "nearly_equal"])
+def test_small_differences_of_large_numbers(kernels, kind):
+    assert_gradients_as_accurate(problem(kind, 2, 5, 36, 9, 32, seed=3).to(torch.bfloat16), SCORES["released"])
+
+
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+@pytest.mark.parametrize("word_norm", ["none", "softmax"])
+def test_an_attention_that_is_all_at_one_region_has_no_gradient(kernels, word_norm, similarity):
+    """One region: nothing but gs = gd a remains, whatever the scale that a maximum is subtracted for."""
+    given = problem("random", 2, 3, 1, 6, 16).to(torch.bfloat16)
+    steep, steeper = (
+        gradients(given, LocalScore(word_norm=word_norm, attention_scale=scale, similarity=similarity))
+        for scale in (50.0, 1e6 if word_norm == "none" else 1e3)
+    )
+    for one, other in zip(steep, steeper, strict=True):
+        # The softmax is taken twice, in another order, and a scale of 1000 makes of its rounding 1e-4 of the attention.
+        rounded = 0.0 if word_norm == "none" else 2.0**-7
+        torch.testing.assert_close(one, other, rtol=rounded, atol=rounded * 1e-3)
+
+
+def test_padding_behind_regions_that_all_words_dislike(kernels):
+    """Relative to the maximum of such affinities, one of 0 would have an infinite attention."""
+    given = problem("random", 2, 3, 20, 6, 16)
+    regions, words = given.regions.clone(), given.words.clone()
+    regions[..., 0], words[..., 0] = 1, -100
+    moved = given._replace(regions=regions, words=words).to(torch.bfloat16)
+    assert_gradients_as_accurate(moved, SCORES["none, cosine"])
+
+
+def test_nan_shows_in_its_own_gradients_only(kernels):
+    """A word of NaN spoils its text, and every region, but no other text."""
+    given = problem("random", 2, 6, 30, 12, 24).to(torch.float16)
+    words = given.words.clone()
+    words[3, 0] = math.nan
+    _, found = gradients(given._replace(words=words), SCORES["released"])
+    _, clean = gradients(given, SCORES["released"])
+    others = [0, 1, 2, 4, 5]
+    assert found[3, : given.word_lengths[3]].isnan().all()
+    torch.testing.assert_close(found[others], clean[others], rtol=2e-2, atol=2e-2 * clean.abs().max().item())
+    assert found[others].isfinite().all()
+
+
+@pytest.mark.parametrize("power", [-40, 40])
+def test_magnitudes(kernels, power):
+    given = problem("random", 2, 3, 30, 12, 24)
+    scaled = given._replace(regions=given.regions * 2.0**power, words=given.words * 2.0**-power).to(torch.bfloat16)
+    assert_gradients_as_accurate(scaled, SCORES["released"])
+
+
+def test_gradients_of_any_magnitude_fit_float16(kernels):
+    given = problem("random", 2, 3, 30, 12, 24).to(torch.float16)
+    plain = gradients(given, SCORES["released"])
+    small = gradients(given._replace(cotangent=given.cotangent * 2.0**-9), SCORES["released"])
+    for one, other in zip(plain, small, strict=True):
+        torch.testing.assert_close(other.float() * 2.0**9, one.float(), rtol=1e-3, atol=2.0**-15)
+
+
+@pytest.mark.parametrize("name", ["paper", "released"])
+def test_chunks_of_images_and_of_tiles(kernels, name, monkeypatch):
+    given = problem("random", 3, 20, 30, 40, 24).to(torch.float16)
+    monkeypatch.setattr(cuda_gradients, "WORKSPACE_BYTES", 1)
+    assert_gradients_as_accurate(given, SCORES[name])
+
+
+@pytest.mark.parametrize("name", ["paper", "released"])
+def test_any_number_of_blocks_gives_the_same_bits(kernels, name):
+    given = problem("random", 3, 12, 50, 40, 24).to(torch.bfloat16)
+    whole = gradients(given, PRESETS[name])
+    with device.emulated_by(kernels, 4, device.emulated.hopper):
+        again = gradients(given, PRESETS[name])
+    assert all(map(torch.equal, whole, again))
+
+
+def test_rows_of_nobody_get_zeros_and_a_longer_image_nan(kernels):
+    given = problem("random", 2, 3, 10, 5, 24).to(torch.bfloat16)
+    images = Ragged(given.regions.flatten(0, 1), torch.tensor([0, 4]), torch.tensor([3, 12]))
+    texts = Ragged(given.words.flatten(0, 1), torch.arange(3) * 5, torch.tensor([5, 2, 5]))
+    regions, words = cuda.backward(torch.ones(2, 3), images, texts, SCORES["paper"])
+    nobodys = torch.cat([regions[3:4], regions[16:], words[7:10]])
+    assert nobodys.eq(0).all()
+    assert regions[:3].isfinite().all()
+    assert regions[4:14].isnan().all()
