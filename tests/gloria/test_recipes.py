@@ -63,7 +63,7 @@ def test_a_recipe_of_ones_own(table, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("epoch: 3", "sets epoch; expected bad_files, bad_rows, batch_size, best_by,"),
+        ("epoch: 3", "sets epoch; expected all_negatives, bad_files, bad_rows, batch_size, best_by,"),
         ("out: elsewhere", "sets out; expected"),
         ("- epochs", "holds list; expected lines of `option: value`"),
         ("epochs: [", "is not valid YAML"),

@@ -1,6 +1,7 @@
 """Zero-shot classification: scores by the formulas, one image's answer its own, metrics that count what they say."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -63,7 +64,7 @@ def test_scores_are_those_of_the_formulas(model, processor, pictures, form, ense
 def test_the_maximum_is_divided_where_the_log_sum_exp_is(model, processor, pictures):
     prompts = {"a": FLAT[0], "b": FLAT[3]}
     whole = ZeroShotClassifier(model, processor, prompts).scores(pictures)
-    model.config.local_score["pool_divide"] = True
+    model.local_contrast.score = replace(model.local_contrast.score, pool_divide=True)
     divided = ZeroShotClassifier(model, processor, prompts).scores(pictures)
     with torch.no_grad():
         vectors, _, _ = model.get_text_features(**processor(text=list(prompts.values())))
