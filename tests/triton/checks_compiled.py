@@ -66,8 +66,8 @@ def multiplies(launch):
 
 @pytest.mark.parametrize("score_name", SCORES)
 def test_a_call_launches_few_kernels(score_name):
-    """One chunk of images and of texts, as of a batch of 48: what the host must do takes as long as the kernels."""
-    sizes = gpu_launches.Sizes(images=48, regions=361, texts=48, words=2_233, width=768)
+    """One chunk of images and of texts, as of a batch of 32: what the host must do takes as long as the kernels."""
+    sizes = gpu_launches.Sizes(images=32, regions=361, texts=32, words=1_489, width=768)
     score = SCORES[score_name]
     choice = block_sizes.chosen(90, torch.bfloat16, score)
     assert len(gpu_launches.of_forward(sizes, torch.bfloat16, score, choice)) < 12

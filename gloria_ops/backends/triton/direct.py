@@ -251,7 +251,8 @@ def direct_products(
 def direct_gradients(p: Problem, chunk: Chunk, attended: Tensor, weights: Tensor, sums: Tensor) -> None:
     """Add to sums (columns, D) what flows through the lengths of these words' contexts."""
     # Few rows, too, for the words' attention is weighted in registers.
-    blocks = _narrow(p)._replace(rows=64)
+    blocks = _narrow(p)
+    blocks = blocks._replace(rows=blocks.rows // 2)
     direct_gradient_kernel[triton.cdiv(p.dim, blocks.columns), triton.cdiv(p.side, blocks.rows), chunk.images](
         weights=weights, sums=sums, LOOKED_AT=LOOKED_AT, **_arguments(p, chunk, attended, blocks)
     )

@@ -34,7 +34,9 @@ def backward(
     choice = choice or chosen_for(texts.rows.device, texts.rows.dtype, score)
     p = Problem(images, texts, score, choice, split=True)
     rows, side, scratch, cosine = p.plan.capacity, p.side, p.precision.scratch, p.cosine
-    at_once = min(choice.chunk_images, p.images_at_once(_bytes_of_image(p)))
+    at_once = p.images_at_once(_bytes_of_image(p))
+    if p.plan.chunks > 1:  # a small batch is one chunk, for its launches take as long as its kernels
+        at_once = min(at_once, choice.chunk_images)
     grad_regions, grad_words = torch.zeros_like(p.images.rows), torch.zeros_like(p.texts.rows)
     split = at_once < images.starts.numel() and grad_words.dtype != torch.float32
     rest = p.empty(*p.packed_words.shape, dtype=torch.bfloat16).zero_() if split else None
