@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from bench.lengths import draw_lengths
 from bench.timing import Sampler, interleave, ratio, sample_step
 from gloria_ops import LocalScore, local_scores, scored_chunks, scored_pairs
+from gloria_ops.dropin.sentence_transformers import colbert_scores
 
 Row = dict[str, Any]
 Step = Callable[[], object]
@@ -57,7 +58,16 @@ def peers(case: Case) -> dict[str, Callable[[Tensor, Tensor], Tensor] | None]:
             "maxsim-cpu": scores and (lambda queries, documents: scores(queries[0].numpy(), documents.numpy())),
         }
     scores = _imported("sentence_transformers.multi_vector_encoder.scoring", "colbert_scores")
-    return {"sentence-transformers": scores and (lambda queries, documents: scores(queries, documents[:, None]))}
+    return {
+        "sentence-transformers": scores and partial(as_its_loss, scores),
+        "its drop-in": partial(as_its_loss, colbert_scores),
+    }
+
+
+def as_its_loss(scores: Callable[..., Tensor], queries: Tensor, documents: Tensor) -> Tensor:
+    """Scores as MultiVectorMultipleNegativesRankingLoss asks for them: documents in groups, and masks always."""
+    masks = [torch.ones(each.shape[:-1], dtype=torch.bool) for each in (queries, documents[:, None])]
+    return scores(queries, documents[:, None], queries_mask=masks[0], documents_mask=masks[1])
 
 
 def steps(case: Case, backend: str) -> dict[str, Step | None]:

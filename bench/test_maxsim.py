@@ -17,7 +17,7 @@ def test_full_size(backend, rows):
 def test_every_contender_has_a_row(backend):
     measured = measure(SMALL_CASES, backend=backend, rounds=2, texts=30, pairs=7)
     assert [row["contender"] for row in measured] == [
-        *("fused", "eager", "sentence-transformers"),
+        *("fused", "eager", "sentence-transformers", "its drop-in"),
         *("fused", "eager", "maxsim-cpu"),
         *("chosen pairs", "gathered"),
     ]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gloria_ops.precision import score_dtype
 from gloria_ops.score import LocalScore, checked_scale
-from gloria_ops.tokens import Ragged
+from gloria_ops.tokens import Ragged, readable
 
 
 class Learnable(NamedTuple):
@@ -97,7 +97,7 @@ def checked_scalar(name: str, scale: Tensor) -> Tensor:
         )
     if scale.numel() != 1:
         raise ValueError(f"{name} has the shape {tuple(scale.shape)}; expected one element")
-    if _readable(scale):
+    if readable(scale):
         checked_scale(name, scale.item())
     return scale.reshape(())
 
@@ -115,7 +115,7 @@ def lacks_knobs(score: LocalScore, learnable: Learnable) -> str | None:
 
 def _check_values(weights: Tensor, texts: Ragged, score: LocalScore) -> None:
     """Raise ValueError for the first word whose weight is negative or NaN, and for a text without a weight above 0."""
-    if not _readable(weights):
+    if not readable(weights):
         return
     known = weights.detach()
     counts = torch.stack([~(known >= 0) | known.isinf(), known > 0]).long().cumsum(1)
@@ -133,12 +133,3 @@ def _check_values(weights: Tensor, texts: Ragged, score: LocalScore) -> None:
             raise ValueError(
                 f"word_weights of text {text} are all 0; expected at least one above 0 for pool {score.pool!r}"
             )
-
-
-def _readable(values: Tensor) -> bool:
-    """Whether values can be read without a device sync and outside of tracing."""
-    return (
-        values.device.type == "cpu"
-        and not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
-    )

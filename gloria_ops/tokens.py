@@ -297,6 +297,8 @@ def real_rows_first(name: str, rows: Tensor, mask: Tensor) -> tuple[Tensor, Tens
     mask = _checked_on_device(
         name, mask != 0, rows, lambda value: _check_lengths(f"{name}.sum(1)", value.sum(1), longest)
     )
+    if readable(mask) and bool((mask[:, 1:] <= mask[:, :-1]).all()):
+        return rows, mask.sum(dim=1)  # padding at the end, as nearly always: nothing to copy
     # A stable sort keeps shapes static; indexing by the mask would sync.
     order = torch.argsort(mask.to(torch.uint8), dim=1, descending=True, stable=True)
     return rows.gather(1, order[:, :, None].expand(rows.shape)), mask.sum(dim=1)
@@ -340,6 +342,15 @@ def _checked_on_device(name: str, values: Tensor, rows: Tensor, check: Callable[
             f"{name} is on {values.device} and the rows on {rows.device}; expected one device, or {name} on the CPU"
         )
     return values.to(rows.device)
+
+
+def readable(values: Tensor) -> bool:
+    """Return whether values can be read without a device sync and outside of tracing."""
+    return (
+        values.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+    )
 
 
 def _check_lengths(name: str, lengths: Tensor, longest: int) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gloria_ops.functional import local_pair_scores, local_scores
 from gloria_ops.score import Direction, LocalScore
-from gloria_ops.tokens import real_rows_first
+from gloria_ops.tokens import readable, real_rows_first
 
 MaxsimDirection = Literal["text_to_image", "image_to_text"]
 MaxsimReduction = Literal["mean", "sum"]
@@ -126,6 +126,8 @@ def _real_rows(
     nothing = None
     if empty is not None and mask.shape == rows.shape[:2]:
         nothing = (mask == 0).all(1)
+        if readable(nothing) and not nothing.any():
+            return *real_rows_first(name, rows, mask), None
         # Zeros for its rows, whose scores are replaced: what they hold must not reach a gradient.
         rows = rows.masked_fill(nothing[:, None, None], 0)
         mask = (mask != 0) | nothing[:, None]
@@ -134,7 +136,7 @@ def _real_rows(
 
 def _real(name: str, mask: Tensor) -> Tensor:
     """A mask of floats as one of bools; ValueError where it holds weights, as far as that needs no wait for a GPU."""
-    if mask.device.type == "cpu" and not torch.compiler.is_compiling():
+    if readable(mask):
         for place in ((mask != 0) & (mask != 1)).nonzero()[:1].tolist():
             raise ValueError(
                 f"{name}{place} is {mask[tuple(place)].item():g}; expected 0 or 1, 1 = real: give a bool mask, such as "
