@@ -49,6 +49,13 @@ def test_a_mask_with_holes_keeps_the_order_of_words(dtype):
     assert_same_items(batch.texts, [WORDS[0], WORDS[1, [1, 4]], WORDS[2, [2]]])
 
 
+def test_a_mask_of_padding_at_the_end_copies_nothing():
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 0, 0, 0, 0], [1, 1, 1, 0, 0]])
+    texts = canonical(REGIONS, WORDS, word_mask=mask).texts
+    assert texts.rows.data_ptr() == WORDS.data_ptr()
+    assert_same_items(texts, [WORDS[0], WORDS[1, :1], WORDS[2, :3]])
+
+
 def test_region_lengths():
     batch = canonical(REGIONS, WORDS, region_lengths=[2, 6])
     assert_same_items(batch.images, [REGIONS[0, :2], REGIONS[1]])
