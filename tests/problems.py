@@ -108,7 +108,7 @@ class Problem(NamedTuple):
 
 # Kinds whose scores or gradients are small differences of large numbers: what rounding leaves is then greater, and more
 # a matter of luck, in kernels and in eager PyTorch alike.
-DELICATE = ("centered", "steep", "nearly_equal", "nearly_opposite")
+DELICATE = ("centered", "steep", "nearly_equal", "nearly_opposite", "uneven")
 KINDS = ("random", "correlated", "unit", *DELICATE)
 
 
@@ -129,7 +129,8 @@ def problem(
             half of their variance; "unit" = vectors of length 1; "centered" = the regions of an image have the mean 0,
             as InstanceNorm leaves them, and words a tenth of the random ones' length; "steep" = affinities of 1e4 and
             more; "nearly_equal" = all regions and words have cosines of about 0.9999; "nearly_opposite" = every second
-            region is the one before it times a number within 1e-3 of -1.
+            region is the one before it times a number within 1e-3 of -1; "uneven" = regions and words a thousand times
+            shorter to a thousand times longer than the random ones, and every fifth zero.
         magnitudes: factors of the regions and of the words.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -163,5 +164,10 @@ def problem(
         words = words / 10
     if kind == "steep":
         regions, words = regions * 100, words * 100
+    if kind == "uneven":
+        regions, words = (
+            rows * 10 ** (normal(*rows.shape[:2], 1).clamp(-1, 1) * 3) * (torch.arange(rows.shape[1]) % 5 != 3)[:, None]
+            for rows in (regions, words)
+        )
     regions, words = regions * magnitudes[0], words * magnitudes[1]
     return Problem(regions, words, region_lengths, word_lengths, normal(images, texts))

@@ -219,12 +219,13 @@ inline void attend(const Problem& problem, const Tile& t) {
 // zero. A smooth maximum has ds_ij = alpha e_ij.
 struct WordGradient {
   float alpha, beta, mean_s, mean_h;
-  float rest;   // what the rounding of the means left: of a steep attention nothing else may be left in the end
-  float level;  // taken out of e, where ds is nearly the same for all regions: see flat.h
+  float rest;    // what the rounding of the means left: of a steep attention nothing else may be left in the end
+  float level;   // taken out of e, where ds is nearly the same for all regions: see flat.h
+  float length;  // of the word
 };
 
 // Writes ds, less alpha `level`, over h, which is ignored (and may hold anything) for the dot similarity. With
-// `totals`, columns[j] += the sum of ds over the words.
+// `totals`, columns[j] += the sum of ds over the words, each times its length.
 template <WordNorm norm, bool cosine, bool totals>
 inline void affinity_gradient(const Problem& problem, const Tile& t, const WordGradient* words, float* h,
                               double* columns) {
@@ -242,7 +243,7 @@ inline void affinity_gradient(const Problem& problem, const Tile& t, const WordG
     const auto write = [&](int64_t r, Vec ds) {
       ds += valid(load(e + r * kPanel) - words[r].level) * words[r].alpha;
       store(out + r * kPanel, ds);
-      if constexpr (totals) column.add(r, ds);
+      if constexpr (totals) column.add(r, ds * words[r].length);
     };
     if constexpr (norm == WordNorm::kNone) {
       for (int64_t r = text.begin; r < text.end; ++r) write(r, gradient_of_x(r));

@@ -21,7 +21,7 @@ struct ImageGradient {
   float* flat;         // `regions` transposed back
   Unit* operands;      // a bin's words in whatever form, while they are packed
   Unit* weighted;      // B form of beta e
-  double* by_words;    // [regions] coefficient of the words' center in dL/dv: sum ds
+  double* by_words;    // [regions] coefficient of the words' center in dL/dv: sum ds |t|
   double* by_regions;  // [regions] coefficient of the regions' center: sum (sum e) beta e
   double* level;       // [width] what every region gets of the words whose attention may be flat; null for the cosine
   WordGradient* terms;
@@ -110,7 +110,8 @@ inline void word_gradients(Worker<Operand>& w, const Common& common, const Image
                                            static_cast<float>(word.mean_s),
                                            static_cast<float>(word.mean_h),
                                            0.0f,
-                                           word.level};
+                                           word.level,
+                                           static_cast<float>(norm)};
       term.rest = static_cast<float>(alpha * (word.mean_s - term.mean_s) + beta * (word.mean_h - term.mean_h));
       out.gram_weight[r] = word.direct ? 0.0f : term.beta;
       out.center_weight[r] = static_cast<float>(term.beta * word.sum);
@@ -335,12 +336,15 @@ template <class Operand>
 bool backward(const Problem& problem, const Bins& bins, const Gradients& gradients) {
   const bool dense = !is_hard(problem), packed_once = bins_together<Operand>(problem, bins, 0, dense) == bins.count;
   const int64_t threads = std::min<int64_t>(problem.threads, problem.images.count);
+  const Layouts norms_of("the lengths of words", 1, [&](Arena& arena) { return arena.take<double>(bins.rows); });
+  double* norms = norms_of[0];
+  for (int64_t b = 0; b < bins.count; ++b) word_norms<Operand>(problem, bins.bins[b], norms);
   const Layouts centers("the mean word", 1,
                         [&](Arena& arena) { return arena.take<float>(padded<Operand>(problem.dim)); });
   float* word_center = kCenters<Operand> && problem.cosine && dense ? centers[0] : nullptr;
-  if (word_center) find_word_center<Operand>(problem, bins, word_center);
+  if (word_center) find_word_center<Operand>(problem, bins, norms, word_center);
   const auto pack_of = [&](Arena& arena, int64_t rows) {
-    return WordPack<Operand>(arena, problem.dim, rows, dense, word_center);
+    return WordPack<Operand>(arena, problem.dim, rows, dense, word_center, norms);
   };
   const Layouts image_of("the images of each thread", threads,
                          [&](Arena& arena) { return Image<Operand>(arena, problem, dense); });
@@ -350,9 +354,7 @@ bool backward(const Problem& problem, const Bins& bins, const Gradients& gradien
                         [&](Arena& arena) { return ImageGradient<Operand>(arena, problem, bins); });
   const Layouts packs("packed words", packed_once ? 1 : threads,
                       [&](Arena& arena) { return pack_of(arena, packed_once ? bins.rows : bins.max_rows); });
-  const Layouts norms_of("the lengths of words", 1, [&](Arena& arena) { return arena.take<double>(bins.rows); });
   const Layouts totals("the sums of word gradients", 1, [&](Arena& arena) { return WordSum(arena, problem, bins); });
-  double* norms = norms_of[0];
   const WordSum total = totals[0];
   const Common common{bins, gradients, norms, word_center, total};
   std::memset(total.images, 0, bins.count * 8);
@@ -367,10 +369,7 @@ bool backward(const Problem& problem, const Bins& bins, const Gradients& gradien
       return pack.pack(problem, bins.bins[b], packed_once ? bins.bins[b].offset : 0, sums.operands);
     };
     w.clock.enter(Stage::kPack);
-    w.member.share(bins.count, [&](int64_t b) {
-      word_norms<Operand>(problem, bins.bins[b], norms);
-      if (packed_once) words[b] = packed(b);
-    });
+    if (packed_once) w.member.share(bins.count, [&](int64_t b) { words[b] = packed(b); });
     // In rising order, so that the image whose turn it is always belongs to a running thread.
     w.member.share(problem.images.count, [&](int64_t i) {
       w.take_image(i, image);

@@ -118,14 +118,15 @@ inline void with_typed(DType dtype, const void* rows, Use use) {
 
 // sum[d] += row[d]
 template <class Value>
-inline void add_row(const Value* __restrict row, int64_t dim, float* __restrict sum) {
-  for (int64_t d = 0; d < dim; ++d) sum[d] += widen(row[d]);
+inline void add_row(const Value* __restrict row, int64_t dim, float* __restrict sum, float factor = 1.0f) {
+  for (int64_t d = 0; d < dim; ++d) sum[d] += factor * widen(row[d]);
 }
 
-// 16 units of a float32 row, less as many of the center.
-inline void less_center(const Unit* units, const float* center, Unit* out) {
+// 16 units of a float32 row, less `factor` times as many of the center.
+inline void less_center(const Unit* units, const float* center, Unit* out, float factor = 1.0f) {
   for (int64_t i = 0; i < 16; i += kLanes)
-    store(reinterpret_cast<float*>(out) + i, load(reinterpret_cast<const float*>(units) + i) - load(center + i));
+    store(reinterpret_cast<float*>(out) + i,
+          load(reinterpret_cast<const float*>(units) + i) - load(center + i) * factor);
 }
 
 // Row `r` of an A form of `alloc` rows.

@@ -47,8 +47,9 @@ bool forward(const Problem& problem, const Bins& bins, float* scores) {
                          [&](Arena& arena) { return Image<Operand>(arena, problem, false); });
   const Layouts scratch_of("the tiles of each thread", threads,
                            [&](Arena& arena) { return Scratch<Operand>(arena, problem, bins, false); });
-  const Layouts packs("packed words", 1,
-                      [&](Arena& arena) { return WordPack<Operand>(arena, problem.dim, window_rows, false, nullptr); });
+  const Layouts packs("packed words", 1, [&](Arena& arena) {
+    return WordPack<Operand>(arena, problem.dim, window_rows, false, nullptr, nullptr);
+  });
   const Layouts norms_of("the lengths of words", 1, [&](Arena& arena) { return arena.take<double>(bins.rows); });
   double* norms = norms_of[0];
   const WordPack<Operand> pack = packs[0];

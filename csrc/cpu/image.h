@@ -85,6 +85,21 @@ struct Image {
   }
 };
 
+// Whether the center is long beside some region, whose affinities would be the difference of two that are longer.
+template <class Value>
+inline bool outweighs(const float* center, const Value* rows, int64_t regions, int64_t dim) {
+  for (int64_t j = 0; j < regions; ++j, rows += dim) {
+    float own[kPanel] = {}, away[kPanel] = {};
+    for (int64_t d = 0; d < dim; d += kPanel)
+      for (int64_t i = 0; i < kPanel && d + i < dim; ++i) {
+        const float v = widen(rows[d + i]), rest = v - center[d + i];
+        own[i] += v * v, away[i] += rest * rest;
+      }
+    if (lane_sum(away) > 4 * lane_sum(own)) return true;
+  }
+  return false;
+}
+
 // The mean of the regions, or zeros. Any vector near it serves as well: its rounding does not matter.
 template <class Operand>
 inline void find_center(const Problem& problem, int64_t image, const ImageShape<Operand>& shape, bool centers,
@@ -94,12 +109,11 @@ inline void find_center(const Problem& problem, int64_t image, const ImageShape<
   if (!centers) return;
   with_typed<Operand>(problem.dtype, problem.images.rows, [&](const auto* rows) {
     rows += problem.images.starts[image] * problem.dim;
-    for (int64_t j = 0; j < shape.regions; ++j, rows += problem.dim) add_row(rows, problem.dim, out.center);
+    for (int64_t j = 0; j < shape.regions; ++j) add_row(rows + j * problem.dim, problem.dim, out.center);
+    for (int64_t d = 0; d < problem.dim; ++d) out.center[d] /= static_cast<float>(shape.regions);
+    if (outweighs(out.center, rows, shape.regions, problem.dim)) std::memset(out.center, 0, shape.width * 4);
   });
-  for (int64_t d = 0; d < problem.dim; ++d) {
-    out.center[d] /= static_cast<float>(shape.regions);
-    *out.center_square += static_cast<double>(out.center[d]) * out.center[d];
-  }
+  for (int64_t d = 0; d < problem.dim; ++d) *out.center_square += static_cast<double>(out.center[d]) * out.center[d];
 }
 
 // out[j] = <center, v_j - center>

@@ -36,18 +36,22 @@ inline void word_norms(const Problem& problem, const Bin& bin, double* norms) {
 // T and T^T as left operands.
 struct WordOperands {
   Left across;
-  Left down;  // backward only; less the center of the words, where there is one
+  Left down;  // backward only; each word less its length times the center, where there is one
 };
 
-// The mean of all words of the problem, to [width] floats. Like the center of the regions it is taken out of the
-// products of a cosine's backward in float32, and for the same reason; any vector near it serves as well.
+// The mean direction of all words of the problem, to [width] floats. Times the length of each word it is taken out of
+// the products of a cosine's backward in float32, as the center of the regions is, and for the same reason. The length
+// because the gradients go with its inverse: beside a mean of the words the shortest ones would have no digits left.
 template <class Operand>
-inline void find_word_center(const Problem& problem, const Bins& bins, float* center) {
+inline void find_word_center(const Problem& problem, const Bins& bins, const double* norms, float* center) {
   std::memset(center, 0, padded<Operand>(problem.dim) * 4);
   int64_t words = 0;
   for (int64_t b = 0; b < bins.count; ++b) {
     words += bins.bins[b].used;
-    for_words<Operand>(problem, bins.bins[b], [&](const auto* row, int64_t) { add_row(row, problem.dim, center); });
+    for_words<Operand>(problem, bins.bins[b], [&](const auto* row, int64_t r) {
+      const double norm = norms[bins.bins[b].offset + r];
+      if (norm > 0.0) add_row(row, problem.dim, center, static_cast<float>(1.0 / norm));
+    });
   }
   for (int64_t d = 0; d < problem.dim; ++d) center[d] /= static_cast<float>(words);
 }
@@ -58,9 +62,9 @@ class WordPack {
  public:
   static constexpr bool kRounds = Operand::kValuesPerUnit > 1;
 
-  // `center`: of the words, or null.
-  WordPack(Arena& arena, int64_t dim, int64_t rows, bool backward, const float* center)
-      : size_(padded<Operand>(dim) / Operand::kValuesPerUnit), backward_(backward), center_(center) {
+  // `center`: of the words, or null; `norms` are read only with it.
+  WordPack(Arena& arena, int64_t dim, int64_t rows, bool backward, const float* center, const double* norms)
+      : size_(padded<Operand>(dim) / Operand::kValuesPerUnit), backward_(backward), center_(center), norms_(norms) {
     across_ = arena.take<Unit>(rows * size_);
     down_ = (kRounds && backward) || center ? arena.take<Unit>(rows * size_) : across_;
   }
@@ -83,7 +87,9 @@ class WordPack {
   Left centered(const Bin& bin, const Unit* across, Unit* out) const {
     for (int64_t k = 0; k < size_; k += 16) {
       Unit* to = out + k * bin.rows;
-      for (int64_t r = 0; r < bin.used; ++r) less_center(across + (k * bin.rows) + r * 16, center_ + k, to + r * 16);
+      for (int64_t r = 0; r < bin.used; ++r)
+        less_center(across + (k * bin.rows) + r * 16, center_ + k, to + r * 16,
+                    static_cast<float>(norms_[bin.offset + r]));
       std::memset(to + bin.used * 16, 0, (bin.rows - bin.used) * 64);
     }
     return {out, bin.rows, true};
@@ -92,6 +98,7 @@ class WordPack {
   int64_t size_;  // units of a row
   bool backward_;
   const float* center_;
+  const double* norms_;
   Unit* across_;
   Unit* down_;
 };

@@ -55,6 +55,8 @@ def test_anything_against_float64(
     assume(dtype != torch.float16 or powers == (0, 0))  # it has no such numbers
     magnitudes = 10.0 ** powers[0], 10.0 ** powers[1]
     drawn = problem(kind, images, texts, regions, words, width, seed, magnitudes)
+    # Two regions with the mean 0 are exactly opposite: where they attend, what they give a word cancels exactly.
+    assume(kind != "centered" or score.direction == "t2i" or not (drawn.region_lengths == 2).any())
     rounded = (drawn.learning(score, seed) if learns else drawn).to(dtype)
 
     def compare(count: int) -> None:
