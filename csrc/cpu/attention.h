@@ -224,6 +224,22 @@ struct WordGradient {
   float length;  // of the word
 };
 
+// What is left of sum e (alpha (s - mean s) + beta (h - mean h)) of the word in row `r`, which is none but for
+// rounding. `h` is null for the dot similarity.
+inline double left_over(const Tile& t, const WordGradient& w, const float* h, int64_t r) {
+  LongSum total;
+  for (int64_t p = 0; p < panels_of(t.regions); ++p)
+    for (int part = 0; part < kParts; ++part) {
+      const int64_t at = (p * t.rows + r) * kPanel + part * kLanes;
+      Vec inner = (load(t.affinity + at) - w.mean_s) * w.alpha - w.rest;
+      if (h) inner += (load(h + at) - w.mean_h) * w.beta;
+      total.add(p, load(t.attention + at) * inner);
+    }
+  alignas(64) double lanes[kPanel] = {};
+  total.add_to(lanes);
+  return lane_sum(lanes);
+}
+
 // Writes ds, less alpha `level`, over h, which is ignored (and may hold anything) for the dot similarity. With
 // `totals`, columns[j] += the sum of ds over the words, each times its length.
 template <WordNorm norm, bool cosine, bool totals>

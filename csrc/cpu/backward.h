@@ -74,9 +74,13 @@ struct Common {
   const Bins& bins;
   const Gradients& gradients;
   const double* norms;
-  const float* word_center;
+  const float* word_center;  // null unless `Operand` centers
+  bool words_centered;
   const WordSum& total;
 };
+
+// Of a word whose e has this sum at most, beside a greatest one of 1, one region has nearly all attention.
+constexpr double kOneRegion = 1.125;
 
 // The coefficients of every word in the gradients, from its similarity.
 template <class Operand>
@@ -84,6 +88,7 @@ inline void word_gradients(Worker<Operand>& w, const Common& common, const Image
   const Problem& problem = w.problem;
   const Bin& bin = *w.bin;
   const double* similarity = w.scratch.similarity;
+  const bool by_maximum = !is_hard(problem) && !is_bounded(problem) && !problem.smooth_max;
   for (int64_t r = bin.used; r < bin.rows; ++r) out.gram_weight[r] = 0.0f, out.center_weight[r] = 0.0f;
   for (int64_t t = 0; t < bin.text_count; ++t) {
     const BinText& text = bin.texts[t];
@@ -113,15 +118,19 @@ inline void word_gradients(Worker<Operand>& w, const Common& common, const Image
                                            word.level,
                                            static_cast<float>(norm)};
       term.rest = static_cast<float>(alpha * (word.mean_s - term.mean_s) + beta * (word.mean_h - term.mean_h));
+      // Where one region has nearly all attention, nearly nothing goes back through it: the means, whose sums are
+      // float32, have too few digits for that.
+      if (by_maximum && word.sum < kOneRegion)
+        term.rest +=
+            static_cast<float>(left_over(w.tile(), term, problem.cosine ? w.scratch.spread : nullptr, r) / word.sum);
       out.gram_weight[r] = word.direct ? 0.0f : term.beta;
       out.center_weight[r] = static_cast<float>(term.beta * word.sum);
     }
   }
 }
 
-template <class Operand, bool cosine>
+template <class Operand, bool cosine, bool totals>
 inline void affinity_gradient_of(const Worker<Operand>& w, const Common& common, const ImageGradient<Operand>& out) {
-  constexpr bool totals = cosine && kCenters<Operand>;
   const auto find = [&](auto gradient, auto of_scale) {
     if (common.gradients.attention_scale && !w.problem.smooth_max)
       out.scales[0] += of_scale(w.tile(), out.terms, w.scratch.spread);
@@ -225,10 +234,12 @@ inline void bin_gradient(Worker<Operand>& w, int64_t bin_index, const Common& co
   word_gradients(w, common, out);
   if (!is_hard(w.problem)) {
     w.clock.enter(Stage::kGradient);
-    if (w.problem.cosine)
-      affinity_gradient_of<Operand, true>(w, common, out);
+    if (!w.problem.cosine)
+      affinity_gradient_of<Operand, false, false>(w, common, out);
+    else if (common.words_centered)
+      affinity_gradient_of<Operand, true, kCenters<Operand>>(w, common, out);
     else
-      affinity_gradient_of<Operand, false>(w, common, out);
+      affinity_gradient_of<Operand, true, false>(w, common, out);
     w.clock.enter(Stage::kGradGram);
     if (w.problem.cosine) context_gradient(w, out);
   }
@@ -342,9 +353,9 @@ bool backward(const Problem& problem, const Bins& bins, const Gradients& gradien
   const Layouts centers("the mean word", 1,
                         [&](Arena& arena) { return arena.take<float>(padded<Operand>(problem.dim)); });
   float* word_center = kCenters<Operand> && problem.cosine && dense ? centers[0] : nullptr;
-  if (word_center) find_word_center<Operand>(problem, bins, norms, word_center);
+  const bool words_centered = word_center && find_word_center<Operand>(problem, bins, norms, word_center);
   const auto pack_of = [&](Arena& arena, int64_t rows) {
-    return WordPack<Operand>(arena, problem.dim, rows, dense, word_center, norms);
+    return WordPack<Operand>(arena, problem.dim, rows, dense, words_centered ? word_center : nullptr, norms);
   };
   const Layouts image_of("the images of each thread", threads,
                          [&](Arena& arena) { return Image<Operand>(arena, problem, dense); });
@@ -356,7 +367,7 @@ bool backward(const Problem& problem, const Bins& bins, const Gradients& gradien
                       [&](Arena& arena) { return pack_of(arena, packed_once ? bins.rows : bins.max_rows); });
   const Layouts totals("the sums of word gradients", 1, [&](Arena& arena) { return WordSum(arena, problem, bins); });
   const WordSum total = totals[0];
-  const Common common{bins, gradients, norms, word_center, total};
+  const Common common{bins, gradients, norms, word_center, words_centered, total};
   std::memset(total.images, 0, bins.count * 8);
   std::vector<WordOperands> words(bins.count);
 

@@ -89,12 +89,17 @@ struct Image {
 template <class Value>
 inline bool outweighs(const float* center, const Value* rows, int64_t regions, int64_t dim) {
   for (int64_t j = 0; j < regions; ++j, rows += dim) {
-    float own[kPanel] = {}, away[kPanel] = {};
-    for (int64_t d = 0; d < dim; d += kPanel)
-      for (int64_t i = 0; i < kPanel && d + i < dim; ++i) {
+    alignas(64) float own[kPanel] = {}, away[kPanel] = {};
+    const auto add = [&](int64_t d, int64_t count) {
+      for (int64_t i = 0; i < count; ++i) {
         const float v = widen(rows[d + i]), rest = v - center[d + i];
-        own[i] += v * v, away[i] += rest * rest;
+        own[i] += v * v;
+        away[i] += rest * rest;
       }
+    };
+    int64_t d = 0;
+    for (; d + kPanel <= dim; d += kPanel) add(d, kPanel);
+    add(d, dim - d);
     if (lane_sum(away) > 4 * lane_sum(own)) return true;
   }
   return false;

@@ -42,8 +42,9 @@ struct WordOperands {
 // The mean direction of all words of the problem, to [width] floats. Times the length of each word it is taken out of
 // the products of a cosine's backward in float32, as the center of the regions is, and for the same reason. The length
 // because the gradients go with its inverse: beside a mean of the words the shortest ones would have no digits left.
+// False if the words have so little in common that taking it out gains nothing.
 template <class Operand>
-inline void find_word_center(const Problem& problem, const Bins& bins, const double* norms, float* center) {
+inline bool find_word_center(const Problem& problem, const Bins& bins, const double* norms, float* center) {
   std::memset(center, 0, padded<Operand>(problem.dim) * 4);
   int64_t words = 0;
   for (int64_t b = 0; b < bins.count; ++b) {
@@ -53,7 +54,12 @@ inline void find_word_center(const Problem& problem, const Bins& bins, const dou
       if (norm > 0.0) add_row(row, problem.dim, center, static_cast<float>(1.0 / norm));
     });
   }
-  for (int64_t d = 0; d < problem.dim; ++d) center[d] /= static_cast<float>(words);
+  double square = 0.0;
+  for (int64_t d = 0; d < problem.dim; ++d) {
+    center[d] /= static_cast<float>(words);
+    square += static_cast<double>(center[d]) * center[d];
+  }
+  return square > 0.25;
 }
 
 // Memory for the words of up to `rows` rows of bins.

@@ -62,7 +62,7 @@ def test_anything_against_float64(
     def compare(count: int) -> None:
         names, found = names_of(rounded), []
         for near in neighbors(rounded, count):
-            posed, sizes = well_posed(near, score)
+            posed, sizes, steepest = well_posed(near, score)
             near = near._replace(cotangent=near.cotangent * posed)
             with cpu.use_isa(isa), threads(thread_count):
                 ours = fused_from(layout, near, score, seed)
@@ -73,6 +73,7 @@ def test_anything_against_float64(
             # What one rounding of the similarities is worth in a gradient of few values.
             size = torch.finfo(torch.float32).eps * (near.cotangent.abs() * sizes).sum()
             owed = {f"grad_{name}": (size / value.sum()).item() for name, value in near.learned.items()}
+            owed["grad_attention_scale"] = (size * steepest).item()
         sides = [[torch.stack(each) for each in zip(*side, strict=True)] for side in zip(*found, strict=True)]
         assert_as_accurate(*sides, slack=ANY_SHAPE, names=names, owed=owed)
 
@@ -96,8 +97,8 @@ def masked(results: Results, posed: Tensor) -> Results:
     return results[0].masked_fill(~posed, 0), *results[1:]
 
 
-def well_posed(rounded: Problem, score: LocalScore) -> tuple[Tensor, Tensor]:
-    """Which pairs (N_v, N_t) have a result that rounding does not decide, and the size of their similarities' pool.
+def well_posed(rounded: Problem, score: LocalScore) -> tuple[Tensor, Tensor, Tensor]:
+    """Which pairs (N_v, N_t) have a result that rounding does not decide, and the sizes of their scores and logits.
 
     Not those where two regions tie for a hard attention, or nearly tie for a steep one, or two words for the maximum
     over words, nor those with an affinity at the kink of the leaky ReLU, or with lengths at that of the cosine's
@@ -108,6 +109,7 @@ def well_posed(rounded: Problem, score: LocalScore) -> tuple[Tensor, Tensor]:
     """
     posed = torch.ones(rounded.cotangent.shape, dtype=torch.bool)
     sizes = torch.zeros(posed.shape, dtype=torch.float64)
+    steepest = torch.zeros(())
     exact = rounded.to(torch.float64)
     for image, text in torch.cartesian_prod(*(torch.arange(size) for size in posed.shape)).tolist():
         attended = exact.regions[image, : exact.region_lengths[image]]
@@ -124,6 +126,7 @@ def well_posed(rounded: Problem, score: LocalScore) -> tuple[Tensor, Tensor]:
             similarities = reference.similarity(context, attending, score)
         slope = {"sum": len(attending), "logsumexp": 1 if score.pool_divide else score.word_scale}.get(score.pool, 1)
         sizes[image, text] = slope * similarities.abs().max()
+        steepest = max(steepest, logits.abs().max())
         steep = score.attention_scale * logits.abs().amax().item() * eps > 1e-2
         lengths = context.norm(dim=1) * attending.norm(dim=1)
         cancelled = context.norm(dim=1) <= 64 * eps * (attention @ attended.norm(dim=1))
@@ -140,7 +143,7 @@ def well_posed(rounded: Problem, score: LocalScore) -> tuple[Tensor, Tensor]:
             and not ("word_scale" in rounded.learned and (score.word_scale * lead_of(similarities) > 20).item())
             and not ("attention_scale" in rounded.learned and (score.attention_scale * lead_of(logits) > 20).all())
         )
-    return posed, sizes
+    return posed, sizes, steepest
 
 
 def lead_of(values: Tensor) -> Tensor:

@@ -66,6 +66,13 @@ def test_steep_attention_against_float64(isa, norm, similarity, scale):
         torch.testing.assert_close(ours, limit, **FLOAT32)
 
 
+def test_what_is_left_beside_a_region_with_nearly_all_attention(isa):
+    """The next one has 2e-8, and its gradient times the scale counts: less than the rounding of the mean over both."""
+    one = problem("correlated", images=1, texts=1, most_regions=17, most_words=34, width=37, seed=402)
+    score = LocalScore(word_norm="none", attention_scale=10**3.125, direction="i2t")
+    assert_as_accurate_as_eager(one.to(torch.float32), score, orders=16)
+
+
 MAGNITUDES = [(1e-12, 1e-12), (1e-6, 1), (1, 1e-6), (1e-12, 1e12), (1e12, 1e-12), (1e12, 1), (1, 1e12), (1e12, 1e12)]
 
 
