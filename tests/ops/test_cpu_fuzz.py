@@ -106,8 +106,8 @@ def well_posed(rounded: Problem, score: LocalScore) -> tuple[Tensor, Tensor, Ten
     over words, nor those with an affinity at the kink of the leaky ReLU, or with lengths at that of the cosine's
     epsilon: there each of two results is right. Nor those whose context is less than the rounding of its regions: there
     none is, unless by luck. Nor those whose similarities are so near zero that float64 itself has no digits of the mean
-    in the log, or so large that it has none of the log. Nor, where a scale is learned, those where one word, or one region of each word, has all weight but
-    1e-9: float64 has no digits of its derivative.
+    in the log, or so large that it has none of the log. Nor, where a scale is learned, those where one word, or one
+    region of each word, has all weight but 1e-9: float64 has no digits of its derivative.
     """
     posed = torch.ones(rounded.cotangent.shape, dtype=torch.bool)
     sizes = torch.zeros(posed.shape, dtype=torch.float64)
