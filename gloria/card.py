@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from gloria.configuration import GloriaConfig
 from gloria.folders import check_folder
 from gloria.images import GloriaImageProcessor
+from gloria.modeling import GloriaModel
 from gloria.retrieval import format_precision
 from gloria.training import METRICS
 from gloria_ops import LocalScore
@@ -48,6 +49,7 @@ def write_card(
         )
     config = GloriaConfig.from_pretrained(folder, local_files_only=True)
     images = GloriaImageProcessor.from_pretrained(folder, local_files_only=True)
+    score = _final_score(folder, config)
     metrics = _read_metrics(folder)
     name = name or folder.resolve().name
     card_data = ModelCardData(
@@ -65,7 +67,8 @@ def write_card(
         name=name,
         config=config,
         images=images,
-        score=score_name(config.score),
+        score=score_name(score),
+        logit_scale=f"{score.logit_scale:.6g}",
         data=data,
         notes=notes,
         metrics=metrics,
@@ -73,6 +76,13 @@ def write_card(
     )
     card.save(folder / CARD)
     return folder / CARD
+
+
+def _final_score(folder: Path, config: GloriaConfig) -> LocalScore:
+    """The local score of the weights: that of the configuration, unless some of its scales were learned."""
+    if config.learnable_attention_scale or config.learnable_word_scale or config.local_loss == "sigmoid":
+        return GloriaModel.from_pretrained(folder, local_files_only=True).learned_score
+    return config.score
 
 
 def score_name(score: LocalScore) -> str:

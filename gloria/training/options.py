@@ -41,7 +41,9 @@ class TrainingOptions:
     learning_rate: Annotated[float, Option(help="The highest (released: 5e-5). Default with --preset: 1e-3.")] = 5e-5
     optimizer: Annotated[Optimizer, Option(help="adam has the weight decay in its gradient (released).")] = "adamw"
     beta1: Annotated[float, Option(help="Of the optimizer (released: 0.5).")] = 0.9
-    weight_decay: Annotated[float, Option(help="Of all parameters but biases and norms (released: 1e-6).")] = 1e-6
+    weight_decay: Annotated[float, Option(help="Of all parameters but biases, norms and scales (released: 1e-6).")] = (
+        1e-6
+    )
     schedule: Annotated[
         Schedule,
         Option(

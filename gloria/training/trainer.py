@@ -119,6 +119,10 @@ class GloriaTrainer(Trainer):
             batches, self.args.device, num_processes=1, process_index=0, put_on_device=True, dispatch_batches=False
         )
 
+    def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
+        """Return the names of the parameters that decay: no logarithm of a scale, which would decay to a scale of 1."""
+        return [name for name in super().get_decay_parameter_names(model) if not name.endswith(".log_scale")]
+
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """Return the next batch; a run can be interrupted here, all processes at the same step."""
         if self.args.world_size == 1:

@@ -1,6 +1,7 @@
 """The model card: metadata that the hub reads, and figures that are those of the run."""
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 
 from gloria.card import score_name, write_card
 from gloria.cli import app
+from gloria.modeling import GloriaModel
 from gloria_ops import LocalScore
 
 METRICS = {
@@ -55,6 +57,18 @@ def test_figures_and_metadata(folder):
         "Trained on 80 pairs of Chest phantoms, for 3 epochs in batches of 8, learning rate 5e-05, seed 4." in card.text
     )
     assert "text to image  both           75.0    15.0     10.0" in card.text
+
+
+def test_scales_that_were_learned_are_shown_as_they_are_now(model, processor, tmp_path):
+    config = deepcopy(model.config)
+    config.learnable_attention_scale = True
+    learning = GloriaModel(config)
+    learning.local_contrast.attention_scale.log_scale.data.fill_(2.0)
+    learning.save_pretrained(tmp_path / "learning")
+    processor.save_pretrained(tmp_path / "learning")
+    write_card(tmp_path / "learning", "other")
+    (line,) = (line for line in (tmp_path / "learning" / "README.md").read_text().splitlines() if "local score" in line)
+    assert "attention_scale=7.38905" in line
 
 
 def test_without_metrics_nothing_is_claimed(folder):

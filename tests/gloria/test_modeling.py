@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from gloria import GloriaConfig, GloriaImageProcessor, GloriaModel, GloriaProcessor
+from gloria.training.trainer import GloriaTrainer
 from gloria_ops import local_scores, sigmoid_loss
 
 
@@ -325,3 +326,17 @@ def test_learned_scales_are_saved_and_scored_with(config, batch, tmp_path):
     assert loaded.learned_score == model.learned_score
     assert loaded.learned_score.attention_scale == pytest.approx(7.389056)
     assert loaded.config.score.attention_scale == 4.0
+
+
+def test_learned_scales_do_not_decay(config):
+    config.learnable_attention_scale, config.local_loss = True, "sigmoid"
+    model = GloriaModel(config)
+    decaying = GloriaTrainer.get_decay_parameter_names(object.__new__(GloriaTrainer), model)
+    assert "image_projection.weight" in decaying
+    named = dict(model.named_parameters())
+    assert {name for name in named if "local_contrast" in name} == {
+        "local_contrast.attention_scale.log_scale",
+        "local_contrast.logit_scale.log_scale",
+        "local_contrast.logit_bias.bias",
+    }
+    assert not any("local_contrast" in name for name in decaying)
