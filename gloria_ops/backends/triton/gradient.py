@@ -172,6 +172,9 @@ def affinity_gradients(
     of_scale (at least images, planes, programs): what is added up to the gradient of the attention scale.
     """
     blocks = p.blocks.gradient
+    if of_scale is not None:
+        # The sum takes registers.
+        blocks = blocks._replace(words=max(1, blocks.words // 2))
     affinity_gradient_kernel[(p.programs, chunk.images, p.planes(blocks))](
         affinities=affinities,
         gradient=gradient,
