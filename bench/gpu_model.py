@@ -159,10 +159,6 @@ def _by_words(a: dict[str, Any], grid: tuple[int, ...], batch: Batch) -> Work:
                 8 * 4 * _rows(a, batch) * grid[1])  # fmt: skip
 
 
-def _weight_gradient(a: dict[str, Any], grid: tuple[int, ...], batch: Batch) -> Work:
-    return Work(grid[0], 0, {1: a["images"]}, 4 * _rows(a, batch) * a["images"])
-
-
 def _gram(a: dict[str, Any], grid: tuple[int, ...], batch: Batch) -> Work:
     blocks = grid[0] * (grid[0] + 1) / 2
     moved = grid[2] * (a["side"] * a["dim"] + a["gram_side"] ** 2) * _itemsize(a["grams"])
@@ -253,7 +249,6 @@ _WORK: dict[str, Callable[[dict[str, Any], tuple[int, ...], Batch], Work]] = {
     "fused_kernel": _fused,
     "pool_kernel": _by_words,
     "word_coefficient_kernel": _by_words,
-    "weight_gradient_kernel": _weight_gradient,
     "affinity_gradient_kernel": _elementwise(reads=3, writes=1),
     "words_kernel": _words,
     "regions_kernel": _regions,

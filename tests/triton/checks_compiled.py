@@ -25,7 +25,8 @@ DTYPES = {
 CASES = [(90, "bfloat16", score) for score in SCORES if score != "released, agg mean"]
 CASES += [(capability, "bfloat16", score) for capability in (80, 86, 100, 120) for score in ("released", "paper")]
 CASES += [(capability, dtype, "released") for capability in (80, 90) for dtype in DTYPES if dtype != "bfloat16"]
-CASES += [(80, "bfloat16", "a scale that needs the maximum"), (80, "bfloat16", "scan_t2i"), (90, "tf32x3", "paper")]
+CASES += [(80, "bfloat16", name) for name in ("a scale that needs the maximum", "scan_t2i", "maxsim")]
+CASES += [(90, "tf32x3", "paper")]
 
 
 @pytest.mark.parametrize(("capability", "dtype_name", "score_name"), CASES, ids=lambda each: str(each))

@@ -125,6 +125,23 @@ def test_chosen_pairs_are_those_of_the_whole_matrix(name):
         torch.testing.assert_close(gradient, other, **FLOAT32)
 
 
+def test_regions_that_tie_share_the_gradient_of_a_hard_maximum(monkeypatch):
+    """Every second region twice, a word of zeros, whose best regions are all of them; several chunks of each side."""
+    images, texts = problem(3, 5, 8, 6, 24, torch.bfloat16)
+    images.rows[1::2] = images.rows[::2]
+    texts.rows[texts.starts[2]] = 0.0
+    inputs = images, texts
+    monkeypatch.setattr(block_sizes, "_INTERPRETED", block_sizes._INTERPRETED._replace(chunk_words=20, chunk_images=2))
+    monkeypatch.setattr(plan, "LONGEST_TEXT", 6)
+    check_backward(inputs, SCORES["maxsim"])
+    grad_scores = torch.ones(3, 5)
+    first, second = (backend.backward(grad_scores, *inputs, SCORES["maxsim"]) for _ in range(2))
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+    real = torch.arange(24) % 8 < images.lengths.repeat_interleave(8) // 2 * 2
+    pairs = first[0].where(real[:, None], 0).unflatten(0, (12, 2))
+    assert torch.equal(pairs[:, 0], pairs[:, 1])
+
+
 def test_max_pool_takes_the_gradient_to_the_best_word():
     check_forward(problem(*SHAPES["blocks"], torch.float32), LocalScore(pool="max"))
     check_backward(problem(*SHAPES["blocks"], torch.float32), LocalScore(pool="max"))

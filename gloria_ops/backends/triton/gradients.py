@@ -14,6 +14,7 @@ from gloria_ops.backends.triton.block_sizes import Choice, chosen_for
 from gloria_ops.backends.triton.context import gram_products, grams
 from gloria_ops.backends.triton.direct import direct_gradients
 from gloria_ops.backends.triton.gradient import affinity_gradients
+from gloria_ops.backends.triton.maximum import best_regions, best_words
 from gloria_ops.backends.triton.pool import weight_gradients, word_coefficients
 from gloria_ops.backends.triton.problem import Problem
 from gloria_ops.learnable import FIXED, Learnable
@@ -67,6 +68,7 @@ def backward(
         of_attention = p.empty(at_once, p.planes(choice.gradient), p.programs).zero_()
     if word_scale is not None:
         of_word = torch.empty_like(grad_scores)
+    bests = p.empty(at_once if p.hard else 0, rows, dtype=torch.int32)
     levels = p.empty(at_once, p.plan.texts_at_once if score.word_norm != "none" else 0, side)
     for of_chunk in p.image_chunks(at_once):
         p.pack_regions(of_chunk)
@@ -81,6 +83,10 @@ def backward(
             word_coefficients(p, chunk, grad_scores, found, lengths[:2], coefficients, of_word)
             if grad_weights is not None:
                 weight_gradients(p, chunk, coefficients[7], grad_weights)
+            if p.hard:
+                best_regions(p, chunk, s, coefficients, bests, grad_words, rest)
+                best_words(p, chunk, s, coefficients, bests, sums)
+                continue
             affinity_gradients(p, chunk, s, gs, a, h, lengths[2], coefficients, levels, of_attention)
             products.word_gradients(p, chunk, gs, coefficients, grad_words, rest)
             products.region_sums(p, chunk, gs, sums)
@@ -98,5 +104,6 @@ def _bytes_of_image(p: Problem) -> int:
     affinities = (3 if p.cosine else 1) * rows * p.side * itemsize
     square = p.gram_side**2 * (itemsize + 4 * products.GRAM_PARTS) if p.cosine else 0
     levels = 4 * p.plan.texts_at_once * p.side if p.score.word_norm != "none" else 0
-    of_words = 4 * rows * (p.statistics + 13)
+    # At most so many numbers of each word, fewer where nothing is learned and the maximum is not hard.
+    of_words = 4 * rows * (p.statistics + (20 if p.learnable.given or p.hard else 10))
     return affinities + square + levels + of_words + 4 * p.side * p.dim + p.packed_bytes
