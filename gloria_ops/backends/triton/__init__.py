@@ -58,17 +58,17 @@ def unavailable() -> str | None:
 def unsupported(
     score: LocalScore, dtype: torch.dtype, device: torch.device, learnable: Learnable = FIXED
 ) -> str | None:
-    """Why this problem is not for this backend; None if it is."""
+    """Why this problem, whatever is learned of it, is not for this backend; None if it is."""
     expected = "cpu" if block_sizes.INTERPRETED else "cuda"
     if device.type != expected:
         under = "under TRITON_INTERPRET=1 " if block_sizes.INTERPRETED else ""
         return f"{under}it computes on {expected} tensors, not on {device}"
     if expected == "cuda" and torch.cuda.get_device_capability(device) < _LEAST_CAPABILITY:
         return f"it needs compute capability 8.0, and {device} has {torch.cuda.get_device_capability(device)}"
-    return lacks(score, dtype, learnable)
+    return lacks(score, dtype)
 
 
-def lacks(score: LocalScore, dtype: torch.dtype, learnable: Learnable = FIXED) -> str | None:
+def lacks(score: LocalScore, dtype: torch.dtype) -> str | None:
     """What of these the kernels lack on any device; None if they have both."""
     if dtype not in _DTYPES:
         return f"it takes float32, bfloat16 and float16, not {dtype}"

@@ -168,6 +168,7 @@ def attention(
             REFERENCE=reference,
             STORE=p.cosine and reference != "block",
             KEEP=levels is not None,
+            HARD=p.hard,
             MEANS=len(found) > 3,
             **p.elementwise_arguments(chunk, blocks),
         )

@@ -1,4 +1,4 @@
-"""The gradient of the affinities, elementwise, which takes their place."""
+"""The gradient of the affinities, elementwise, which takes their place; for a hard maximum see `maximum`."""
 
 # mypy: disable-error-code="no-untyped-def"
 # Triton reads the annotations of kernels, and knows constexpr only.
@@ -15,8 +15,7 @@ from gloria_ops.backends.triton.problem import Chunk, Problem
 def attention_gradient(
     affinities, attended, products, centers, coefficients, of_words, of_regions, at, of_word, inside, real_word, real,
     level, plane, scale,
-    NORM: tl.constexpr, COSINE: tl.constexpr, SMOOTH: tl.constexpr, HARD: tl.constexpr, NORMED: tl.constexpr,
-    LOG2: tl.constexpr,
+    NORM: tl.constexpr, COSINE: tl.constexpr, SMOOTH: tl.constexpr, NORMED: tl.constexpr, LOG2: tl.constexpr,
 ):  # fmt: skip
     """(s, x, gd a, gx) of words (W, R): see `pool.word_coefficient_kernel` for what is stored of a word.
 
@@ -30,24 +29,21 @@ def attention_gradient(
         e = tl.load(attended + at, mask=inside, other=0.0).to(tl.float32)
     else:
         reference = tl.load(coefficients + 5 * plane + of_word, mask=real_word, other=0.0)
-        e = unnormalized(x, reference[:, None], scale * LOG2E, HARD)
+        e = unnormalized(x, reference[:, None], scale * LOG2E, False)
         e = tl.where(real[None, :], e, 0.0)
-    if HARD:
-        gx = tl.zeros(s.shape, tl.float32)
+    # Centered, so that an attention that is all at one region has a gradient of exactly 0.
+    if SMOOTH:
+        gx = gd[:, None] * (s - center[:, None])
+    elif LOG2:
+        gx = (gd * scale * LN2)[:, None] * (s - center[:, None])
     else:
-        # Centered, so that an attention that is all at one region has a gradient of exactly 0.
-        if SMOOTH:
-            gx = gd[:, None] * (s - center[:, None])
-        elif LOG2:
-            gx = (gd * scale * LN2)[:, None] * (s - center[:, None])
-        else:
-            gx = (gd * scale)[:, None] * (s - center[:, None])
-        if COSINE:
-            of_square = tl.load(coefficients + 2 * plane + of_word, mask=real_word, other=0.0)
-            mean = tl.load(centers + of_word, mask=real_word, other=0.0)
-            h = tl.load(products + at, mask=inside, other=0.0).to(tl.float32)
-            gx += of_square[:, None] * (h - mean[:, None])
-        gx *= e
+        gx = (gd * scale)[:, None] * (s - center[:, None])
+    if COSINE:
+        of_square = tl.load(coefficients + 2 * plane + of_word, mask=real_word, other=0.0)
+        mean = tl.load(centers + of_word, mask=real_word, other=0.0)
+        h = tl.load(products + at, mask=inside, other=0.0).to(tl.float32)
+        gx += of_square[:, None] * (h - mean[:, None])
+    gx *= e
     return s, x, gd[:, None] * e, gx
 
 
@@ -77,7 +73,6 @@ def affinity_gradient_kernel(
     NORM: tl.constexpr,
     COSINE: tl.constexpr,
     SMOOTH: tl.constexpr,
-    HARD: tl.constexpr,
     SCALED: tl.constexpr,
     NORMED: tl.constexpr,
     LOG2: tl.constexpr,
@@ -127,7 +122,7 @@ def affinity_gradient_kernel(
                 of_words = tl.load(word_norms + start + nth, mask=real_word, other=0.0)
                 s, x, gs, gx = attention_gradient(
                     own, own_attended, own_products, centers, coefficients, of_words, of_regions, at, of_text + nth,
-                    inside, real_word, real, level, plane, scale, NORM, COSINE, SMOOTH, HARD, NORMED, LOG2,
+                    inside, real_word, real, level, plane, scale, NORM, COSINE, SMOOTH, NORMED, LOG2,
                 )  # fmt: skip
                 if not storing:
                     inner += tl.sum(tl.where(real_word[:, None], x * gx, 0.0), 0)

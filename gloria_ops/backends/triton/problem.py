@@ -273,7 +273,6 @@ class Problem:
             "texts_at_once": self.plan.texts_at_once,
             "scale": self.scale,
             "NORM": self.score.word_norm,
-            "HARD": self.hard,
             "NORMED": self.normed,
             "LOG2": self.log2,
             "PRECISION": self.precision.product,
