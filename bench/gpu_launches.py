@@ -13,6 +13,7 @@ from triton.runtime.jit import JITFunction
 from gloria_ops import LocalScore
 from gloria_ops.backends.triton import gradients, scores
 from gloria_ops.backends.triton.block_sizes import INTERPRETED, Choice
+from gloria_ops.learnable import FIXED, Learnable
 from gloria_ops.tokens import Ragged
 
 _OPTIONS = ("num_warps", "num_stages")
@@ -55,17 +56,21 @@ def sides(sizes: Sizes, dtype: torch.dtype) -> tuple[Ragged, Ragged]:
     return side(sizes.images, sizes.images * sizes.regions), side(sizes.texts, sizes.words)
 
 
-def of_forward(sizes: Sizes, dtype: torch.dtype, score: LocalScore, choice: Choice) -> list[Launch]:
+def of_forward(
+    sizes: Sizes, dtype: torch.dtype, score: LocalScore, choice: Choice, learnable: Learnable = FIXED
+) -> list[Launch]:
     """What forward launches."""
     images, texts = sides(sizes, dtype)
-    return recorded(lambda: scores.forward(images, texts, score, choice), runs=False)
+    return recorded(lambda: scores.forward(images, texts, score, choice, learnable), runs=False)
 
 
-def of_backward(sizes: Sizes, dtype: torch.dtype, score: LocalScore, choice: Choice) -> list[Launch]:
+def of_backward(
+    sizes: Sizes, dtype: torch.dtype, score: LocalScore, choice: Choice, learnable: Learnable = FIXED
+) -> list[Launch]:
     """What backward launches."""
     images, texts = sides(sizes, dtype)
     grad_scores = torch.empty(sizes.images, sizes.texts, device="meta")
-    return recorded(lambda: gradients.backward(grad_scores, images, texts, score, choice), runs=False)
+    return recorded(lambda: gradients.backward(grad_scores, images, texts, score, choice, learnable), runs=False)
 
 
 def recorded(step: Callable[[], object], runs: bool) -> list[Launch]:

@@ -27,11 +27,11 @@ def threads(count: int):
         torch.set_num_threads(before)
 
 
-def fused(given_problem: Problem, score: LocalScore) -> Results:
-    """From the kernels."""
+def fused(given_problem: Problem, score: LocalScore, backend: str = "cpu") -> Results:
+    """From the kernels of a backend."""
     regions, words = given_problem.regions.clone().requires_grad_(), given_problem.words.clone().requires_grad_()
     learned = {name: value.float().requires_grad_() for name, value in given_problem.learned.items()}
-    scores = local_scores(regions, words, score=score, backend="cpu", **given_problem.lengths, **learned)
+    scores = local_scores(regions, words, score=score, backend=backend, **given_problem.lengths, **learned)
     assert scores.dtype == torch.float32
     inputs = (regions, words, *learned.values())
     return scores.detach(), *torch.autograd.grad(scores, inputs, given_problem.cotangent.float())

@@ -21,6 +21,7 @@ SCORES = {
     "softmax, dot": LocalScore(similarity="dot", pool="sum"),
     "a scale that needs the maximum": LocalScore(attention_scale=50.0, pool_divide=True),
     "clipped_l2, dot": LocalScore(word_norm="clipped_l2", similarity="dot"),
+    "smooth maximum": LocalScore(word_norm="none", similarity="smooth_max", pool="softmax"),
 }
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

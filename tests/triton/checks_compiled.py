@@ -3,9 +3,11 @@
 import pytest
 import torch
 from checking import SCORES
+from problems import LEARNED_SCORES
 
 from bench import gpu_code, gpu_launches
 from gloria_ops.backends.triton import block_sizes
+from gloria_ops.learnable import Learnable
 
 # What a block may have of the shared memory; kernels for 86 run on 89 too.
 SHARED_BYTES = {80: 163 << 10, 86: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
@@ -23,7 +25,8 @@ DTYPES = {
 CASES = [(90, "bfloat16", score) for score in SCORES if score != "released, agg mean"]
 CASES += [(capability, "bfloat16", score) for capability in (80, 86, 100, 120) for score in ("released", "paper")]
 CASES += [(capability, dtype, "released") for capability in (80, 90) for dtype in DTYPES if dtype != "bfloat16"]
-CASES += [(80, "bfloat16", "a scale that needs the maximum"), (80, "bfloat16", "scan_t2i"), (90, "tf32x3", "paper")]
+CASES += [(80, "bfloat16", name) for name in ("a scale that needs the maximum", "scan_t2i", "maxsim")]
+CASES += [(90, "tf32x3", "paper")]
 
 
 @pytest.mark.parametrize(("capability", "dtype_name", "score_name"), CASES, ids=lambda each: str(each))
@@ -37,6 +40,24 @@ def test_kernels_keep_to_the_device(capability, dtype_name, score_name):
         launches += gpu_launches.of_backward(SIZES, dtype, score, choice)
     finally:
         torch.set_float32_matmul_precision("highest")
+    check_code(launches, capability, dtype_name)
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("dtype_name", ["bfloat16", "float32"])
+@pytest.mark.parametrize("name", ["released", "softmax_pool", "paper_mean", "smooth_max"])
+def test_kernels_of_what_is_learned_keep_to_the_device(name, dtype_name, capability):
+    dtype, score = DTYPES[dtype_name][0], LEARNED_SCORES[name]
+    choice = block_sizes.chosen(capability, dtype, score)
+    scale = torch.empty((), device="meta")
+    learnable = Learnable(torch.empty(SIZES.words, device="meta"), scale, scale)
+    launches = gpu_launches.of_forward(SIZES, dtype, score, choice, learnable)
+    launches += gpu_launches.of_backward(SIZES, dtype, score, choice, learnable)
+    # The others are those of every score.
+    check_code([each for each in launches if {"scale", "grad_weights"} & set(each.arguments)], capability, dtype_name)
+
+
+def check_code(launches, capability, dtype_name):
     wrong = {}
     for launch in launches:
         code = gpu_code.code_of(launch, capability)

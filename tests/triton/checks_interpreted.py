@@ -9,9 +9,12 @@ import triton.language as tl
 from checking import DTYPES, RELEASED, SCORES, check, check_backward, check_forward, double, gradients, problem
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from kernel_checks import assert_as_accurate, eager, fused, names_of
+from problems import LEARNED_SCORES
+from problems import problem as given_problem
 from tolerances import ANY_SHAPE, BACKWARD, FLOAT32, FORWARD, error
 
-from gloria_ops import LocalScore, local_contrastive_loss, ops, reference
+from gloria_ops import LocalScore, local_contrastive_loss, local_pair_scores, local_scores, ops, reference
 from gloria_ops.backends import triton as backend
 from gloria_ops.backends.triton import block_sizes, context, plan
 from gloria_ops.backends.triton import problem as triton_problem
@@ -76,6 +79,67 @@ def test_any_shape(images, texts, regions, words, dim, name, seed):
     inputs = problem(images, texts, regions, words, dim, torch.float32, seed)
     check_forward(inputs, SCORES[name], slack=ANY_SHAPE)
     check_backward(inputs, SCORES[name], slack=ANY_SHAPE)
+
+
+# Every way that a weight or a scale goes into a gradient, once.
+LEARNED = ("released", "paper_mean", "scan_t2i", "softmax_pool", "smooth_max", "smooth_max_sum", "maxsim_mean")
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [*((name, torch.float32) for name in LEARNED), ("released", torch.bfloat16), ("smooth_max", torch.bfloat16)],
+    ids=str,
+)
+def test_what_is_learned_errs_no_more_than_eager(name, dtype):
+    """Weights of words, and both scales as tensors, with their gradients.
+
+    A scale has one gradient, whose error is a matter of luck: that of several problems is not.
+    """
+    score = LEARNED_SCORES[name]
+    shape = {"images": 2, "texts": 3, "most_regions": 70, "most_words": 14, "width": 24}
+    some = [given_problem("random", **shape, seed=seed).learning(score, seed).to(dtype) for seed in range(6)]
+    found = [
+        [torch.stack(each) for each in zip(*map(compute, some), strict=True)]
+        for compute in (
+            lambda one: fused(one, score, "triton"),
+            lambda one: eager(one, score),
+            lambda one: eager(one.to(torch.float64), score),
+        )
+    ]
+    assert_as_accurate(*found, slack=1, names=names_of(some[0]))
+
+
+@pytest.mark.parametrize("name", ["released", "smooth_max"])
+def test_chosen_pairs_are_those_of_the_whole_matrix(name):
+    score, pairs = LEARNED_SCORES[name], torch.tensor([[0, 1], [1, 1], [0, 3], [1, 1]])
+    one = given_problem("random", 2, 4, 9, 5, 8).learning(score).to(torch.float32)
+    leaves = [each.clone().requires_grad_() for each in (one.regions, one.words, *one.learned.values())]
+    learned = {key: each.float() for key, each in zip(one.learned, leaves[2:], strict=True)}
+    given = {"score": score, "backend": "triton", **one.lengths, **learned}
+    every, ours = local_scores(*leaves[:2], **given), local_pair_scores(*leaves[:2], pairs, **given)
+    expected = every[pairs[:, 0], pairs[:, 1]]
+    upstream = torch.tensor([1.0, -2.0, 0.5, 3.0])
+    torch.testing.assert_close(ours, expected, **FLOAT32)
+    of_pairs, of_matrix = (torch.autograd.grad(each, leaves, upstream) for each in (ours, expected))
+    for gradient, other in zip(of_pairs, of_matrix, strict=True):
+        torch.testing.assert_close(gradient, other, **FLOAT32)
+
+
+def test_regions_that_tie_share_the_gradient_of_a_hard_maximum(monkeypatch):
+    """Every second region twice, a word of zeros, whose best regions are all of them; several chunks of each side."""
+    images, texts = problem(3, 5, 8, 6, 24, torch.bfloat16)
+    images.rows[1::2] = images.rows[::2]
+    texts.rows[texts.starts[2]] = 0.0
+    inputs = images, texts
+    monkeypatch.setattr(block_sizes, "_INTERPRETED", block_sizes._INTERPRETED._replace(chunk_words=20, chunk_images=2))
+    monkeypatch.setattr(plan, "LONGEST_TEXT", 6)
+    check_backward(inputs, SCORES["maxsim"])
+    grad_scores = torch.ones(3, 5)
+    first, second = (backend.backward(grad_scores, *inputs, SCORES["maxsim"]) for _ in range(2))
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+    real = torch.arange(24) % 8 < images.lengths.repeat_interleave(8) // 2 * 2
+    pairs = first[0].where(real[:, None], 0).unflatten(0, (12, 2))
+    assert torch.equal(pairs[:, 0], pairs[:, 1])
 
 
 def test_max_pool_takes_the_gradient_to_the_best_word():

@@ -9,6 +9,9 @@ import torch
 pytest.importorskip("triton")
 
 from checking import DTYPES, SCORES, check_backward, check_forward, problem
+from kernel_checks import assert_as_accurate, eager, fused, names_of
+from problems import LEARNED_SCORES, Problem
+from problems import problem as given_problem
 from triton import knobs
 
 from gloria_ops import LocalScore, local_contrastive_loss, local_scores
@@ -113,13 +116,19 @@ def test_memory_does_not_grow_with_the_batch(images):
     assert extra <= triton_problem.WORKSPACE_BYTES + 2 * 2 * t.numel() + (8 << 20)
 
 
-def test_no_call_waits_for_the_gpu_nor_compiles_for_another_batch():
+@pytest.mark.parametrize("learns", [False, True])
+def test_no_call_waits_for_the_gpu_nor_compiles_for_another_batch(learns):
     def step(images, texts, seed):
         v, t, lengths = batch(images, texts, torch.bfloat16, seed=seed)
+        learned = {}
+        if learns:
+            scales = {name: torch.full((), 4.0, device="cuda") for name in ("attention_scale", "word_scale")}
+            learned = {"word_weights": torch.rand(t.shape[:2], device="cuda"), **scales}
+        leaves = (v, t, *(each.requires_grad_() for each in learned.values()))
         torch.cuda.set_sync_debug_mode("error")
         try:
-            scores = local_scores(v, t, word_lengths=lengths, score=RELEASED, backend="triton")
-            torch.autograd.grad(scores.sum(), (v, t))
+            scores = local_scores(v, t, word_lengths=lengths, score=RELEASED, backend="triton", **learned)
+            torch.autograd.grad(scores.sum(), leaves)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -205,12 +214,23 @@ def test_regions_beyond_two_to_the_31_elements():
     assert not gradient[:-4].any()
 
 
-@pytest.mark.parametrize("pool", ["mean", "sum", "max"])
+@pytest.mark.parametrize("pool", ["mean", "sum", "max", "softmax"])
 def test_pools(pool):
     inputs = problem(*SHAPES["odd"], torch.bfloat16, device="cuda")
     score = dataclasses.replace(RELEASED, pool=pool)
     check_forward(inputs, score)
     check_backward(inputs, score)
+
+
+@pytest.mark.parametrize("name", ["released", "scan_t2i", "smooth_max", "maxsim_mean"])
+def test_what_is_learned(name):
+    score = LEARNED_SCORES[name]
+    one = given_problem("random", 6, 9, 70, 33, 100).learning(score)
+    learned = {key: each.cuda() for key, each in one.learned.items()}
+    one = Problem(*(each.cuda() for each in one[:-1]), learned).to(torch.float32)
+    results = fused(one, score, "triton"), eager(one, score), eager(one.to(torch.float64), score)
+    # One number has no typical error of eager PyTorch.
+    assert_as_accurate(*results, slack=10, names=names_of(one))
 
 
 def test_the_backend_is_not_interpreted():

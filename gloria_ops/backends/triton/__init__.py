@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from gloria_ops.learnable import FIXED, Learnable, lacks_knobs
+from gloria_ops.learnable import FIXED, Learnable
 from gloria_ops.score import LocalScore
 from gloria_ops.tokens import Ragged
 
@@ -58,17 +58,17 @@ def unavailable() -> str | None:
 def unsupported(
     score: LocalScore, dtype: torch.dtype, device: torch.device, learnable: Learnable = FIXED
 ) -> str | None:
-    """Why this problem is not for this backend; None if it is."""
+    """Why this problem, whatever is learned of it, is not for this backend; None if it is."""
     expected = "cpu" if block_sizes.INTERPRETED else "cuda"
     if device.type != expected:
         under = "under TRITON_INTERPRET=1 " if block_sizes.INTERPRETED else ""
         return f"{under}it computes on {expected} tensors, not on {device}"
     if expected == "cuda" and torch.cuda.get_device_capability(device) < _LEAST_CAPABILITY:
         return f"it needs compute capability 8.0, and {device} has {torch.cuda.get_device_capability(device)}"
-    return lacks(score, dtype, learnable)
+    return lacks(score, dtype)
 
 
-def lacks(score: LocalScore, dtype: torch.dtype, learnable: Learnable = FIXED) -> str | None:
+def lacks(score: LocalScore, dtype: torch.dtype) -> str | None:
     """What of these the kernels lack on any device; None if they have both."""
     if dtype not in _DTYPES:
         return f"it takes float32, bfloat16 and float16, not {dtype}"
@@ -76,9 +76,9 @@ def lacks(score: LocalScore, dtype: torch.dtype, learnable: Learnable = FIXED) -
         return f"it lacks word_norm={score.word_norm!r}: it has {', '.join(map(repr, _WORD_NORMS))}"
     if score.direction != "t2i":
         return f"it lacks direction={score.direction!r}: it takes what attention runs over as padded to one length"
-    if math.isinf(score.attention_scale) and (score.word_norm, score.similarity) != ("none", "dot"):
-        return "it has the hard maximum for word_norm='none' with similarity='dot' only"
-    return lacks_knobs(score, learnable)
+    if math.isinf(score.attention_scale) and (score.word_norm != "none" or score.similarity == "cosine"):
+        return "it has the hard maximum for word_norm='none' and without similarity='cosine' only"
+    return None
 
 
 def forward(
@@ -93,15 +93,16 @@ def forward(
     The way to the contexts' norms depends on M and D alone, whatever `search_words` are.
     """
     with _device_of(attended.rows):
-        return scores.forward(attended, attending, score)
+        return scores.forward(attended, attending, score, learnable=learnable)
 
 
 def backward(
     grad_scores: Tensor, attended: Ragged, attending: Ragged, score: LocalScore, learnable: Learnable = FIXED
 ) -> tuple[Tensor, ...]:
-    """Return gradients with the shape and dtype of both sides' rows; rows that belong to no item get zeros."""
+    """Return gradients of both sides' rows and of `learnable.given`; rows that belong to no item get zeros."""
+    grad_scores = grad_scores.to(torch.float32).contiguous()
     with _device_of(attended.rows):
-        return gradients.backward(grad_scores.to(torch.float32).contiguous(), attended, attending, score)
+        return gradients.backward(grad_scores, attended, attending, score, learnable=learnable)
 
 
 def _device_of(rows: Tensor) -> torch.cuda.device_of:

@@ -13,6 +13,7 @@ from gloria_ops.backends.triton.device import (
     affinity,
     clipped,
     kept,
+    number,
     unnormalized,
     word_normed,
 )
@@ -44,6 +45,7 @@ def attention_kernel(
     REFERENCE: tl.constexpr,
     STORE: tl.constexpr,
     KEEP: tl.constexpr,
+    MEANS: tl.constexpr,
     NORMED: tl.constexpr,
     LOG2: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -55,13 +57,14 @@ def attention_kernel(
     One program: R regions of one image, and every so-manieth text of the chunk. REFERENCE of the exponentials:
     "middle" = MIDDLE; "block" = the greatest of these regions, found here; "whole" = that of all blocks, found before.
     LOG2: d is kept, as s is taken, times log2(e). KEEP (for backward): levels (images, texts_at_once, side), one of
-    each text at each region.
+    each text at each region. MEANS (for the gradient of the scale): sums of attention times x.
 
     A program reads and writes its own words and regions of `affinities`, `attended` (which may be the same memory) and
     `levels` only, and its own block's planes of `found`. A barrier lies between the loop that reads the affinities for
     the level and the one that overwrites them; within the latter a block of words is loaded before it is stored.
     "whole" reads the references that the launch before wrote, and writes the other planes only.
     """
+    scale = number(scale)
     image, block = tl.program_id(1), tl.program_id(2)
     planes = tl.num_programs(2)
     first, end = tl.load(first_texts + chunk), tl.load(first_texts + chunk + 1)
@@ -141,12 +144,14 @@ def attention_kernel(
             if NORMED:
                 d *= of_words
             tl.store(found + (2 * planes + block) * plane + of_text + nth, d, mask=real_word)
+            if MEANS:
+                tl.store(found + (3 * planes + block) * plane + of_text + nth, tl.sum(a * x, 1), mask=real_word)
 
 
 def attention(
     p: Problem, chunk: Chunk, affinities: Tensor, attended: Tensor, found: Tensor, levels: Tensor | None
 ) -> None:
-    """Fill found (3, planes, images, capacity); scores that are cosines store the attention, too."""
+    """Fill found (3 or 4, planes, images, capacity); scores that are cosines store the attention, too."""
     blocks = p.blocks.attention
     if not p.bounded:
         # A reference of its own for each word takes registers.
@@ -163,5 +168,7 @@ def attention(
             REFERENCE=reference,
             STORE=p.cosine and reference != "block",
             KEEP=levels is not None,
+            HARD=p.hard,
+            MEANS=len(found) > 3,
             **p.elementwise_arguments(chunk, blocks),
         )

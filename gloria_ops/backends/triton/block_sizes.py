@@ -158,7 +158,7 @@ def chosen(capability: int, dtype: torch.dtype, score: LocalScore) -> Choice:
 
 def kind(score: LocalScore) -> str:
     """Of a score: "plain" = each word by itself, without its context, so that one kernel can do all; else "normed"."""
-    return "plain" if score.word_norm == "none" and score.similarity == "dot" else "normed"
+    return "plain" if score.word_norm == "none" and score.similarity != "cosine" else "normed"
 
 
 @lru_cache(maxsize=8)

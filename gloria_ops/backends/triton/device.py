@@ -15,6 +15,16 @@ GROUP = tl.constexpr(8)
 
 
 @triton.jit
+def number(scale):
+    """A scale that is given as a number, or where it lies on the device."""
+    scale = tl.to_tensor(scale)  # under the interpreter a number is one of Python
+    if scale.dtype.is_ptr():
+        return tl.load(scale)
+    else:
+        return scale
+
+
+@triton.jit
 def dot(a, b, acc, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
     """Acc + a @ b in float32. UPCAST: the interpreter multiplies bfloat16 wrongly, and only it is told so."""
     if UPCAST:
@@ -102,11 +112,12 @@ def unnormalized(x, reference, sharp, HARD: tl.constexpr):
 
 
 @triton.jit
-def statistics(found, at, mask, plane, planes, sharp, MERGE: tl.constexpr, HARD: tl.constexpr):
+def statistics(found, at, mask, plane, planes, sharp, MERGE: tl.constexpr, HARD: tl.constexpr, D: tl.constexpr = 2):
     """(reference, normalizer, d) of words with an image, from those of the blocks of its regions; d as it is kept.
 
-    found: (3, planes, ...) float32, `plane` elements each: reference, sum of the attention, and sum of attention times
-    affinity. MERGE: each block has a reference of its own.
+    found: (3 or 4, planes, ...) float32, `plane` elements each: reference, sum of the attention, sum of attention times
+    affinity, and, where the gradient of the scale needs it, times x, which is d if D is 3. MERGE: each block has a
+    reference of its own.
     """
     reference = tl.full(at.shape, float("-inf"), tl.float32)
     normalizer = tl.zeros(at.shape, tl.float32)
@@ -116,7 +127,7 @@ def statistics(found, at, mask, plane, planes, sharp, MERGE: tl.constexpr, HARD:
             reference = tl.maximum(reference, tl.load(found + block * plane + at, mask=mask, other=0.0))
     for block in range(0, planes):
         own_normalizer = tl.load(found + (planes + block) * plane + at, mask=mask, other=1.0)
-        own_d = tl.load(found + (2 * planes + block) * plane + at, mask=mask, other=0.0)
+        own_d = tl.load(found + (D * planes + block) * plane + at, mask=mask, other=0.0)
         if MERGE:
             own = tl.load(found + block * plane + at, mask=mask, other=0.0)
             if HARD:

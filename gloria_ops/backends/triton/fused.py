@@ -3,13 +3,11 @@
 # mypy: disable-error-code="no-untyped-def"
 # Triton reads the annotations of kernels, and knows constexpr only.
 
-import math
-
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from gloria_ops.backends.triton.device import LOG2E, block_of
+from gloria_ops.backends.triton.device import LOG2E, block_of, number
 from gloria_ops.backends.triton.plain import block_of_product, operands
 from gloria_ops.backends.triton.problem import Chunk, Problem
 
@@ -30,6 +28,7 @@ def fused_kernel(
     dim,
     side,
     scale,
+    SMOOTH: tl.constexpr,
     HARD: tl.constexpr,
     DESCRIBED: tl.constexpr,
     M: tl.constexpr,
@@ -39,10 +38,12 @@ def fused_kernel(
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """U = sum_j a_j s_j (images, capacity). One program: M packed words with one image, N of its regions at a time.
+    """U = sum_j a_j s_j, or the SMOOTH maximum (images, capacity). One program: M packed words with one image, N of its
+    regions at a time.
 
     left, tail, right: packed words and regions. A program writes its own words' u only.
     """
+    scale = number(scale)
     count = tl.load(dense_starts + texts)
     tiles = tl.cdiv(count, M)
     if tl.program_id(0) < tiles * images:
@@ -70,9 +71,15 @@ def fused_kernel(
                 shrink = tl.exp2((best - better) * sharp)
                 a = tl.exp2((s - better[:, None]) * sharp)
                 normalizer = normalizer * shrink + tl.sum(a, 1)
-                d = d * shrink + tl.sum(a * s, 1)
+                if not SMOOTH:
+                    d = d * shrink + tl.sum(a * s, 1)
             best = better
-        u = best + d if HARD else d / normalizer
+        if HARD:
+            u = best + d
+        elif SMOOTH:
+            u = best + tl.log(normalizer) / scale
+        else:
+            u = d / normalizer
         rows = first_row + tl.arange(0, M)
         tl.store(similarities + image.to(tl.int64) * capacity + rows, u, mask=rows < count)
 
@@ -93,6 +100,7 @@ def fused(p: Problem, chunk: Chunk, out: Tensor) -> None:
         dim=p.dim,
         side=p.side,
         scale=p.scale,
-        HARD=math.isinf(p.score.attention_scale),
+        SMOOTH=p.smooth,
+        HARD=p.hard,
         **p.product_arguments(blocks),
     )

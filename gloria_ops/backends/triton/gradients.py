@@ -14,16 +14,25 @@ from gloria_ops.backends.triton.block_sizes import Choice, chosen_for
 from gloria_ops.backends.triton.context import gram_products, grams
 from gloria_ops.backends.triton.direct import direct_gradients
 from gloria_ops.backends.triton.gradient import affinity_gradients
-from gloria_ops.backends.triton.pool import word_coefficients
+from gloria_ops.backends.triton.maximum import best_regions, best_words
+from gloria_ops.backends.triton.pool import weight_gradients, word_coefficients
 from gloria_ops.backends.triton.problem import Problem
+from gloria_ops.learnable import FIXED, Learnable
 from gloria_ops.score import LocalScore
 from gloria_ops.tokens import Ragged
 
 
 def backward(
-    grad_scores: Tensor, images: Ragged, texts: Ragged, score: LocalScore, choice: Choice | None = None
-) -> tuple[Tensor, Tensor]:
-    """Gradients of the rows of images and texts, of their shape and dtype; rows that belong to no item get zeros.
+    grad_scores: Tensor,
+    images: Ragged,
+    texts: Ragged,
+    score: LocalScore,
+    choice: Choice | None = None,
+    learnable: Learnable = FIXED,
+) -> tuple[Tensor, ...]:
+    """Gradients of the rows of images and texts, and then of `learnable.given`, of their shape and dtype.
+
+    Rows that belong to no item get zeros, and so do their weights.
 
     Those of 16-bit words are summed, chunk after chunk of images, as the gradient itself and a bfloat16 rest (L_t, D),
     which together hold 17 bits at least: a float32 sum would take twice the memory.
@@ -32,7 +41,7 @@ def backward(
         NotImplementedError: one image alone exceeds the workspace.
     """
     choice = choice or chosen_for(texts.rows.device, texts.rows.dtype, score)
-    p = Problem(images, texts, score, choice, split=True)
+    p = Problem(images, texts, score, choice, split=True, learnable=learnable)
     rows, side, scratch, cosine = p.plan.capacity, p.side, p.precision.scratch, p.cosine
     at_once = p.images_at_once(_bytes_of_image(p))
     if p.plan.chunks > 1:  # a small batch is one chunk, for its launches take as long as its kernels
@@ -48,8 +57,18 @@ def backward(
     g = p.empty(of_images, p.gram_side, p.gram_side, dtype=scratch)
     grad_grams = p.empty(products.GRAM_PARTS, of_images, p.gram_side, p.gram_side)
     sums = p.empty(p.columns(at_once), p.dim)
-    found, lengths = p.found(at_once), p.empty(3, at_once, rows)
-    coefficients = p.empty(7, at_once, rows)
+    weights, attention_scale, word_scale = p.learnable
+    means = attention_scale is not None and score.word_norm != "none"
+    found, lengths = p.found(at_once, means), p.empty(3, at_once, rows)
+    coefficients = p.empty(9 if learnable.given else 7, at_once, rows)
+    grad_weights = None if weights is None else torch.zeros_like(weights)
+    # What is added up to the gradients of the scales: by program, and by score.
+    of_attention, of_word = None, None
+    if attention_scale is not None:
+        of_attention = p.empty(at_once, p.planes(choice.gradient), p.programs).zero_()
+    if word_scale is not None:
+        of_word = torch.empty_like(grad_scores)
+    bests = p.empty(at_once if p.hard else 0, rows, dtype=torch.int32)
     levels = p.empty(at_once, p.plan.texts_at_once if score.word_norm != "none" else 0, side)
     for of_chunk in p.image_chunks(at_once):
         p.pack_regions(of_chunk)
@@ -61,15 +80,22 @@ def backward(
             attention(p, chunk, s, a, found, levels)
             if cosine:
                 gram_products(p, chunk, a, g, found, h, lengths)
-            word_coefficients(p, chunk, grad_scores, found, lengths[:2], coefficients)
-            affinity_gradients(p, chunk, s, gs, a, h, lengths[2], coefficients, levels)
+            word_coefficients(p, chunk, grad_scores, found, lengths[:2], coefficients, of_word)
+            if grad_weights is not None:
+                weight_gradients(p, chunk, coefficients[7], grad_weights)
+            if p.hard:
+                best_regions(p, chunk, s, coefficients, bests, grad_words, rest)
+                best_words(p, chunk, s, coefficients, bests, sums)
+                continue
+            affinity_gradients(p, chunk, s, gs, a, h, lengths[2], coefficients, levels, of_attention)
             products.word_gradients(p, chunk, gs, coefficients, grad_words, rest)
             products.region_sums(p, chunk, gs, sums)
             if cosine:
                 direct_gradients(p, chunk, a, coefficients[6], sums)
                 products.gram_gradients(p, chunk, a, coefficients[3], grad_grams)
         products.finish(p, of_chunk, sums, grad_grams, grad_regions)
-    return grad_regions, grad_words
+    grad_scales = (None if each is None else each.double().sum().float() for each in (of_attention, of_word))
+    return grad_regions, grad_words, *Learnable(grad_weights, *grad_scales).given
 
 
 def _bytes_of_image(p: Problem) -> int:
@@ -78,5 +104,6 @@ def _bytes_of_image(p: Problem) -> int:
     affinities = (3 if p.cosine else 1) * rows * p.side * itemsize
     square = p.gram_side**2 * (itemsize + 4 * products.GRAM_PARTS) if p.cosine else 0
     levels = 4 * p.plan.texts_at_once * p.side if p.score.word_norm != "none" else 0
-    of_words = 4 * rows * (p.statistics + 10)
+    # At most so many numbers of each word, fewer where nothing is learned and the maximum is not hard.
+    of_words = 4 * rows * (p.statistics + (20 if p.learnable.given or p.hard else 10))
     return affinities + square + levels + of_words + 4 * p.side * p.dim + p.packed_bytes

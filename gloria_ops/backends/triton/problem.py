@@ -11,6 +11,7 @@ from torch import Tensor
 from gloria_ops.backends.triton import pack
 from gloria_ops.backends.triton.block_sizes import INTERPRETED, Blocks, Choice, Elementwise
 from gloria_ops.backends.triton.plan import Plan, plan
+from gloria_ops.learnable import FIXED, Learnable
 from gloria_ops.score import LocalScore
 from gloria_ops.tokens import Ragged
 
@@ -67,7 +68,7 @@ class Chunk(NamedTuple):
 
 
 class Problem:
-    """Two sides and a score.
+    """Two sides, a score, and what of it comes as tensors.
 
     Every image must own at most L_v // N_v rows, as padded images do.
 
@@ -81,9 +82,18 @@ class Problem:
         packed_words, word_norms, origins: see `pack.pack_words`.
     """
 
-    def __init__(self, images: Ragged, texts: Ragged, score: LocalScore, choice: Choice, split: bool) -> None:
+    def __init__(
+        self,
+        images: Ragged,
+        texts: Ragged,
+        score: LocalScore,
+        choice: Choice,
+        split: bool,
+        learnable: Learnable = FIXED,
+    ) -> None:
         self.images, self.texts = (Ragged(*(each.contiguous() for each in side)) for side in (images, texts))
         self.score = score
+        self.learnable = Learnable(*(None if each is None else each.contiguous() for each in learnable))
         rows = self.texts.rows
         self.blocks = choice
         self.precision = precision(rows.dtype)
@@ -109,6 +119,16 @@ class Problem:
         return self.score.similarity == "cosine"
 
     @property
+    def smooth(self) -> bool:
+        """Whether u is a smooth maximum; with a hard one it is what the dot product is."""
+        return self.score.similarity == "smooth_max" and not self.hard
+
+    @property
+    def hard(self) -> bool:
+        """Whether the best regions have all of the attention."""
+        return math.isinf(self.score.attention_scale)
+
+    @property
     def normed(self) -> bool:
         """Whether affinities are stored as s / (|t| |v|)."""
         return self.precision.affinity == torch.float16
@@ -125,7 +145,8 @@ class Problem:
         Among float32 numbers the one that is all of an attention must be 1, so that its gradient is exactly 0.
         """
         by_score = self.cosine and self.score.word_norm != "none" and self.score.attention_scale <= BOUNDED_SCALE
-        return by_score and self.precision.scratch == torch.bfloat16
+        known = self.learnable.attention_scale is None
+        return known and by_score and self.precision.scratch == torch.bfloat16
 
     @property
     def by_gram(self) -> bool:
@@ -133,9 +154,16 @@ class Problem:
         return self.longest <= GRAM_UP_TO * self.images.rows.shape[1]
 
     @property
-    def scale(self) -> float:
-        """The attention scale; 0 for the hard maximum, which takes none."""
-        return self.score.attention_scale if math.isfinite(self.score.attention_scale) else 0.0
+    def scale(self) -> float | Tensor:
+        """The attention scale, or where it lies; 0 for the hard maximum, which takes none."""
+        if self.learnable.attention_scale is not None:
+            return self.learnable.attention_scale
+        return 0.0 if self.hard else self.score.attention_scale
+
+    @property
+    def word_scale(self) -> float | Tensor:
+        """The scale of the pool, or where it lies."""
+        return self.score.word_scale if self.learnable.word_scale is None else self.learnable.word_scale
 
     @cached_property
     def programs(self) -> int:
@@ -223,14 +251,14 @@ class Problem:
         }
 
     def found_arguments(self, found: Tensor) -> dict[str, Any]:
-        """Statistics of the attention by block of regions, (3, planes, images, capacity)."""
+        """Statistics of the attention by block of regions, (3 or 4, planes, images, capacity)."""
         return {
             "found": found,
             "capacity": self.plan.capacity,
             "plane": found.stride(1),
             "planes": found.shape[1],
             "scale": self.scale,
-            "HARD": math.isinf(self.score.attention_scale),
+            "HARD": self.hard,
             "LOG2": self.log2,
         }
 
@@ -245,7 +273,6 @@ class Problem:
             "texts_at_once": self.plan.texts_at_once,
             "scale": self.scale,
             "NORM": self.score.word_norm,
-            "HARD": math.isinf(self.score.attention_scale),
             "NORMED": self.normed,
             "LOG2": self.log2,
             "PRECISION": self.precision.product,
@@ -254,6 +281,6 @@ class Problem:
             "num_warps": blocks.warps,
         }
 
-    def found(self, at_once: int) -> Tensor:
-        """Memory for these statistics."""
-        return self.empty(3, self.planes(self.blocks.attention), at_once, self.plan.capacity)
+    def found(self, at_once: int, means: bool = False) -> Tensor:
+        """Memory for these statistics, with those that only the gradient of the attention scale needs."""
+        return self.empty(4 if means else 3, self.planes(self.blocks.attention), at_once, self.plan.capacity)

@@ -9,15 +9,22 @@ from gloria_ops.backends.triton.context import context_squares, grams
 from gloria_ops.backends.triton.fused import fused
 from gloria_ops.backends.triton.pool import pool_found, pool_similarities
 from gloria_ops.backends.triton.problem import Problem
+from gloria_ops.learnable import FIXED, Learnable
 from gloria_ops.score import LocalScore
 from gloria_ops.tokens import Ragged
 
 
-def forward(images: Ragged, texts: Ragged, score: LocalScore, choice: Choice | None = None) -> Tensor:
+def forward(
+    images: Ragged,
+    texts: Ragged,
+    score: LocalScore,
+    choice: Choice | None = None,
+    learnable: Learnable = FIXED,
+) -> Tensor:
     """Scores (N_v, N_t) float32; `choice`: other blocks."""
     choice = choice or chosen_for(texts.rows.device, texts.rows.dtype, score)
     in_one = choice.way == "fused"
-    problem = Problem(images, texts, score, choice, split=not in_one)
+    problem = Problem(images, texts, score, choice, split=not in_one, learnable=learnable)
     scores = problem.empty(images.starts.numel(), texts.starts.numel())
     (_fused if in_one else _split)(problem, scores)
     return scores
