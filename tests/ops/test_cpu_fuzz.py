@@ -102,12 +102,14 @@ def masked(results: Results, posed: Tensor) -> Results:
 def well_posed(rounded: Problem, score: LocalScore) -> tuple[Tensor, Tensor, Tensor]:
     """Which pairs (N_v, N_t) have a result that rounding does not decide, and the sizes of their scores and logits.
 
-    Not those where two regions tie for a hard attention, or nearly tie for a steep one, or two words for the maximum
-    over words, nor those with an affinity at the kink of the leaky ReLU, or with lengths at that of the cosine's
-    epsilon: there each of two results is right. Nor those whose context is less than the rounding of its regions: there
-    none is, unless by luck. Nor those whose similarities are so near zero that float64 itself has no digits of the mean
-    in the log, or so large that it has none of the log. Nor, where a scale is learned, those where one word, or one
-    region of each word, has all weight but 1e-9: float64 has no digits of its derivative.
+    Of these each of two results is right, or none is, unless by luck:
+    - two regions tie for a hard attention, or nearly tie for a steep one, or two words for the maximum over words;
+    - an affinity is at the kink of the leaky ReLU, or lengths are at that of the cosine's epsilon;
+    - a context is less than the rounding of its regions, or its attention exactly 1/2^k, which rounds nothing;
+    - similarities are so near zero that float64 has no digits of the mean in the log, or so large that it has none of
+      the log;
+    - a scale is learned, and one word, or one region of each word, has all weight but 1e-9: float64 has no digits of
+      its derivative.
     """
     posed = torch.ones(rounded.cotangent.shape, dtype=torch.bool)
     sizes = torch.zeros(posed.shape, dtype=torch.float64)
@@ -131,12 +133,14 @@ def well_posed(rounded: Problem, score: LocalScore) -> tuple[Tensor, Tensor, Ten
         steepest = max(steepest, logits.abs().max())
         steep = score.attention_scale * logits.abs().amax().item() * eps > 1e-2
         lengths = context.norm(dim=1) * attending.norm(dim=1)
+        flat = (score.attention_scale * (logits.amax(1) - logits.amin(1)) < eps).any().item()
         cancelled = context.norm(dim=1) <= 64 * eps * (attention @ attended.norm(dim=1))
         posed[image, text] = (
             (not steep or score.similarity == "smooth_max" or leads(logits, max(1e-5, 16 * eps)))
             and (score.pool != "max" or leads(similarities, 16 * eps))
             and (score.word_norm != "clipped_l2" or affinity.abs().min() > 1e-6 * affinity.abs().max())
             and not cancelled.any().item()
+            and not (flat and len(attended) in (2, 4, 8, 16, 32, 64))
             and (score.similarity == "dot" or (lengths / 1e-8 - 1).abs().min() > 1e-5)
             and (
                 not (score.pool == "logsumexp" and score.pool_mean)
