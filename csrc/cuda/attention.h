@@ -145,14 +145,12 @@ DEVICE void load_folded(float (&v)[4], uint32_t row) {
 // What was summed relative to the shifts in one row of 128 floats, relative to those in another. Both may be infinite.
 DEVICE float factor(float before, float now) { return before == now ? 1.f : exp2_fast(before - now); }
 template <int kFirst, int kSecond = kFirst>
-DEVICE void rescale_sums(float (&first)[4], float (&second)[4], uint32_t before_row, uint32_t now_row,
-                         bool hard = false) {
+DEVICE void rescale_sums(float (&first)[4], float (&second)[4], uint32_t before_row, uint32_t now_row) {
   float before[4], now[4];
   load_folded(before, before_row), load_folded(now, now_row);
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    // Of the hard maximum nothing remains of what was lower.
-    const float f = hard && before[i] != now[i] ? 0.f : factor(before[i], now[i]);
+    const float f = factor(before[i], now[i]);
     first[i] *= kFirst == 2 ? f * f : f, second[i] *= kSecond == 2 ? f * f : f;
   }
 }

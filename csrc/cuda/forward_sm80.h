@@ -294,7 +294,7 @@ struct Forward {
       store_shared(shifts(at.pass) + thread() * 4, top);
     }
     sync_block();
-    if (at.pass) rescale_sums<1>(first, second, shifts(at.pass - 1), shifts(at.pass), kKeep && p.hard);
+    if (at.pass) rescale_sums<1>(first, second, shifts(at.pass - 1), shifts(at.pass));
   }
 
   DEVICE void attend(const Block& s, const Texts& texts) {
@@ -317,7 +317,7 @@ struct Forward {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           const float above = relative < kKeep && !kBounded > (x[2 * n + i], weight[n], shift[i]);
-          a[i] = kKeep && p.hard ? (above == 0 ? 1.f : 0.f) : exp2_fast(above);
+          a[i] = exp2_fast(above);
           if (region(r) >= length) a[i] = 0;
         }
         if constexpr (kCosine) {
@@ -392,8 +392,6 @@ struct Forward {
     if (kCosine && at.part == Part::kAffinity) return store_shared(kept, float2{sums[0], sums[1]});
     float2 affinity{sums[0], sums[1]};
     if (kCosine) affinity = load_shared<float2>(kept);
-    if (!kCosine && !kKeep && p.hard && affinity.x == affinity.x)
-      affinity = {load_shared<float>(shifts(at.passes - 1) + thread() * 4), 1.f};
     const float shift = kBounded || !kKeep ? p.scale : load_shared<float>(shifts(at.passes - 1) + thread() * 4);
     // The products that are kept are normalized.
     const float square = kKeep && !at.direct() ? sums[0] * affinity.y : sums[0];
