@@ -100,10 +100,10 @@ DEVICE void wgmma_wait(float (&... d)[kCounts]) {
   "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, " \
   "%42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, " \
   "%62, %63"
-#define GLORIA_NAMES_92                                                                                        \
-  GLORIA_NAMES_64                                                                                              \
-      ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, " \
-      "%84, %85, %86, %87, %88, %89, %90, %91"
+#define GLORIA_NAMES_92                                                                                    \
+  GLORIA_NAMES_64                                                                                          \
+  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, " \
+  "%84, %85, %86, %87, %88, %89, %90, %91"
 #define GLORIA_WGMMA(columns, type, accumulators, names, left, right, flag)                               \
   asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " flag ", 0;\nwgmma.mma_async.sync.aligned.m64n" columns \
                "k16.f32." type "." type " {" names "}, " left ", " right ", p, 1, 1, 0, 0;\n}"            \

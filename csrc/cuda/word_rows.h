@@ -104,8 +104,10 @@ DEVICE void attend(Seen (&seen)[2], float (&s)[kBlocks][4], const ForwardProblem
                    int region, int real) {
   if constexpr (kKeep) keep_affinities<T>(p, image, tile, column, region, s);
   hide(s, real);
-#pragma unroll
-  for (int r = 0; r < 2; ++r) p.hard ? seen[r].add<true, true>(s, r, p) : seen[r].add<kKeep, false>(s, r, p);
+  if (p.hard)
+    seen[0].add<true, true>(s, 0, p), seen[1].add<true, true>(s, 1, p);
+  else
+    seen[0].add<kKeep, false>(s, 0, p), seen[1].add<kKeep, false>(s, 1, p);
 }
 
 template <bool kKeep>
