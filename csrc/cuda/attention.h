@@ -24,6 +24,9 @@ struct Texts {
   DEVICE bool is_real(int column) const { return real >> column & 1; }
   DEVICE bool goes_on(int slot) const { return continues >> slot & 1; }
   DEVICE bool is_last(int slot) const { return slot == kSlots - 1 || !goes_on(slot + 1); }
+  // The same, unknown to the assembler: it tests a bit by one instruction, and would take two to keep what it found for
+  // the next region.
+  DEVICE Texts anew() const { return {as_bits(shuffle(as_float(real), thread() % 32)), continues}; }
 };
 DEVICE Texts texts_of(const Plan& plan, int tile) { return {plan.real[tile * 4 + thread() % 4], plan.continues[tile]}; }
 
@@ -49,8 +52,9 @@ DEVICE void over_texts(float (&v)[kSlots], const Texts& texts, Join&& join) {
 
 // e = exp(s - its maximum over the words of the text), and the sum of e over the text: the maximum is that of the text
 // alone, so that no text is stabilized by another.
-DEVICE void word_exponentials(const Block& s, int r, const Texts& texts, Columns& e, float (&top)[kSlots],
+DEVICE void word_exponentials(const Block& s, int r, Texts texts, Columns& e, float (&top)[kSlots],
                               float (&sum)[kSlots]) {
+  texts = texts.anew();
 #pragma unroll
   for (int n = 0; n < kSlots; ++n) {
 #pragma unroll

@@ -219,25 +219,26 @@ struct Consumer {
   DEVICE void attend(const Block& s, const Texts& texts) {
     const int length = static_cast<int>(p.region_lengths[item.image]);
     if constexpr (!kBounded) raise_shifts(s, texts, length);
+    Columns products, sums;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      if (kKeep && r && never(p)) return;
-      Columns a, products;
+      if (r && never(p)) return;
+      Columns a;
       float weight[kSlots];
       logits<kNorm>(s, r, texts, p.scale, nullptr, a, weight);
+      const float none = region(r) < length ? 0.f : infinity();
 #pragma unroll
       for (int n = 0; n < kSlots; ++n) {
-        float shift[2] = {p.scale, p.scale};
+        float shift[2] = {p.scale + none, p.scale + none};
         if constexpr (!kBounded) {
           const float2 pair = load_shared<float2>(shifts(pass) + (n * kSlot + lane() % 4 * 2) * 4);
-          shift[0] = pair.x, shift[1] = pair.y;
+          shift[0] = pair.x + none, shift[1] = pair.y + none;
         }
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           float& x = a[2 * n + i];
           x = relative < kKeep && !kBounded > (x, weight[n], shift[i]);
           x = exp2_fast(x);
-          if (region(r) >= length) x = 0;
         }
       }
       if constexpr (kCosine) {
@@ -254,20 +255,23 @@ struct Consumer {
         }
       }
 #pragma unroll
-      for (int i = 0; i < 2 * kSlots; ++i) products[i] = a[i] * s[i / 2][2 * r + i % 2];
-      add_folded(first, products), add_folded(second, a);
+      for (int i = 0; i < 2 * kSlots; ++i) {
+        const float product = a[i] * s[i / 2][2 * r + i % 2];
+        products[i] = r ? products[i] + product : product, sums[i] = r ? sums[i] + a[i] : a[i];
+      }
     }
+    add_folded(first, products), add_folded(second, sums);
   }
 
   DEVICE void add_form(const Block& y) {
     if (!kBounded && pass) rescale_sums<kKeep ? 1 : 2, 2>(first, second, shifts(pass - 1), shifts(pass));
+    Columns form, diagonal;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       // The last pass may reach behind the padded rows; there is no attention then, and its norm is not read.
       const float norm = region(r) < p.side ? p.region_norms[static_cast<int64_t>(item.image) * p.side + region(r)] /
                                                   p.unscale[item.image]
                                             : 0.f;
-      Columns form, diagonal;
 #pragma unroll
       for (int n = 0; n < kSlots; n += 4) {
         uint32_t pairs[4];
@@ -275,11 +279,13 @@ struct Consumer {
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
           const float a = i % 2 ? high<Float16>(pairs[i / 2]) : low<Float16>(pairs[i / 2]);
-          form[2 * n + i] = a * y[n + i / 2][2 * r + i % 2], diagonal[2 * n + i] = a * norm * (a * norm);
+          const float square = a * y[n + i / 2][2 * r + i % 2], own = a * norm * (a * norm);
+          form[2 * n + i] = r ? form[2 * n + i] + square : square;
+          diagonal[2 * n + i] = r ? diagonal[2 * n + i] + own : own;
         }
       }
-      add_folded(first, form), add_folded(second, diagonal);
     }
+    add_folded(first, form), add_folded(second, diagonal);
   }
 
   // The sum over all warps of one of the two, for the first 128 threads.

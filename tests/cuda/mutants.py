@@ -44,7 +44,7 @@ MUTANTS = [
         "wide(attention(), region(r), n)",
         "wide(attention(), region(1 - r), n)",
     ),
-    Mutant("rows behind the last region keep their attention", SM80, "if (region(r) >= length) a[i] = 0;", ""),
+    Mutant("rows behind the last region keep their attention", SM80, "? 0.f : infinity()", "? 0.f : 0.f"),
     Mutant(
         "sums of warps are read before they are there",
         SM80,
@@ -60,7 +60,7 @@ MUTANTS = [
     Mutant(
         "sums keep an old shift",
         SM80,
-        "    if (at.pass) rescale_sums<1>(first, second, shifts(at.pass - 1), shifts(at.pass), kKeep && p.hard);\n",
+        "    if (at.pass) rescale_sums<1>(first, second, shifts(at.pass - 1), shifts(at.pass));\n",
         "",
     ),
     Mutant("products keep an old shift", SM80, "if (!kBounded && k && k % kStepsOfPass == 0)", "if (false)"),
