@@ -89,6 +89,9 @@ DEVICE void fetch(const Problem& problem, uint32_t shared, Ring<kStages> ring, b
 
 template <class T, WordNorm kNorm, bool kBounded, bool kCosine, bool kKeep>
 struct Consumer {
+  // Registers for the sums of two regions at once are there only where one is kept as packed attention, or nothing is.
+  static constexpr bool kFoldEach = kKeep && !kCosine;
+
   const ForwardProblem& p;
   const uint32_t shared;
   Ring<kStages> ring;
@@ -257,10 +260,11 @@ struct Consumer {
 #pragma unroll
       for (int i = 0; i < 2 * kSlots; ++i) {
         const float product = a[i] * s[i / 2][2 * r + i % 2];
-        products[i] = r ? products[i] + product : product, sums[i] = r ? sums[i] + a[i] : a[i];
+        products[i] = r && !kFoldEach ? products[i] + product : product;
+        sums[i] = r && !kFoldEach ? sums[i] + a[i] : a[i];
       }
+      if (r || kFoldEach) add_folded(first, products), add_folded(second, sums);
     }
-    add_folded(first, products), add_folded(second, sums);
   }
 
   DEVICE void add_form(const Block& y) {

@@ -20,7 +20,7 @@ struct Seen {
     // Of the hard maximum nothing remains of what was lower.
     const float f =
         p.hard ? (top == best ? 1.f : 0.f) : factor(rounded_product(top, p.scale), rounded_product(best, p.scale));
-    top = best, sum *= f, weighted *= f;
+    top = best, sum = rounded_product(sum, f), weighted = rounded_product(weighted, f);
   }
   template <bool kExact, bool kHard, int kBlocks>
   DEVICE void add(const float (&s)[kBlocks][4], int r, const ForwardProblem& p) {
@@ -36,7 +36,7 @@ struct Seen {
       for (int i = 0; i < 2; ++i) {
         const float x = s[n][2 * r + i], above = relative<kExact>(x, p.scale, shift);
         const float a = kHard ? (above == 0 ? 1.f : 0.f) : exp2_fast(above);
-        sum += a, weighted += a * x;
+        sum += a, weighted = fmaf(a, x, weighted);
       }
   }
   DEVICE void join(Seen other, const ForwardProblem& p) {

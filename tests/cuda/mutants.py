@@ -164,7 +164,7 @@ MUTANTS = [
     # Words as rows.
     Mutant("regions behind the last are seen", ROWS, "  hide(s, real);\n", ""),
     Mutant("lanes of a quad are not all joined", ROWS, "mask < 4; mask *= 2", "mask < 2; mask *= 2"),
-    Mutant("sums keep an old maximum", ROWS, "top = best, sum *= f, weighted *= f;", "top = best;"),
+    Mutant("sums keep an old maximum", ROWS, "sum = rounded_product(sum, f), ", ""),
     Mutant("what was lower than the hard maximum remains", ROWS, "(top == best ? 1.f : 0.f)", "1.f"),
     Mutant("both tiles of a pair are one", ROWS, "place = 2 * item.run + which", "place = 2 * item.run"),
     Mutant("what is kept stands at other words", ROWS, "at[8] = static_cast<uint16_t>(pair >> 16)", "at[8] = at[0]"),
