@@ -1,9 +1,11 @@
 """Modeled times of the CUDA C++ kernels, from the instructions of their compiled code; printed by `bench.gpu_model`.
 
-A model, not a measurement: no GPU was there. A step of a product takes as long as the busiest of the matrix units, the
-shared memory, the second cache and the instructions. Code outside the products is added to that: one block fills a
-multiprocessor, and nothing else hides it. Instructions are those of the shortest way through the compiled code that
-does the wanted work, so that what a text's end in the middle of a tile adds (a few exchanges) is not among them.
+A model, not a measurement: no GPU was there. One block fills a multiprocessor. A step of a product takes as long as the
+busiest of the matrix units, the shared memory and the instructions, once its operands have come from the second cache;
+code outside the products runs at its own rate, and beside it only the products of those who do not wait for it: with
+wgmma the other warpgroups', as far as the stages in shared memory let them come apart (`clocks_of_item`). Instructions
+are those of the shortest way through the compiled code that does the wanted work, so that what a text's end in the
+middle of a tile adds (a few exchanges) is not among them.
 """
 
 from __future__ import annotations
@@ -43,6 +45,9 @@ class Card:
     cublas_tflops: float
     shared_memory: float = 128
     issued: float = 4
+    exponentials: float = 16
+    # Clocks from a request of a stage until its first byte is there.
+    latency: float = 800
     # Of the issue rate: code outside products with one block on a multiprocessor, and kernels without products.
     straight: float = 0.6
     elementwise: float = 0.75
@@ -57,17 +62,28 @@ CARDS = (
 
 
 class Blocks(NamedTuple):
-    """A block of a kernel with products: regions of a pass, depth of a step, warps, rows that one of them or, by wgmma,
-    four of them multiply at a time, blocks that share the regions, bytes that are fetched for each row of a step."""
+    """A block of a kernel with products: words, regions of a pass, depth of a step, warps; words and regions that one
+    warp or, by wgmma, four of them multiply at a time; groups of warps that do not wait for each other between steps;
+    blocks that share the regions."""
 
-    rows: int
+    words: int
+    regions: int
     depth: int
     warps: int
-    rows_at_once: int
+    words_at_once: int
+    regions_at_once: int
+    groups: int
     sharing: int
 
 
-BLOCKS = {"sm_80": Blocks(128, 32, 8, 16, 1), "sm_90a": Blocks(192, 64, 12, 64, 2)}
+STAGES = 3
+# By architecture, and whether words are rows: without a norm over words, and by the dot product.
+BLOCKS = {
+    ("sm_80", False): Blocks(128, 128, 32, 8, 128, 16, 1, 1),
+    ("sm_80", True): Blocks(256, 128, 64, 8, 64, 64, 1, 1),
+    ("sm_90a", False): Blocks(128, 192, 64, 12, 128, 64, 3, 2),
+    ("sm_90a", True): Blocks(128, 368, 64, 8, 64, 368, 2, 2),
+}
 
 
 class Stage(NamedTuple):
@@ -164,8 +180,8 @@ def _kernel(architecture: str, name: str) -> list[Instruction]:
 @cache
 def counts(architecture: str, cosine: bool, keep: bool) -> Counts:
     """Of the bf16 kernel of `released`, or else `paper`; `keep`: of that of backward."""
-    name = f"forwardIN3gpu8BFloat16ELNS_8WordNormE{cosine:d}ELb{cosine:d}ELb{cosine:d}ELb{keep:d}"
-    code = _kernel(architecture, name)
+    released = f"forwardIN3gpu8BFloat16ELNS_8WordNormE1ELb1ELb1ELb{keep:d}"
+    code = _kernel(architecture, released if cosine else f"rows{architecture[3:5]}7forwardIN3gpu8BFloat16ELb{keep:d}")
     loops = cuda_code.product_spans(code)
     products = frozenset(each.address for span in loops for each in cuda_code.inside(code, *span))
     # From behind a loop to it again.
@@ -188,37 +204,95 @@ def gradient_instructions(architecture: str, cosine: bool) -> float:
     return shortest(cuda_code.inside(code, first, last), (("STG", 1),)) / SLOT
 
 
+class Phase(NamedTuple):
+    """Steps of a product and the code behind them: clocks of a step's fetch for all groups, of its product for one, and
+    of the code for one. `meets`: the groups wait for each other behind it."""
+
+    steps: int
+    fetch: float
+    product: float
+    code: float
+    meets: bool
+
+
+def clocks_of_item(phases: list[Phase], groups: int, latency: float, items: int = 40) -> float:
+    """Clocks that an item takes among many.
+
+    What all share does one thing after the other: the fetches, into a stage once all groups have multiplied what was
+    there; the products, first of the group that is ready first; the code.
+    """
+    steps = [(phase, k == phase.steps - 1) for _ in range(items) for phase in phases for k in range(phase.steps)]
+    there: list[float] = []
+    multiplied: list[list[float]] = [[] for _ in range(groups)]
+    ready = [0.0] * groups
+    fetched = product = code = 0.0
+    met: set[int] = set()
+    while min(map(len, multiplied)) < len(steps):
+        while len(there) < min(len(steps), min(map(len, multiplied)) + STAGES):
+            emptied = max(done[len(there) - STAGES] for done in multiplied) if len(there) >= STAGES else 0.0
+            fetched = max(fetched, emptied) + steps[len(there)][0].fetch
+            there.append(fetched + latency)
+        start = {
+            group: max(ready[group], there[len(done)])
+            for group, done in enumerate(multiplied)
+            if group not in met and len(done) < len(there)
+        }
+        group = min(start, key=start.__getitem__)
+        phase, last = steps[len(multiplied[group])]
+        product = ready[group] = max(product, start[group]) + phase.product
+        multiplied[group].append(product)
+        if last:
+            code = ready[group] = max(code, product) + phase.code
+            met |= {group} if phase.meets else set()
+        if len(met) == groups:
+            ready, met = [max(ready)] * groups, set()
+    return max(ready) / items
+
+
 def of_products(card: Card, case: Case, keep: bool) -> Stage:
     """The kernel that makes the affinities and the attention, of all tiles with all images."""
-    blocks, cosine = BLOCKS[card.architecture], case.score.similarity == "cosine"
+    cosine = case.score.similarity == "cosine"
+    blocks = BLOCKS[card.architecture, not cosine]
     instructions = counts(card.architecture, cosine, keep)
-    passes = math.ceil(case.regions / blocks.rows)
+    passes = math.ceil(case.regions / blocks.regions)
+    row = 2 * blocks.depth
+    at_once = blocks.words * blocks.regions / (blocks.words_at_once * blocks.regions_at_once)
+    operands = (blocks.words + blocks.regions) * row
+    pipes = {
+        "matrix units": blocks.words * blocks.regions * blocks.depth / card.multiply_adds,
+        "shared memory": (operands + at_once * (blocks.words_at_once + blocks.regions_at_once) * row)
+        / card.shared_memory,
+        "second cache": (blocks.words + blocks.regions / blocks.sharing) * row / card.second_cache,
+        "instructions": instructions.step * blocks.warps / card.issued,
+    }
+    bound = max(pipes, key=pipes.__getitem__)
+    of_step = max(pipes[pipe] for pipe in pipes if pipe != "second cache") / blocks.groups
 
-    def step(right_on_chip: bool) -> tuple[float, str]:
-        row = 2 * blocks.depth
-        fetched = blocks.rows / blocks.sharing * row + (0 if right_on_chip else WORDS * row)
-        filled = blocks.rows * row + (0 if right_on_chip else WORDS * row)
-        read = blocks.rows * row + blocks.rows / blocks.rows_at_once * WORDS * row
-        pipes = {
-            "matrix units": blocks.rows * WORDS * blocks.depth / card.multiply_adds,
-            "shared memory": (filled + read) / card.shared_memory,
-            "second cache": fetched / card.second_cache,
-            "instructions": instructions.step * blocks.warps / card.issued,
-        }
-        bound = max(pipes, key=lambda name: pipes[name])
-        return pipes[bound], bound
+    def code(count: int, exponentials: int) -> float:
+        issue = count * blocks.warps / card.issued / card.straight
+        return max(issue, exponentials * blocks.words * blocks.regions / card.exponentials) / blocks.groups
 
-    of_step, bound = step(right_on_chip=False)
-    clocks = passes * math.ceil(case.width / blocks.depth) * of_step
-    straight = passes * (instructions.attention + instructions.form)
+    attention = code(instructions.attention, 1 + cosine)
+    phases = [
+        Phase(case.width // blocks.depth, pipes["second cache"], of_step, attention, cosine and number == passes - 1)
+        for number in range(passes)
+    ]
     if cosine:
-        steps = passes * blocks.rows // blocks.depth
-        # Forward takes the blocks of G up to the diagonal.
-        of_form = steps * passes if keep else sum((n + 1) * blocks.rows // blocks.depth for n in range(passes))
-        clocks += of_form * step(right_on_chip=True)[0]
-    clocks += straight * blocks.warps / card.issued / card.straight
-    items = tiles(case.lengths) * case.batch
-    return Stage("affinities", math.ceil(items / card.processors) * clocks / card.ghz / 1e6, bound)
+        # The words' side is the attention, on chip; forward takes the blocks of G up to the diagonal.
+        fetch = blocks.regions / blocks.sharing * row / card.second_cache
+        phases += [
+            Phase(
+                (passes if keep else number + 1) * blocks.regions // blocks.depth,
+                fetch,
+                of_step,
+                code(instructions.form, 0),
+                number == passes - 1,
+            )
+            for number in range(passes)
+        ]
+    items = math.ceil(tiles(case.lengths) / (blocks.words // WORDS)) * case.batch
+    clocks = math.ceil(items / card.processors) * clocks_of_item(phases, blocks.groups, card.latency)
+    return Stage("affinities", clocks / card.ghz / 1e6, bound)
 
 
 def of_gradient(card: Card, case: Case) -> Stage:

@@ -24,6 +24,9 @@ struct Texts {
   DEVICE bool is_real(int column) const { return real >> column & 1; }
   DEVICE bool goes_on(int slot) const { return continues >> slot & 1; }
   DEVICE bool is_last(int slot) const { return slot == kSlots - 1 || !goes_on(slot + 1); }
+  // The same, unknown to the assembler: it tests a bit by one instruction, and would take two to keep what it found for
+  // the next region.
+  DEVICE Texts anew() const { return {as_bits(shuffle(as_float(real), thread() % 32)), continues}; }
 };
 DEVICE Texts texts_of(const Plan& plan, int tile) { return {plan.real[tile * 4 + thread() % 4], plan.continues[tile]}; }
 
@@ -49,8 +52,9 @@ DEVICE void over_texts(float (&v)[kSlots], const Texts& texts, Join&& join) {
 
 // e = exp(s - its maximum over the words of the text), and the sum of e over the text: the maximum is that of the text
 // alone, so that no text is stabilized by another.
-DEVICE void word_exponentials(const Block& s, int r, const Texts& texts, Columns& e, float (&top)[kSlots],
+DEVICE void word_exponentials(const Block& s, int r, Texts texts, Columns& e, float (&top)[kSlots],
                               float (&sum)[kSlots]) {
+  texts = texts.anew();
 #pragma unroll
   for (int n = 0; n < kSlots; ++n) {
 #pragma unroll
@@ -145,14 +149,12 @@ DEVICE void load_folded(float (&v)[4], uint32_t row) {
 // What was summed relative to the shifts in one row of 128 floats, relative to those in another. Both may be infinite.
 DEVICE float factor(float before, float now) { return before == now ? 1.f : exp2_fast(before - now); }
 template <int kFirst, int kSecond = kFirst>
-DEVICE void rescale_sums(float (&first)[4], float (&second)[4], uint32_t before_row, uint32_t now_row,
-                         bool hard = false) {
+DEVICE void rescale_sums(float (&first)[4], float (&second)[4], uint32_t before_row, uint32_t now_row) {
   float before[4], now[4];
   load_folded(before, before_row), load_folded(now, now_row);
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    // Of the hard maximum nothing remains of what was lower.
-    const float f = hard && before[i] != now[i] ? 0.f : factor(before[i], now[i]);
+    const float f = factor(before[i], now[i]);
     first[i] *= kFirst == 2 ? f * f : f, second[i] *= kSecond == 2 ? f * f : f;
   }
 }

@@ -56,6 +56,8 @@ void gradient(const GradientProblem& problem, DType dtype, const Device& device)
 }
 
 void forward(const ForwardProblem& problem, DType dtype, const Device& device) {
+  if (for_word_rows(problem))
+    return device.hopper ? word_rows_sm90(problem, dtype, device) : word_rows_sm80(problem, dtype, device);
   ForwardProblem rest = problem;
   if (device.hopper && for_sm90(problem)) {
     forward_sm90(problem, dtype, device);

@@ -294,7 +294,7 @@ struct Forward {
       store_shared(shifts(at.pass) + thread() * 4, top);
     }
     sync_block();
-    if (at.pass) rescale_sums<1>(first, second, shifts(at.pass - 1), shifts(at.pass), kKeep && p.hard);
+    if (at.pass) rescale_sums<1>(first, second, shifts(at.pass - 1), shifts(at.pass));
   }
 
   DEVICE void attend(const Block& s, const Texts& texts) {
@@ -307,26 +307,23 @@ struct Forward {
       Columns x;
       float weight[kSlots];
       logits<kNorm>(s, r, texts, p.scale, at.span() > 1 ? level(r) : nullptr, x, weight);
+      const float none = region(r) < length ? 0.f : infinity();
+      uint32_t pairs[kSlots];
 #pragma unroll
       for (int n = 0; n < kSlots; ++n) {
-        float a[2], shift[2] = {p.scale, p.scale};
+        float a[2], shift[2] = {p.scale + none, p.scale + none};
         if constexpr (!kBounded) {
           const float2 pair = load_shared<float2>(shifts(at.pass) + (n * kSlot + lane % 4 * 2) * 4);
-          shift[0] = pair.x, shift[1] = pair.y;
+          shift[0] = pair.x + none, shift[1] = pair.y + none;
         }
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           const float above = relative < kKeep && !kBounded > (x[2 * n + i], weight[n], shift[i]);
-          a[i] = kKeep && p.hard ? (above == 0 ? 1.f : 0.f) : exp2_fast(above);
-          if (region(r) >= length) a[i] = 0;
+          a[i] = exp2_fast(above);
         }
         if constexpr (kCosine) {
-          const uint32_t pair = pack<Float16>(a[0], a[1]);
-          if (at.off_chip())
-            store_scratch(region(r), n, pair);
-          else
-            store_shared(wide(attention(), region(r), n) + lane % 4 * 4, pair);
-          a[0] = low<Float16>(pair), a[1] = high<Float16>(pair);  // numerator and norm see the same attention
+          pairs[n] = pack<Float16>(a[0], a[1]);
+          a[0] = low<Float16>(pairs[n]), a[1] = high<Float16>(pairs[n]);  // numerator and norm see the same attention
         }
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
@@ -335,17 +332,35 @@ struct Forward {
           sums[2 * n + i] = r && !kFoldEach ? sums[2 * n + i] + a[i] : a[i];
         }
       }
+      if constexpr (kCosine) store_attention(r, pairs);
       if (r || kFoldEach) add_folded(first, products), add_folded(second, sums);
     }
   }
-  DEVICE void store_scratch(int region, int n, uint32_t pair) const {
-    uint16_t* to = p.scratch + (static_cast<int64_t>(block()) * p.side + region) * kWords + n * kSlot + lane % 4 * 2;
-    *reinterpret_cast<uint32_t*>(to) = pair;
+  DEVICE uint32_t* scratch(int r) const {
+    return reinterpret_cast<uint32_t*>(p.scratch) +
+           (static_cast<int64_t>(block()) * p.side + region(r)) * (kWords / 2) + lane % 4;
   }
-  DEVICE uint32_t attention_of(int region, int n) const {
-    if (!at.off_chip()) return load_shared<uint32_t>(wide(attention(), region, n) + lane % 4 * 4);
-    return *reinterpret_cast<const uint32_t*>(p.scratch + (static_cast<int64_t>(block()) * p.side + region) * kWords +
-                                              n * kSlot + lane % 4 * 2);
+  DEVICE void store_attention(int r, const uint32_t (&pairs)[kSlots]) const {
+    if (at.off_chip()) {
+      uint32_t* to = scratch(r);
+#pragma unroll
+      for (int n = 0; n < kSlots; ++n) to[n * kSlot / 2] = pairs[n];
+    } else {
+#pragma unroll
+      for (int n = 0; n < kSlots; ++n) store_shared(wide(attention(), region(r), n) + lane % 4 * 4, pairs[n]);
+    }
+  }
+  DEVICE void load_attention(int r, uint32_t (&pairs)[kSlots]) const {
+    if (at.off_chip()) {
+      const uint32_t* from = scratch(r);
+#pragma unroll
+      for (int n = 0; n < kSlots; ++n) pairs[n] = from[n * kSlot / 2];
+    } else {
+#pragma unroll
+      for (int n = 0; n < kSlots; n += 4)
+        ldmatrix(reinterpret_cast<uint32_t (&)[4]>(pairs[n]),
+                 wide(attention(), region(r) - lane / 4 + lane % 8, n + lane / 8));
+    }
   }
 
   // Adds a^T y, with y the rows of this pass of G a, and the diagonal terms of a^T G a.
@@ -357,10 +372,11 @@ struct Forward {
     for (int r = 0; r < 2; ++r) {
       const float norm =
           p.region_norms[static_cast<int64_t>(at.item.image) * p.side + region(r)] / p.unscale[at.item.image];
+      uint32_t pairs[kSlots];
+      load_attention(r, pairs);
 #pragma unroll
       for (int n = 0; n < kSlots; ++n) {
-        const uint32_t pair = attention_of(region(r), n);
-        const float a[2] = {low<Float16>(pair), high<Float16>(pair)};
+        const float a[2] = {low<Float16>(pairs[n]), high<Float16>(pairs[n])};
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           const float square = a[i] * y[n][2 * r + i], own = a[i] * norm * (a[i] * norm);
@@ -392,8 +408,6 @@ struct Forward {
     if (kCosine && at.part == Part::kAffinity) return store_shared(kept, float2{sums[0], sums[1]});
     float2 affinity{sums[0], sums[1]};
     if (kCosine) affinity = load_shared<float2>(kept);
-    if (!kCosine && !kKeep && p.hard && affinity.x == affinity.x)
-      affinity = {load_shared<float>(shifts(at.passes - 1) + thread() * 4), 1.f};
     const float shift = kBounded || !kKeep ? p.scale : load_shared<float>(shifts(at.passes - 1) + thread() * 4);
     // The products that are kept are normalized.
     const float square = kKeep && !at.direct() ? sums[0] * affinity.y : sums[0];

@@ -6,20 +6,20 @@
 #pragma once
 
 #include "attention.h"
-#include "ptx_hopper.h"
+#include "ring_sm90.h"
 
 namespace gloria_cuda {
 namespace sm90 {
 
 constexpr int kConsumers = 3, kBlock = 64, kPassRows = kConsumers * kBlock, kBlocks = kOnChip * kRows / kBlock,
               kDepth = 64, kStages = 3;
-constexpr int kCtas = 2, kShare = kPassRows / kCtas, kThreads = 128 * (1 + kConsumers), kWarps = 4 * kConsumers;
+constexpr int kShare = kPassRows / kCtas, kThreads = 128 * (1 + kConsumers), kWarps = 4 * kConsumers;
 constexpr uint32_t kRow = 2 * kDepth, kLeft = kPassRows * kRow, kTile = kWords * kRow, kStage = kLeft + kTile;
 constexpr uint32_t kAttention = kStages * kStage;             // tiles of 64 regions, a row for each word
 constexpr uint32_t kPartials = kAttention + kBlocks * kTile;  // 128 columns from each warp
 constexpr uint32_t kShifts = kPartials + kWarps * kWords * 4;
 constexpr uint32_t kSums = kShifts + kBlocks / kConsumers * kWords * 4, kBarriers = kSums + 2 * kWords * 4;
-constexpr uint32_t kShared = kBarriers + kStages * 16;
+constexpr uint32_t kShared = kBarriers + Ring<kStages>::kBytes;
 static_assert(kShared <= 227 << 10);
 
 struct Problem {
@@ -28,18 +28,6 @@ struct Problem {
   TensorMap regions;  // (images, side, dim), boxes of kShare rows
   TensorMap gram;     // (images, side, side), boxes of kBlock rows
 };
-
-// The slot of the next step, and the parity of its barriers.
-struct Stage {
-  int slot = 0;
-  uint32_t parity = 0;
-  DEVICE void next() {
-    if (++slot == kStages) slot = 0, parity ^= 1;
-  }
-  DEVICE int before() const { return slot ? slot - 1 : kStages - 1; }
-};
-DEVICE uint32_t filled(uint32_t shared, int slot) { return shared + kBarriers + slot * 16; }
-DEVICE uint32_t emptied(uint32_t shared, int slot) { return shared + kBarriers + slot * 16 + 8; }
 
 // Pairs of tiles with images, in the order in which the clusters take them.
 struct Work {
@@ -65,23 +53,19 @@ struct Work {
 };
 
 template <bool kKeep>
-DEVICE void fetch(const Problem& problem, uint32_t shared, bool cosine) {
+DEVICE void fetch(const Problem& problem, uint32_t shared, Ring<kStages> ring, bool cosine) {
   const ForwardProblem& p = problem.p;
   const int rank = cluster_rank(), depth_steps = p.dim / kDepth;
-  const uint32_t all = (1u << kCtas) - 1;
-  Stage stage;
   for (Work work(p); !work.done(); work.next()) {
     const Item item = work.item();
     const int tile = p.plan.runs[item.run], passes = work.passes(item);
 #pragma unroll 1
     for (int step = 0; step < passes * depth_steps; ++step) {
       const int k = step % depth_steps * kDepth, region = step / depth_steps * kPassRows + rank * kShare;
-      const uint32_t to = shared + stage.slot * kStage, full = filled(shared, stage.slot);
-      barrier_wait(emptied(shared, stage.slot), stage.parity ^ 1);
-      barrier_expect(full, kStage);
+      const uint32_t to = shared + ring.slot * kStage, full = ring.expect(kStage);
       copy_tile(to + kLeft, problem.words, k, tile * kWords, 0, full);
-      copy_tile(to + rank * kShare * kRow, problem.regions, k, region, item.image, full, all);
-      stage.next();
+      copy_tile(to + rank * kShare * kRow, problem.regions, k, region, item.image, full, kAllCtas);
+      ring.next();
     }
     if (!cosine) continue;
     // Forward takes blocks of the Gram matrix up to the diagonal only: of a pass those rows that block k of the regions
@@ -91,32 +75,31 @@ DEVICE void fetch(const Problem& problem, uint32_t shared, bool cosine) {
 #pragma unroll 1
       for (int k = 0; k < (kKeep ? passes : pass + 1) * kConsumers; ++k) {
         const int first = !kKeep && k > pass * kConsumers ? k - pass * kConsumers : 0;
-        const uint32_t to = shared + stage.slot * kStage, full = filled(shared, stage.slot);
-        barrier_wait(emptied(shared, stage.slot), stage.parity ^ 1);
-        barrier_expect(full, (kConsumers - first) * kBlock * kRow);
+        const uint32_t to = shared + ring.slot * kStage, full = ring.expect((kConsumers - first) * kBlock * kRow);
 #pragma unroll 1
         for (int box = first; box < kConsumers; ++box)
           if (box % kCtas == rank)
             copy_tile(to + box * kBlock * kRow, problem.gram, k * kBlock, (pass * kConsumers + box) * kBlock,
-                      item.image, full, all);
-        stage.next();
+                      item.image, full, kAllCtas);
+        ring.next();
       }
   }
-  // A CTA must not end while another copies into it, or arrives at its barriers.
-#pragma unroll 1
-  for (int i = 0; i < kStages; ++i) barrier_wait(emptied(shared, stage.slot), stage.parity ^ 1), stage.next();
+  ring.drain();
 }
 
 template <class T, WordNorm kNorm, bool kBounded, bool kCosine, bool kKeep>
 struct Consumer {
+  // Registers for the sums of two regions at once are there only where one is kept as packed attention, or nothing is.
+  static constexpr bool kFoldEach = kKeep && !kCosine;
+
   const ForwardProblem& p;
   const uint32_t shared;
-  Stage stage;
+  Ring<kStages> ring;
   int pass = 0;
   Item item;
   float first[4], second[4];  // as in forward_sm80.h
 
-  DEVICE Consumer(const ForwardProblem& p, uint32_t shared) : p(p), shared(shared) {}
+  DEVICE Consumer(const ForwardProblem& p, uint32_t shared, Ring<kStages> ring) : p(p), shared(shared), ring(ring) {}
 
   DEVICE void run() {
 #pragma unroll 1
@@ -165,9 +148,6 @@ struct Consumer {
 #pragma unroll
     for (int i = 0; i < 4; ++i) first[i] = second[i] = 0;
   }
-  DEVICE void release(int slot) const {
-    if (lane() < kCtas) barrier_arrive(of_cta(emptied(shared, slot), lane()));
-  }
 
   template <class Operand>
   DEVICE static void multiply_stage(float (&d)[4 * kSlots], uint64_t left, uint64_t right, bool accumulate) {
@@ -184,13 +164,13 @@ struct Consumer {
     const int last = form && !kKeep ? block : steps - 1;
 #pragma unroll 1
     for (int k = 0; k <= last; ++k) {
-      barrier_wait(filled(shared, stage.slot), stage.parity);
+      ring.wait();
       if (!kBounded && form && k && k % kConsumers == 0) {
         wgmma_wait<0>(d);
         rescale_block(s, shifts(k / kConsumers - 1), shifts(k / kConsumers));
       }
-      const uint64_t left = descriptor(shared + stage.slot * kStage + group() * kBlock * kRow);
-      const uint64_t right = descriptor(form ? shared + kAttention + k * kTile : shared + stage.slot * kStage + kLeft);
+      const uint64_t left = descriptor(shared + ring.slot * kStage + group() * kBlock * kRow);
+      const uint64_t right = descriptor(form ? shared + kAttention + k * kTile : shared + ring.slot * kStage + kLeft);
       // Each with its own fence: a branch between fence and product would cost another.
       if (kCosine && form)
         multiply_stage<Float16>(d, left, right, k > 0);
@@ -198,15 +178,14 @@ struct Consumer {
         multiply_stage<T>(d, left, right, k > 0);
       if (k) {
         wgmma_wait<1>();
-        release(stage.before());
+        ring.release(ring.before());
       }
-      stage.next();
+      ring.next();
     }
     wgmma_wait<0>(d);
-    release(stage.before());
+    ring.release(ring.before());
     // Blocks right of this group's diagonal were fetched for the groups below.
-    for (int k = last + 1; k < steps; ++k)
-      barrier_wait(filled(shared, stage.slot), stage.parity), release(stage.slot), stage.next();
+    for (int k = last + 1; k < steps; ++k) ring.wait(), ring.release(ring.slot), ring.next();
   }
 
   DEVICE void raise_shifts(const Block& s, const Texts& texts, int length) {
@@ -231,7 +210,7 @@ struct Consumer {
       store_shared(shifts(pass) + number() * 4, top);
     }
     sync();
-    if (pass) rescale_sums<1>(first, second, shifts(pass - 1), shifts(pass), kKeep && p.hard);
+    if (pass) rescale_sums<1>(first, second, shifts(pass - 1), shifts(pass));
   }
 
   // Where this lane()'s part of the 8 x 8 matrices lies that hold 8 regions and the words of slot n + lane() / 8.
@@ -243,25 +222,26 @@ struct Consumer {
   DEVICE void attend(const Block& s, const Texts& texts) {
     const int length = static_cast<int>(p.region_lengths[item.image]);
     if constexpr (!kBounded) raise_shifts(s, texts, length);
+    Columns products, sums;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      if (kKeep && r && never(p)) return;
-      Columns a, products;
+      if (r && never(p)) return;
+      Columns a;
       float weight[kSlots];
       logits<kNorm>(s, r, texts, p.scale, nullptr, a, weight);
+      const float none = region(r) < length ? 0.f : infinity();
 #pragma unroll
       for (int n = 0; n < kSlots; ++n) {
-        float shift[2] = {p.scale, p.scale};
+        float shift[2] = {p.scale + none, p.scale + none};
         if constexpr (!kBounded) {
           const float2 pair = load_shared<float2>(shifts(pass) + (n * kSlot + lane() % 4 * 2) * 4);
-          shift[0] = pair.x, shift[1] = pair.y;
+          shift[0] = pair.x + none, shift[1] = pair.y + none;
         }
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           float& x = a[2 * n + i];
           x = relative < kKeep && !kBounded > (x, weight[n], shift[i]);
-          x = kKeep && p.hard ? (x == 0 ? 1.f : 0.f) : exp2_fast(x);
-          if (region(r) >= length) x = 0;
+          x = exp2_fast(x);
         }
       }
       if constexpr (kCosine) {
@@ -278,20 +258,24 @@ struct Consumer {
         }
       }
 #pragma unroll
-      for (int i = 0; i < 2 * kSlots; ++i) products[i] = a[i] * s[i / 2][2 * r + i % 2];
-      add_folded(first, products), add_folded(second, a);
+      for (int i = 0; i < 2 * kSlots; ++i) {
+        const float product = a[i] * s[i / 2][2 * r + i % 2];
+        products[i] = r && !kFoldEach ? products[i] + product : product;
+        sums[i] = r && !kFoldEach ? sums[i] + a[i] : a[i];
+      }
+      if (r || kFoldEach) add_folded(first, products), add_folded(second, sums);
     }
   }
 
   DEVICE void add_form(const Block& y) {
     if (!kBounded && pass) rescale_sums<kKeep ? 1 : 2, 2>(first, second, shifts(pass - 1), shifts(pass));
+    Columns form, diagonal;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       // The last pass may reach behind the padded rows; there is no attention then, and its norm is not read.
       const float norm = region(r) < p.side ? p.region_norms[static_cast<int64_t>(item.image) * p.side + region(r)] /
                                                   p.unscale[item.image]
                                             : 0.f;
-      Columns form, diagonal;
 #pragma unroll
       for (int n = 0; n < kSlots; n += 4) {
         uint32_t pairs[4];
@@ -299,11 +283,13 @@ struct Consumer {
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
           const float a = i % 2 ? high<Float16>(pairs[i / 2]) : low<Float16>(pairs[i / 2]);
-          form[2 * n + i] = a * y[n + i / 2][2 * r + i % 2], diagonal[2 * n + i] = a * norm * (a * norm);
+          const float square = a * y[n + i / 2][2 * r + i % 2], own = a * norm * (a * norm);
+          form[2 * n + i] = r ? form[2 * n + i] + square : square;
+          diagonal[2 * n + i] = r ? diagonal[2 * n + i] + own : own;
         }
       }
-      add_folded(first, form), add_folded(second, diagonal);
     }
+    add_folded(first, form), add_folded(second, diagonal);
   }
 
   // The sum over all warps of one of the two, for the first 128 threads.
@@ -322,8 +308,6 @@ struct Consumer {
     if (number() >= kWords) return;
     float2 affinity{one, other};
     if (kCosine) affinity = load_shared<float2>(shared + kSums + number() * 8);
-    if (!kCosine && !kKeep && p.hard && one == one)
-      affinity = {load_shared<float>(shifts(passes - 1) + number() * 4), 1.f};
     const float shift = kBounded || !kKeep ? p.scale : load_shared<float>(shifts(passes - 1) + number() * 4);
     // The products that are kept are normalized.
     finish<kKeep>(p, item, tile(), number(), affinity.x, affinity.y, kKeep ? one * affinity.y : one, other, shift);
@@ -333,18 +317,14 @@ struct Consumer {
 template <class T, WordNorm kNorm, bool kBounded, bool kCosine, bool kKeep>
 KERNEL LAUNCH_BOUNDS(kThreads, 1) void forward(const GRID_CONSTANT Problem problem) {
   const uint32_t shared = shared_base();
-  if (thread() == 0) {
-    for (int slot = 0; slot < kStages; ++slot)
-      barrier_init(filled(shared, slot), 1), barrier_init(emptied(shared, slot), kWarps * kCtas);
-    fence_barrier_init();
-  }
-  sync_cluster();
+  const Ring<kStages> ring{shared + kBarriers};
+  ring.make(kWarps);
   if (thread() < 128) {
     fewer_registers<24>();
-    if (thread() == 0) fetch<kKeep>(problem, shared, kCosine);
+    if (thread() == 0) fetch<kKeep>(problem, shared, ring, kCosine);
   } else {
     more_registers<160>();
-    Consumer<T, kNorm, kBounded, kCosine, kKeep>(problem.p, shared).run();
+    Consumer<T, kNorm, kBounded, kCosine, kKeep>(problem.p, shared, ring).run();
   }
 }
 

@@ -20,6 +20,8 @@ void forward(const ForwardProblem& problem, DType dtype, const Device& device);
 
 void forward_sm80(const ForwardProblem& problem, DType dtype, const Device& device);
 void forward_sm90(const ForwardProblem& problem, DType dtype, const Device& device);
+void word_rows_sm80(const ForwardProblem& problem, DType dtype, const Device& device);
+void word_rows_sm90(const ForwardProblem& problem, DType dtype, const Device& device);
 
 // Whether attention scale times log2(e) is small enough for float16 attention without a maximum: exp(-9) is not yet
 // denormal.
@@ -27,8 +29,13 @@ inline bool bounded(const ForwardProblem& problem) {
   return problem.word_norm == WordNorm::kSoftmax && problem.scale <= 9.f * 1.4426951f;
 }
 
-// What forward_sm90 takes: images of up to 384 regions, by dot product or through the Gram matrix. It leaves texts of
-// several tiles out.
+// What word_rows_sm80 and word_rows_sm90 take, all of it: words that have nothing to do with each other.
+inline bool for_word_rows(const ForwardProblem& problem) {
+  return problem.word_norm == WordNorm::kNone && problem.norm == Norm::kNone;
+}
+
+// Of the rest, what forward_sm90 takes: images of up to 384 regions, by dot product or through the Gram matrix. It
+// leaves texts of several tiles out.
 inline bool for_sm90(const ForwardProblem& problem) {
   return problem.side <= kOnChip * kRows && (problem.norm == Norm::kNone || problem.norm == Norm::kGram) &&
          (problem.word_norm == WordNorm::kNone || bounded(problem));

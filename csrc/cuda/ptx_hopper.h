@@ -91,25 +91,44 @@ DEVICE void wgmma_wait(float (&... d)[kCounts]) {
 #define GLORIA_8(i)                                                                                           \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
       "+f"(d[i + 7])
-#define GLORIA_WGMMA(type)                                                                                            \
-  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\nwgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type \
-               " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, "    \
-               "%21, %22, %23, %24, %25, "                                                                            \
-               "%26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, " \
-               "%46, %47, %48, %49, %50, "                                                                            \
-               "%51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, %64, %65, p, 1, 1, 0, 0;\n}"        \
-               : GLORIA_8(0), GLORIA_8(8), GLORIA_8(16), GLORIA_8(24), GLORIA_8(32), GLORIA_8(40), GLORIA_8(48),      \
-                 GLORIA_8(56)                                                                                         \
+#define GLORIA_64 \
+  GLORIA_8(0), GLORIA_8(8), GLORIA_8(16), GLORIA_8(24), GLORIA_8(32), GLORIA_8(40), GLORIA_8(48), GLORIA_8(56)
+#define GLORIA_92 \
+  GLORIA_64, GLORIA_8(64), GLORIA_8(72), GLORIA_8(80), "+f"(d[88]), "+f"(d[89]), "+f"(d[90]), "+f"(d[91])
+#define GLORIA_NAMES_64                                                                                  \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, " \
+  "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, " \
+  "%42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, " \
+  "%62, %63"
+#define GLORIA_NAMES_92                                                                                    \
+  GLORIA_NAMES_64                                                                                          \
+  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, " \
+  "%84, %85, %86, %87, %88, %89, %90, %91"
+#define GLORIA_WGMMA(columns, type, accumulators, names, left, right, flag)                               \
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " flag ", 0;\nwgmma.mma_async.sync.aligned.m64n" columns \
+               "k16.f32." type "." type " {" names "}, " left ", " right ", p, 1, 1, 0, 0;\n}"            \
+               : accumulators                                                                             \
                : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)))
 template <class T, int kN>
 DEVICE void wgmma(float (&d)[kN / 2], uint64_t a, uint64_t b, bool accumulate) {
-  static_assert(kN == 128);
-  if constexpr (__is_same(T, BFloat16))
-    GLORIA_WGMMA("bf16");
-  else
-    GLORIA_WGMMA("f16");
+  static_assert(kN == 128 || kN == 184);
+  if constexpr (kN == 128) {
+    if constexpr (__is_same(T, BFloat16))
+      GLORIA_WGMMA("128", "bf16", GLORIA_64, GLORIA_NAMES_64, "%64", "%65", "%66");
+    else
+      GLORIA_WGMMA("128", "f16", GLORIA_64, GLORIA_NAMES_64, "%64", "%65", "%66");
+  } else {
+    if constexpr (__is_same(T, BFloat16))
+      GLORIA_WGMMA("184", "bf16", GLORIA_92, GLORIA_NAMES_92, "%92", "%93", "%94");
+    else
+      GLORIA_WGMMA("184", "f16", GLORIA_92, GLORIA_NAMES_92, "%92", "%93", "%94");
+  }
 }
 #undef GLORIA_WGMMA
+#undef GLORIA_NAMES_92
+#undef GLORIA_NAMES_64
+#undef GLORIA_92
+#undef GLORIA_64
 #undef GLORIA_8
 
 template <int kCount>

@@ -2,6 +2,7 @@
 #include "execute.h"
 #include "forward_sm80.h"
 #include "launch.h"
+#include "word_rows_sm80.h"
 
 namespace gloria_cuda {
 
@@ -22,14 +23,25 @@ void forward(const Grid& grid, const ForwardProblem& problem) {
 template <class T>
 void forward(const Grid& grid, const ForwardProblem& problem) {
   if (problem.word_norm == WordNorm::kNone)
-    forward<T, WordNorm::kNone, false>(grid, problem);
+    forward<T, WordNorm::kNone, false, true>(grid, problem);
   else if (bounded(problem))
     forward<T, WordNorm::kSoftmax, true>(grid, problem);
   else
     forward<T, WordNorm::kSoftmax, false>(grid, problem);
 }
 
+template <class T>
+void word_rows(const Grid& grid, const ForwardProblem& problem) {
+  problem.kept.affinities ? execute<rows80::forward<T, true>>(grid, problem)
+                          : execute<rows80::forward<T, false>>(grid, problem);
+}
+
 }  // namespace
+
+void word_rows_sm80(const ForwardProblem& problem, DType dtype, const Device& device) {
+  const Grid grid{device.processors, rows80::kThreads, rows80::kShared, device.stream};
+  dtype == DType::kBFloat16 ? word_rows<BFloat16>(grid, problem) : word_rows<Float16>(grid, problem);
+}
 
 void forward_sm80(const ForwardProblem& problem, DType dtype, const Device& device) {
   const Grid grid{device.processors, sm80::kThreads, sm80::kShared, device.stream};

@@ -2,6 +2,7 @@
 #include "execute.h"
 #include "forward_sm90.h"
 #include "launch.h"
+#include "word_rows_sm90.h"
 
 #ifdef __CUDACC__
 #include <cudaTypedefs.h>
@@ -58,12 +59,26 @@ void forward(const Grid& grid, const sm90::Problem& problem) {
 template <class T>
 void forward(const Grid& grid, const sm90::Problem& problem) {
   if (problem.p.word_norm == WordNorm::kNone)
-    forward<T, WordNorm::kNone, false>(grid, problem);
+    forward<T, WordNorm::kNone, false, true>(grid, problem);
   else
     forward<T, WordNorm::kSoftmax, true>(grid, problem);
 }
 
+template <class T>
+void word_rows(const Grid& grid, const rows90::Problem& problem) {
+  problem.p.kept.affinities ? execute<rows90::forward<T, true>>(grid, problem)
+                            : execute<rows90::forward<T, false>>(grid, problem);
+}
+
 }  // namespace
+
+void word_rows_sm90(const ForwardProblem& p, DType dtype, const Device& device) {
+  using namespace rows90;
+  const Problem problem{p, tensor_map(p.words, dtype, p.dim, static_cast<uint64_t>(p.plan.tiles) * kWords, 1, kWords),
+                        tensor_map(p.regions, dtype, p.dim, p.side, p.images, kHalf)};
+  const Grid grid{device.processors / kCtas * kCtas, kThreads, kShared, device.stream, kCtas};
+  dtype == DType::kBFloat16 ? word_rows<BFloat16>(grid, problem) : word_rows<Float16>(grid, problem);
+}
 
 void forward_sm90(const ForwardProblem& p, DType dtype, const Device& device) {
   using namespace sm90;

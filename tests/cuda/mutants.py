@@ -14,7 +14,12 @@ class Mutant(NamedTuple):
 
 SM80 = "forward_sm80.h"
 SM90 = "forward_sm90.h"
-# The kernels around the products.
+RING = "ring_sm90.h"
+ROWS = "word_rows.h"
+ROWS80 = "word_rows_sm80.h"
+ROWS90 = "word_rows_sm90.h"
+# For sm_90a alone, and the kernels around the products.
+ON_SM90 = (SM90, RING, ROWS90)
 SMALL = ("plan.h", "pack.h", "pool.h", "coefficients.h", "gradient.h")
 MUTANTS = [
     Mutant(
@@ -39,7 +44,7 @@ MUTANTS = [
         "wide(attention(), region(r), n)",
         "wide(attention(), region(1 - r), n)",
     ),
-    Mutant("rows behind the last region keep their attention", SM80, "if (region(r) >= length) a[i] = 0;", ""),
+    Mutant("rows behind the last region keep their attention", SM80, "? 0.f : infinity()", "? 0.f : 0.f"),
     Mutant(
         "sums of warps are read before they are there",
         SM80,
@@ -55,7 +60,7 @@ MUTANTS = [
     Mutant(
         "sums keep an old shift",
         SM80,
-        "    if (at.pass) rescale_sums<1>(first, second, shifts(at.pass - 1), shifts(at.pass), kKeep && p.hard);\n",
+        "    if (at.pass) rescale_sums<1>(first, second, shifts(at.pass - 1), shifts(at.pass));\n",
         "",
     ),
     Mutant("products keep an old shift", SM80, "if (!kBounded && k && k % kStepsOfPass == 0)", "if (false)"),
@@ -102,54 +107,49 @@ MUTANTS = [
     Mutant(
         "a stage is released before its products are done",
         SM90,
-        "        wgmma_wait<1>();\n        release(stage.before());\n",
-        "        release(stage.before());\n        wgmma_wait<1>();\n",
+        "        wgmma_wait<1>();\n        ring.release(ring.before());\n",
+        "        ring.release(ring.before());\n        wgmma_wait<1>();\n",
     ),
     Mutant(
         "accumulators are read under way",
         SM90,
-        "    wgmma_wait<0>(d);\n    release",
-        "    wgmma_wait<1>(d);\n    release",
+        "    wgmma_wait<0>(d);\n    ring",
+        "    wgmma_wait<1>(d);\n    ring",
     ),
-    Mutant(
-        "a wait names no accumulators", SM90, "    wgmma_wait<0>(d);\n    release", "    wgmma_wait<0>();\n    release"
-    ),
+    Mutant("a wait names no accumulators", SM90, "    wgmma_wait<0>(d);\n    ring", "    wgmma_wait<0>();\n    ring"),
     Mutant("no wgmma.fence", SM90, "    wgmma_fence();\n", ""),
     Mutant(
         "the producer does not wait for an empty stage",
-        SM90,
-        "      barrier_wait(emptied(shared, stage.slot), stage.parity ^ 1);\n      barrier_expect(full, kStage);",
-        "      barrier_expect(full, kStage);",
+        RING,
+        "    barrier_wait(emptied(slot), parity ^ 1);\n    bar",
+        "    bar",
     ),
     Mutant(
         "the producer waits for the wrong parity",
-        SM90,
-        "stage.parity ^ 1);\n      barrier_expect(full, kStage);",
-        "stage.parity);\n      barrier_expect(full, kStage);",
+        RING,
+        "parity ^ 1);\n    barrier_expect",
+        "parity);\n    barrier_expect",
     ),
     Mutant(
         "the consumers do not wait for a full stage",
         SM90,
-        "      barrier_wait(filled(shared, stage.slot), stage.parity);\n      if (!kBounded",
+        "      ring.wait();\n      if (!kBounded",
         "      if (!kBounded",
     ),
-    Mutant("a stage is empty for its own CTA alone", SM90, "kWarps * kCtas);", "kWarps);"),
+    Mutant("a stage is empty for its own CTA alone", RING, "warps * kCtas);", "warps);"),
     Mutant(
-        "a CTA ends while another copies into it",
-        SM90,
-        "i < kStages; ++i) barrier_wait(emptied",
-        "i < 0; ++i) barrier_wait(emptied",
+        "a CTA ends while another copies into it", RING, "i < kStages; ++i) barrier_wait(", "i < 0; ++i) barrier_wait("
     ),
-    Mutant("no barrier of the cluster behind mbarrier.init", SM90, "  sync_cluster();\n", "  sync_block();\n"),
-    Mutant("no fence behind mbarrier.init", SM90, "    fence_barrier_init();\n", ""),
+    Mutant("no barrier of the cluster behind mbarrier.init", RING, "    sync_cluster();\n", "    sync_block();\n"),
+    Mutant("no fence behind mbarrier.init", RING, "      fence_barrier_init();\n", ""),
     Mutant("descriptors move by the wrong step", SM90, "left + k16 * 2,", "left + k16 * 4,"),
     Mutant(
         "fewer bytes are expected than come",
         SM90,
-        "barrier_expect(full, kStage);",
-        "barrier_expect(full, kStage - kRow);",
+        "full = ring.expect(kStage);",
+        "full = ring.expect(kStage - kRow);",
     ),
-    Mutant("the parity never turns", SM90, "slot = 0, parity ^= 1;", "slot = 0;"),
+    Mutant("the parity never turns", RING, "slot = 0, parity ^= 1;", "slot = 0;"),
     Mutant(
         "no proxy fence between the attention and its product", SM90, "          fence_proxy_async();", "          "
     ),
@@ -158,9 +158,31 @@ MUTANTS = [
     Mutant(
         "the regions are not shared in the cluster",
         SM90,
-        "region, item.image, full, all);",
+        "region, item.image, full, kAllCtas);",
         "region, item.image, full);",
     ),
+    # Words as rows.
+    Mutant("regions behind the last are seen", ROWS, "  hide(s, real);\n", ""),
+    Mutant("lanes of a quad are not all joined", ROWS, "mask < 4; mask *= 2", "mask < 2; mask *= 2"),
+    Mutant("sums keep an old maximum", ROWS, "sum = rounded_product(sum, f), ", ""),
+    Mutant("what was lower than the hard maximum remains", ROWS, "(top == best ? 1.f : 0.f)", "1.f"),
+    Mutant("both tiles of a pair are one", ROWS, "place = 2 * item.run + which", "place = 2 * item.run"),
+    Mutant("what is kept stands at other words", ROWS, "at[8] = static_cast<uint16_t>(pair >> 16)", "at[8] = at[0]"),
+    Mutant(
+        "a group of copies too few is waited for", ROWS80, "wait_copies<kStages - 2>();", "wait_copies<kStages - 1>();"
+    ),
+    Mutant("the copies fill the stage that is read", ROWS80, "slot == 0 ? kStages - 1 : slot - 1", "slot"),
+    Mutant(
+        "parts of a word are read before they are there", ROWS80, "    sync_block();\n    Seen all;", "    Seen all;"
+    ),
+    Mutant(
+        "words and regions of the wrong rows are multiplied", ROWS80, "lane % 8 + lane / 16 * 8, k16", "lane % 16, k16"
+    ),
+    Mutant("a stage is given back too early", ROWS90, "      wgmma_wait<1>();\n", ""),
+    Mutant("sums under way are read", ROWS90, "wgmma_wait<0>(s[0], s[1]);", "wgmma_wait<1>(s[0], s[1]);"),
+    Mutant("the second half of the regions is left out", ROWS90, "if (halves == 2)", "if (halves == 3)"),
+    Mutant("both halves are always expected", ROWS90, "halves(length, first) * kShare", "2 * kShare"),
+    Mutant("a CTA keeps its half of the regions", ROWS90, "item.image, full, kAllCtas);", "item.image, full);"),
     # Backward.
     Mutant("backward takes half of G", SM80, "full = kKeep || direct;", "full = direct;"),
     Mutant(
@@ -171,7 +193,6 @@ MUTANTS = [
     ),
     Mutant("sums are divided by before they are there", SM90, "          if (kKeep) sync();", "          "),
     Mutant("the form of all of G keeps an old shift", SM80, "rescale_sums<kKeep ? 1 : 2, 2>", "rescale_sums<2, 2>"),
-    Mutant("what was lower than the hard maximum remains", "attention.h", "hard && before[i] != now[i]", "false"),
     Mutant(
         "the attention sees other affinities than its gradient",
         "attention.h",

@@ -6,11 +6,9 @@ import pytest
 
 from bench import cuda_code
 
-# Of each architecture, the kernels with products: two dtypes, dot and cosine, forward and for backward; word norm none,
-# softmax with and (but on sm_90a) without a bound; and how many registers a thread may have: of one in 256, and at the
-# launch of one in 512.
+# Of each architecture, the kernels with products: two dtypes, forward and for backward; words as rows; else cosine
+# without a norm over words, and dot and cosine with one, with and (but on sm_90a) without a bound.
 KERNELS = {"sm_80": 24, "sm_90": 24, "sm_90a": 16}
-REGISTERS = {"sm_80": 255, "sm_90": 255, "sm_90a": 128}
 
 
 @pytest.fixture(scope="module")
@@ -39,27 +37,35 @@ def test_every_kernel_is_there_for_every_architecture(resources):
         assert sum(key[0] == architecture for key in products(resources)) == count
 
 
+def registers(architecture, kernel):
+    """How many a thread may have: of one in 256, and at the launch of one in 384 or 512."""
+    return 255 if architecture != "sm_90a" else 168 if "rows90" in kernel else 128
+
+
 def test_nothing_is_spilled(resources, instructions):
     for key, names in (products(instructions) | elementwise(instructions)).items():
         local = [name for name in names if name.split(".")[0] in ("LDL", "STL")]
         assert not local, f"{key} touches local memory {len(local)} times"
-        assert resources[key]["REG"] <= REGISTERS[key[0]]
+        assert resources[key]["REG"] <= registers(*key)
 
 
 def test_products_run_on_tensor_cores(instructions):
     for (architecture, kernel), names in products(instructions).items():
+        rows = re.search(r"rows[89]0", kernel) is not None
         # Behind the norm: bounded, cosine, for backward.
-        cosine = re.search(r"WordNormE\dELb\dELb(\d)", kernel)[1] == "1"
+        cosine = not rows and re.search(r"WordNormE\dELb\dELb(\d)", kernel)[1] == "1"
         if architecture == "sm_90a":
-            # A stage is four products; those with the attention are others.
-            wanted = 8 if cosine else 4
-            assert sum(name.startswith("HGMMA.64x128x16.F32") for name in names) == wanted, kernel
+            # A stage is four products; those with the attention are others, and so is a stage of half of the regions.
+            shape, wanted, groups = ("64x184", 12, 2) if rows else ("64x128", 8, 2) if cosine else ("64x128", 4, 1)
+            assert sum(name.startswith(f"HGMMA.{shape}x16.F32") for name in names) == wanted, kernel
             assert any(name.startswith("UTMALDG.3D.MULTICAST") for name in names), kernel
             # One arrive before each group of products, and none that the compiler had to add.
-            assert sum(name.startswith("WARPGROUP.ARRIVE") for name in names) == wanted // 4, kernel
+            assert sum(name.startswith("WARPGROUP.ARRIVE") for name in names) == groups, kernel
         else:
-            # A step of the affinities: two times 16 products; of the cosine, as many with the attention.
-            assert sum(name.startswith("HMMA.16816.F32") for name in names) >= (64 if cosine else 32), kernel
+            # A step: four times 32 products where words are rows; else of the affinities two times 16, of the cosine
+            # as many with the attention.
+            wanted = 128 if rows else 64 if cosine else 32
+            assert sum(name.startswith("HMMA.16816.F32") for name in names) >= wanted, kernel
             assert any(name.startswith("LDGSTS") for name in names), kernel
 
 

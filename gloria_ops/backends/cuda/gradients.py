@@ -225,7 +225,9 @@ def _chunks_of_tiles(words: Words, tiles_at_once: int) -> Iterator[_Tiles]:
             tiles = 0
         tiles += span
     ends = [*cuts[1:], runs]
-    counts = [[end - run, 0, max(0, min(end, long_runs) - run)] for run, end in zip(cuts, ends, strict=True)]
+    counts = [
+        [end - run, sum(spans[run:end]), max(0, min(end, long_runs) - run)] for run, end in zip(cuts, ends, strict=True)
+    ]
     on_device = torch.tensor(counts, dtype=torch.int32).to(words.rows.device)
     first = 0
     for run, end, of_chunk in zip(cuts, ends, on_device, strict=True):
