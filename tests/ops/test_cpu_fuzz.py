@@ -51,7 +51,9 @@ SCORES = st.builds(
 def test_anything_against_float64(
     score, kind, powers, images, texts, regions, words, width, layout, learns, dtype, isa, thread_count, seed
 ):
-    assume(width > 1 or score.similarity != "cosine")  # in one dimension a cosine is a sign, and its gradient rounding
+    # In one dimension a cosine is a sign, and its gradient rounding; in two its gradient by a word has one direction,
+    # whatever rounding does to the context.
+    assume(width > 2 or score.similarity != "cosine")
     assume(dtype != torch.float16 or powers == (0, 0))  # it has no such numbers
     magnitudes = 10.0 ** powers[0], 10.0 ** powers[1]
     drawn = problem(kind, images, texts, regions, words, width, seed, magnitudes)
