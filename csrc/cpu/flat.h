@@ -5,10 +5,9 @@
 //
 //     sum e s = f n <mean v, t> + sum (e - f) s,
 //
-// and with f = sum e / n the last sum is of small numbers wherever the attention is flat. Elsewhere it errs as the sum
-// on the left does. So it is with the gradients, where sum e v takes the place of sum e s. The attention's gradient
-// keeps its own mean of s, of which one region's s is exactly nothing away. Whether a word goes this way depends on
-// itself and its image alone.
+// and with f = sum e / n the last sum is of small numbers where the attention is flat. So it is with the gradients, where
+// sum e v takes the place of sum e s. The attention's gradient keeps its own mean of s, of which one region's s is
+// exactly nothing away. Whether a word goes this way depends on itself and its image alone.
 #pragma once
 
 #include <cmath>
@@ -51,6 +50,22 @@ struct MeanRegion {
 // then nobody knows. An infinite or NaN `dot` stays as it is.
 inline bool may_be_flat(const Problem& problem, double sum, double dot, int64_t regions) {
   return std::isfinite(dot) && (is_bounded(problem) || sum > 0.9 * static_cast<double>(regions));
+}
+
+// Whether no e of the word in row `r` of the worker's bin is far from their mean: of a small e, which a large region
+// may make count, the difference would be a large number.
+template <class Operand>
+inline bool is_flat(const Worker<Operand>& w, int64_t r, float level) {
+  Vec far = {};
+  for (int64_t p = 0; p < w.shape.panels; ++p)
+    for (int part = 0; part < kParts; ++part) {
+      const Vec away = load(w.scratch.attention + (p * w.bin->rows + r) * kPanel + part * kLanes) - level;
+      const IVec there = lanes_below(w.shape.regions - p * kPanel - part * kLanes);
+      far = maximum(far, select(there, maximum(away, -away)));
+    }
+  for (int i = 0; i < kLanes; ++i)
+    if (far[i] > 0.5f * level) return false;
+  return true;
 }
 
 // sum e s of the word in row `r` of the worker's bin, whose `level` is known.

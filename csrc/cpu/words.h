@@ -126,8 +126,9 @@ inline void sum_words(Worker<Operand>& w, bool backward) {
     const auto lanes = [&](const float* values) { return lane_sum(values + r * kPanel); };
     const double sum = lanes(scratch.sum), dot = lanes(scratch.dot);
     WordSums& word = scratch.sums[r] = {sum, dot + sum * scratch.shift[r], 0.0, dot / sum, 0.0, false};
-    if (!w.problem.cosine && may_be_flat(w.problem, sum, dot, w.shape.regions))
-      word.level = static_cast<float>(sum / static_cast<double>(w.shape.regions));
+    const float level = static_cast<float>(sum / static_cast<double>(w.shape.regions));
+    if (!w.problem.cosine && may_be_flat(w.problem, sum, dot, w.shape.regions) && is_flat(w, r, level))
+      word.level = level;
     if (w.problem.smooth_max) {
       word.dot = sum * (scratch.top[r * kPanel] + std::log(sum) / w.problem.attention_scale);
       continue;

@@ -108,8 +108,8 @@ def well_posed(rounded: Problem, score: LocalScore) -> tuple[Tensor, Tensor, Ten
     - two regions tie for a hard attention, or nearly tie for a steep one, or two words for the maximum over words;
     - an affinity is at the kink of the leaky ReLU, or lengths are at that of the cosine's epsilon;
     - a context is less than the rounding of its regions, or its attention exactly 1/2^k, which rounds nothing;
-    - similarities are so near zero that float64 has no digits of the mean in the log, or so large that it has none of
-      the log;
+    - similarities are so near zero that float64 has no digits of the mean in the log, or so large, or affinities of a
+      smooth maximum, that it has none of the log;
     - a scale is learned, and one word, or one region of each word, has all weight but 1e-9: float64 has no digits of
       its derivative.
     """
@@ -149,6 +149,7 @@ def well_posed(rounded: Problem, score: LocalScore) -> tuple[Tensor, Tensor, Ten
                 or score.word_scale * similarities.abs().max() > 1e-7
             )
             and (score.pool not in ("logsumexp", "softmax") or score.word_scale * similarities.abs().max() < 1e12)
+            and (score.similarity != "smooth_max" or affinity.abs().max() < 1e12)
             and not ("word_scale" in rounded.learned and (score.word_scale * lead_of(similarities) > 20).item())
             and not ("attention_scale" in rounded.learned and (score.attention_scale * lead_of(logits) > 20).all())
         )
