@@ -5,7 +5,6 @@ from typing import Any
 from torch import Tensor
 
 from gloria.configuration import GloriaConfig
-from gloria.data.reports import Text
 
 _GLOBAL = {"local_weight": 0.0}
 
@@ -19,9 +18,14 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "vse++": {**_GLOBAL, "global_loss": "hinge", "margin": 0.2},
     "dsve": {**_GLOBAL, "global_loss": "hinge", "margin": 0.2, "image_pooling": "selective", "pooled_regions": 15},
 }
-# What an objective reads of a report, where it is not the report: a value of `TrainingOptions.text`. ConVIRT draws any
-# sentence; most of them deny something, of which an image shows nothing, and from scratch it then hardly learns.
-TEXTS: dict[str, Text] = {"convirt": "affirmed"}
+# Fields of `TrainingOptions` that an objective starts from instead. ConVIRT draws any sentence; most of them deny
+# something, of which an image shows nothing, and from scratch it then hardly learns. How long a hinge counts all
+# negatives is the best of a half, three quarters and all of the steps (docs/downstream.md).
+OPTIONS: dict[str, dict[str, Any]] = {
+    "convirt": {"text": "affirmed"},
+    "vse++": {"all_negatives": 0.75},
+    "dsve": {"all_negatives": 1.0},
+}
 
 
 def objective_fields(name: str) -> dict[str, Any]:

@@ -5,9 +5,9 @@
 //
 //     sum e s = f n <mean v, t> + sum (e - f) s,
 //
-// and with f = sum e / n the last sum is of small numbers where the attention is flat. So it is with the gradients, where
-// sum e v takes the place of sum e s. The attention's gradient keeps its own mean of s, of which one region's s is
-// exactly nothing away. Whether a word goes this way depends on itself and its image alone.
+// and with f = sum e / n the last sum is of small numbers where the attention is flat. So it is with the gradients,
+// where sum e v takes the place of sum e s. The attention's gradient keeps its own mean of s, of which one region's s
+// is exactly nothing away. Whether a word goes this way depends on itself and its image alone.
 #pragma once
 
 #include <cmath>

@@ -18,7 +18,7 @@ from gloria.data import Row, ShardDataset, read_table, split_rows
 from gloria.data.shards import INDEX
 from gloria.images import GloriaImageProcessor
 from gloria.modeling import GloriaModel
-from gloria.objectives import OBJECTIVES, TEXTS, objective_fields
+from gloria.objectives import OBJECTIVES, OPTIONS, objective_fields
 from gloria.processing import GloriaProcessor
 from gloria.recipes import available_recipes, load_recipe
 from gloria.retrieval import format_precision
@@ -99,8 +99,9 @@ def train(
         if preset and not _is_given(context, "learning_rate", by=("COMMANDLINE", "DEFAULT_MAP")):
             options = replace(options, learning_rate=FROM_SCRATCH)
         fields = objective_fields(objective)
-        if objective in TEXTS and not _is_given(context, "text", by=("COMMANDLINE", "DEFAULT_MAP")):
-            options = replace(options, text=TEXTS[objective])
+        own = OPTIONS.get(objective, {}).items()
+        taken = {name: value for name, value in own if not _is_given(context, name, by=("COMMANDLINE", "DEFAULT_MAP"))}
+        options = replace(options, **taken)
         origin = {
             "preset": preset,
             "image_encoder": image_encoder,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gloria.data import Row
-from gloria.objectives import OBJECTIVES, TEXTS, objective_fields
+from gloria.objectives import OBJECTIVES, OPTIONS, objective_fields
 from gloria.reproduce.budget import Budget
 from gloria.small import small_model
 from gloria.training import TrainingOptions, last_checkpoint, train
@@ -72,8 +72,8 @@ def _options(system: str, budget: Budget, rows: int) -> TrainingOptions:
         epochs=math.ceil(budget.steps / max(1, rows // budget.batch_size)),
         batch_size=budget.batch_size,
         learning_rate=budget.learning_rate,
-        text=TEXTS.get(system, "report"),
         retrieval_rows=0,
         cpu=True,
         progress=False,
+        **OPTIONS.get(system, {}),
     )
