@@ -73,6 +73,15 @@ def test_what_is_left_beside_a_region_with_nearly_all_attention(isa):
     assert_as_accurate_as_eager(one.to(torch.float32), score, orders=16)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_small_attention_on_a_long_region(isa, dtype):
+    """A word's bounded attention is 0.0025 and 0.9975: the first would have no digit left beside the mean of both."""
+    one = problem("random", images=1, texts=1, most_regions=2, most_words=1, width=64)
+    regions = (one.regions + 2 * one.words * torch.tensor([[-1.0], [1.0]])) * torch.tensor([[1000.0], [0.1]])
+    score = LocalScore(word_norm="clipped_l2", similarity="dot", attention_scale=3.0, pool="sum")
+    assert_as_accurate_as_eager(one._replace(regions=regions).to(dtype), score, orders=16)
+
+
 MAGNITUDES = [(1e-12, 1e-12), (1e-6, 1), (1, 1e-6), (1e-12, 1e12), (1e12, 1e-12), (1e12, 1), (1, 1e12), (1e12, 1e12)]
 
 
