@@ -88,7 +88,7 @@ inline void word_gradients(Worker<Operand>& w, const Common& common, const Image
   const Problem& problem = w.problem;
   const Bin& bin = *w.bin;
   const double* similarity = w.scratch.similarity;
-  const bool by_maximum = !is_hard(problem) && !is_bounded(problem) && !problem.smooth_max;
+  const bool refines = !is_hard(problem) && !problem.smooth_max, by_maximum = !is_bounded(problem);
   for (int64_t r = bin.used; r < bin.rows; ++r) out.gram_weight[r] = 0.0f, out.center_weight[r] = 0.0f;
   for (int64_t t = 0; t < bin.text_count; ++t) {
     const BinText& text = bin.texts[t];
@@ -120,7 +120,7 @@ inline void word_gradients(Worker<Operand>& w, const Common& common, const Image
       term.rest = static_cast<float>(alpha * (word.mean_s - term.mean_s) + beta * (word.mean_h - term.mean_h));
       // Where one region has nearly all attention, nearly nothing goes back through it: the means, whose sums are
       // float32, have too few digits for that.
-      if (by_maximum && word.sum < kOneRegion)
+      if (refines && (w.shape.regions == 1 || (by_maximum && word.sum < kOneRegion)))
         term.rest +=
             static_cast<float>(left_over(w.tile(), term, problem.cosine ? w.scratch.spread : nullptr, r) / word.sum);
       out.gram_weight[r] = word.direct ? 0.0f : term.beta;

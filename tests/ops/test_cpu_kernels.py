@@ -73,6 +73,12 @@ def test_what_is_left_beside_a_region_with_nearly_all_attention(isa):
     assert_as_accurate_as_eager(one.to(torch.float32), score, orders=16)
 
 
+def test_nothing_goes_back_through_the_attention_of_an_only_region(isa):
+    one = problem("random", images=2, texts=5, most_regions=68, most_words=1, width=8, seed=12537, magnitudes=(1, 1e3))
+    score = LocalScore(word_norm="softmax", similarity="dot", attention_scale=1.0, pool="max", direction="i2t")
+    assert_as_accurate_as_eager(one.to(torch.float32), score, orders=16)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_small_attention_on_a_long_region(isa, dtype):
     """A word's bounded attention is 0.0025 and 0.9975: the first would have no digit left beside the mean of both."""
