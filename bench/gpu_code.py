@@ -20,7 +20,8 @@ from bench.gpu_launches import Launch
 
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 _NAMES = {
-    torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.int32: "i32", torch.int64: "i64",
+    torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.int8: "i8",
+    torch.int32: "i32", torch.int64: "i64",
 }  # fmt: skip
 _INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(@!?U?P\w+\s+)?(.*?);")
 _LABEL = re.compile(r"^(\.L_x?_?\w+):")

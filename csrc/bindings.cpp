@@ -109,27 +109,31 @@ PYBIND11_MODULE(_C, m) {
            py::arg("pool_divide"), py::arg("search_words"), py::arg("threads"), py::arg("stage_nanoseconds"),
            py::arg("smooth_max"), py::arg("word_weights"));
 
+  py::class_<gloria::Kept>(m, "Kept").def(py::init([](uintptr_t regions, int64_t words) {
+                                            return gloria::Kept{reinterpret_cast<int32_t*>(regions), words};
+                                          }),
+                                          py::arg("regions"), py::arg("words"));
+
   m.def("available_isas", &gloria::available_isas);
   m.def(
       "forward",
-      [](const Problem& problem, uintptr_t scores, const std::string& isa) {
-        run([&] { return gloria::forward(problem, reinterpret_cast<float*>(scores), isa); });
+      [](const Problem& problem, uintptr_t scores, const gloria::Kept& best, const std::string& isa) {
+        run([&] { return gloria::forward(problem, reinterpret_cast<float*>(scores), best, isa); });
       },
-      py::arg("problem"), py::arg("scores"), py::arg("isa"));
+      py::arg("problem"), py::arg("scores"), py::arg("best"), py::arg("isa"));
   m.def(
       "backward",
-      [](const Problem& problem, uintptr_t grad_scores, uintptr_t grad_regions, uintptr_t grad_words,
-         uintptr_t grad_word_weights, uintptr_t grad_attention_scale, uintptr_t grad_word_scale,
+      [](const Problem& problem, uintptr_t grad_scores, const gloria::Kept& best, uintptr_t grad_regions,
+         uintptr_t grad_words, uintptr_t grad_word_weights, uintptr_t grad_attention_scale, uintptr_t grad_word_scale,
          const std::string& isa) {
-        const gloria::Gradients gradients{reinterpret_cast<const float*>(grad_scores),
-                                          reinterpret_cast<void*>(grad_regions),
-                                          reinterpret_cast<void*>(grad_words),
-                                          reinterpret_cast<float*>(grad_word_weights),
-                                          reinterpret_cast<double*>(grad_attention_scale),
-                                          reinterpret_cast<double*>(grad_word_scale)};
+        const gloria::Gradients gradients{
+            reinterpret_cast<const float*>(grad_scores), best,
+            reinterpret_cast<void*>(grad_regions),       reinterpret_cast<void*>(grad_words),
+            reinterpret_cast<float*>(grad_word_weights), reinterpret_cast<double*>(grad_attention_scale),
+            reinterpret_cast<double*>(grad_word_scale)};
         run([&] { return gloria::backward(problem, gradients, isa); });
       },
-      py::arg("problem"), py::arg("grad_scores"), py::arg("grad_regions"), py::arg("grad_words"),
+      py::arg("problem"), py::arg("grad_scores"), py::arg("best"), py::arg("grad_regions"), py::arg("grad_words"),
       py::arg("grad_word_weights"), py::arg("grad_attention_scale"), py::arg("grad_word_scale"), py::arg("isa"));
   m.def(
       "exponential",

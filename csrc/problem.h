@@ -62,9 +62,18 @@ struct Problem {
 // Of a hard maximum over the regions every word has its best region, or regions that tie, and no attention.
 inline bool is_hard(const Problem& problem) { return __builtin_isinf(problem.attention_scale); }
 
+// Of a hard maximum: what forward writes down so that backward need not look for it again. `regions` is (images,
+// words), words being all rows of the texts: which region of the image is the word's best, or `kTied`.
+constexpr int32_t kTied = -1;
+struct Kept {
+  int32_t* regions = nullptr;  // null: nothing is kept
+  int64_t words = 0;
+};
+
 // Where the results go. `scores` is (images, texts); gradients have the layout and dtype of the rows they belong to.
 struct Gradients {
   const float* scores;
+  Kept best;  // by forward
   void* regions;
   void* words;
   float* word_weights = nullptr;  // one for each row of the texts; null: not wanted, as below

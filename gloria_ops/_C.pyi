@@ -45,13 +45,17 @@ class Problem:
         word_weights: int,
     ) -> None: ...
 
+class Kept:
+    def __init__(self, regions: int, words: int) -> None: ...
+
 STAGES: list[str]
 
 def available_isas() -> list[str]: ...
-def forward(problem: Problem, scores: int, isa: str) -> None: ...
+def forward(problem: Problem, scores: int, best: Kept, isa: str) -> None: ...
 def backward(
     problem: Problem,
     grad_scores: int,
+    best: Kept,
     grad_regions: int,
     grad_words: int,
     grad_word_weights: int,

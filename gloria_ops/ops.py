@@ -1,5 +1,7 @@
 """The fused scores as torch.library custom ops: schema, fake kernels, autograd. Backward is an op itself.
 
+Of a hard maximum forward may keep which row is the best for each other one, which backward then need not look for.
+
 An op takes tensors and primitives only. This file alone knows them as a flat list: the tensors of both `Ragged` sides,
 those of `Learnable`, the chosen pairs, the knobs of `LocalScore`, and the name of a backend.
 """
@@ -31,6 +33,10 @@ _PAIRS = _LEARNABLE + len(Learnable._fields)
 _TENSORS = _PAIRS + 1
 INPUTS = f"{SIDES}, {LEARNABLE}, Tensor? pairs, {KNOBS}, str backend"
 
+# What is kept of a hard maximum takes at most so much: 4 bytes for each attended item and attending row, which is a
+# batch of 1,448 with 32 words each.
+KEPT_BYTES = 2**28
+
 DOUBLE_BACKWARD = (
     "double backward through the fused local scores is not implemented: gloria_ops::scores_backward has no gradient of "
     'its own; take backend="reference", which is differentiable any number of times'
@@ -41,27 +47,37 @@ FORWARD_MODE = (
 )
 
 
-@torch.library.custom_op("gloria_ops::scores", mutates_args=(), schema=f"({INPUTS}) -> Tensor")
-def scores(*flat: Any) -> Tensor:
-    """Scores float32 (N, T) of N attended items with T attending ones, or (P,) of pairs (P, 2) of such items."""
+@torch.library.custom_op(
+    "gloria_ops::scores", mutates_args=(), schema=f"(bool keeps_best, {INPUTS}) -> (Tensor, Tensor)"
+)
+def scores(keeps_best: bool, *flat: Any) -> tuple[Tensor, Tensor]:
+    """Scores float32 (N, T) of N attended items with T attending ones, or (P,) of pairs (P, 2) of such items.
+
+    And `best` for backward (see `Backend.forward`), without elements where it is not kept.
+    """
     _refuse_tangents(flat)
-    return _forward(*_grouped(flat))
+    attended, attending, learnable, pairs, score, backend = _grouped(flat)
+    best = _empty_best(keeps_best, attended, attending)
+    return _forward(attended, attending, learnable, pairs, score, backend, best if keeps_best else None), best
 
 
 @torch.library.custom_op(
     "gloria_ops::scores_backward",
     mutates_args=(),
-    schema=f"(Tensor grad_scores, {INPUTS}) -> (Tensor, Tensor{', Tensor' * len(Learnable._fields)})",
+    schema=f"(Tensor grad_scores, Tensor best, {INPUTS}) -> (Tensor, Tensor{', Tensor' * len(Learnable._fields)})",
 )
-def scores_backward(grad_scores: Tensor, *flat: Any) -> tuple[Tensor, ...]:
+def scores_backward(grad_scores: Tensor, best: Tensor, *flat: Any) -> tuple[Tensor, ...]:
     """Gradients of the rows of both sides and of all of `Learnable`, of their shape and dtype, from that of the scores.
+
+    `best` is what forward kept.
 
     Where one is None its gradient is a tensor without elements: an op returns no None.
     """
     _refuse_tangents((grad_scores, *flat))
     attended, attending, learnable, pairs, score, backend = _grouped(flat)
     if pairs is None:
-        found = BACKENDS[backend].backward(grad_scores, attended, attending, score, learnable)
+        kept = best if best.numel() > 0 else None
+        found = BACKENDS[backend].backward(grad_scores, attended, attending, score, learnable, kept)
     else:
         found = chosen.backward(BACKENDS[backend], grad_scores, attended, attending, pairs, score, learnable)
     gradients = iter(found[2:])
@@ -89,7 +105,16 @@ def differentiable_scores(
     flat = flattened(attended, attending, score, backend, learnable, pairs)
     if not torch.compiler.is_compiling():  # the op itself refuses when the graph runs
         _refuse_tangents(flat)
-    return _Scores.apply(*flat) if torch._C._are_functorch_transforms_active() else scores(*flat)
+    keeps_best = (
+        score.attention_scale == float("inf")
+        and pairs is None
+        and BACKENDS[backend].keeps_best
+        and 4 * attended.starts.shape[0] * attending.rows.shape[0] <= KEPT_BYTES
+        and torch.is_grad_enabled()
+        and any(each.requires_grad for each in (attended.rows, attending.rows, *learnable.given))
+    )
+    op = _Scores.apply if torch._C._are_functorch_transforms_active() else scores
+    return op(keeps_best, *flat)[0]
 
 
 def flattened(
@@ -100,7 +125,7 @@ def flattened(
     learnable: Learnable = FIXED,
     pairs: Tensor | None = None,
 ) -> tuple[Any, ...]:
-    """Return what `scores` takes."""
+    """Return what `scores` takes after `keeps_best`, and `scores_backward` after `best`."""
     return (*attended, *attending, *learnable, pairs, *[getattr(score, name) for name in _KNOB_NAMES], backend)
 
 
@@ -116,10 +141,16 @@ def _forward(
     pairs: Tensor | None,
     score: LocalScore,
     backend: str,
+    best: Tensor | None = None,
 ) -> Tensor:
     if pairs is None:
-        return BACKENDS[backend].forward(attended, attending, score, learnable=learnable)
+        return BACKENDS[backend].forward(attended, attending, score, learnable=learnable, best=best)
     return chosen.forward(BACKENDS[backend], attended, attending, pairs, score, learnable)
+
+
+def _empty_best(kept: bool, attended: Ragged, attending: Ragged) -> Tensor:
+    shape = (attended.starts.shape[0], attending.rows.shape[0]) if kept else (0,)
+    return attended.rows.new_empty(shape, dtype=torch.int32)
 
 
 @lru_cache  # its checks would cost a small problem more than the kernels do
@@ -137,31 +168,32 @@ def _refuse_tangents(arguments: tuple[Any, ...]) -> None:
 
 
 @scores.register_fake
-def _(*flat: Any) -> Tensor:
+def _(keeps_best: bool, *flat: Any) -> tuple[Tensor, Tensor]:
     attended, attending, _, pairs, *_ = _grouped(flat)
     shape = (attended.starts.shape[0], attending.starts.shape[0]) if pairs is None else pairs.shape[:1]
-    return attended.rows.new_empty(shape, dtype=torch.float32)
+    return attended.rows.new_empty(shape, dtype=torch.float32), _empty_best(keeps_best, attended, attending)
 
 
 @scores_backward.register_fake
-def _(grad_scores: Tensor, *flat: Any) -> tuple[Tensor, ...]:
+def _(grad_scores: Tensor, best: Tensor, *flat: Any) -> tuple[Tensor, ...]:
     attended, attending, learnable, *_ = _grouped(flat)
     absent = (grad_scores.new_empty(0) if each is None else torch.empty_like(each) for each in learnable)
     return torch.empty_like(attended.rows), torch.empty_like(attending.rows), *absent
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:_TENSORS])
-    ctx.knobs_and_backend = inputs[_TENSORS:]
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    _, *flat = inputs
+    ctx.save_for_backward(output[1], *flat[:_TENSORS])
+    ctx.knobs_and_backend = flat[_TENSORS:]
 
 
-def _differentiate(ctx: Any, grad_scores: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, grad_scores: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
     gradients = _ScoresBackward.apply if torch._C._are_functorch_transforms_active() else scores_backward
-    inputs = ctx.saved_tensors
-    found = gradients(grad_scores, *inputs, *ctx.knobs_and_backend)
+    best, *inputs = ctx.saved_tensors
+    found = gradients(grad_scores, best, *inputs, *ctx.knobs_and_backend)
     by_place = dict(zip((*_ROWS, *range(_LEARNABLE, _PAIRS)), found, strict=True))
     of_tensors = (None if each is None else by_place.get(place) for place, each in enumerate(inputs))
-    return *of_tensors, *[None] * len(ctx.knobs_and_backend)
+    return None, *of_tensors, *[None] * len(ctx.knobs_and_backend)
 
 
 def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -189,8 +221,8 @@ class _Scores(torch.autograd.Function):
     jvp = staticmethod(_refuse_forward_mode)
 
     @staticmethod
-    def forward(*flat: Any) -> Tensor:
-        return scores(*flat)
+    def forward(keeps_best: bool, *flat: Any) -> tuple[Tensor, Tensor]:
+        return scores(keeps_best, *flat)
 
 
 class _ScoresBackward(torch.autograd.Function):

@@ -228,8 +228,10 @@ inline void add_products(Worker<Operand>& w, int64_t bin_index, const WordSum& t
 template <class Operand>
 inline void bin_gradient(Worker<Operand>& w, int64_t bin_index, const Common& common,
                          const ImageGradient<Operand>& out) {
-  find_attention(w);
-  sum_words(w, true);
+  if (!recall_best(w, common.gradients.best)) {
+    find_attention(w);
+    sum_words(w, true);
+  }
   find_similarities(w, common.norms);
   word_gradients(w, common, out);
   if (!is_hard(w.problem)) {

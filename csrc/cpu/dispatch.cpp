@@ -104,10 +104,10 @@ std::vector<std::string> available_isas() {
   return names;
 }
 
-bool forward(const Problem& problem, float* scores, const std::string& isa) {
+bool forward(const Problem& problem, float* scores, const Kept& best, const std::string& isa) {
   const Engine& engine = choose(problem.dtype, isa);
   const TextBins bins(problem.texts, bin_capacity(problem), engine.pad);
-  return engine.forward(with_useful_threads(problem), bins.all(), scores);
+  return engine.forward(with_useful_threads(problem), bins.all(), scores, best);
 }
 
 bool backward(const Problem& problem, const Gradients& gradients, const std::string& isa) {

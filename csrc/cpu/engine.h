@@ -9,7 +9,7 @@ struct Engine {
   const char* isa;
   int64_t pad;  // rows of a bin are a multiple of it
   // Both return false if they were interrupted.
-  bool (*forward)(const Problem&, const Bins&, float* scores);
+  bool (*forward)(const Problem&, const Bins&, float* scores, const Kept& best);
   bool (*backward)(const Problem&, const Bins&, const Gradients&);
   void (*exponential)(const float* x, float* out, int64_t count);  // by itself, to be tested and timed
 };

@@ -16,9 +16,10 @@ struct Window {
 };
 
 template <class Operand>
-inline void score_bin(Worker<Operand>& w, const double* norms, float* scores) {
+inline void score_bin(Worker<Operand>& w, const double* norms, float* scores, const Kept& best) {
   find_attention(w);
   sum_words(w, false);
+  if (best.regions) keep_best(w, best);
   find_similarities(w, norms);
   for (const BinText* text = w.bin->texts; text != w.bin->texts + w.bin->text_count; ++text)
     scores[w.index * w.problem.texts.count + text->text] =
@@ -27,7 +28,7 @@ inline void score_bin(Worker<Operand>& w, const double* norms, float* scores) {
 
 // False if it was interrupted.
 template <class Operand>
-bool forward(const Problem& problem, const Bins& bins, float* scores) {
+bool forward(const Problem& problem, const Bins& bins, float* scores, const Kept& best) {
   const int64_t threads = problem.threads, images = problem.images.count;
   // A thread takes whole images, without waiting for others. The last images are shared, so that none is idle at the
   // end, nor where there are fewer images than threads.
@@ -63,7 +64,7 @@ bool forward(const Problem& problem, const Bins& bins, float* scores) {
     };
     const auto score = [&](int64_t bin) {
       w.take_bin(bins.bins[bin], words[bin]);
-      score_bin(w, norms, scores);
+      score_bin(w, norms, scores, best);
     };
     for (size_t window = 0; window + 1 < windows.size(); ++window) {
       const int64_t begin = windows[window].first, end = windows[window + 1].first;

@@ -1,13 +1,15 @@
 // A hard maximum over the regions: of each word the best region, or those that tie and share, and nothing of the
 // others.
 //
-// Backward finds the best again, which costs the product of forward and keeps nothing, and touches their rows alone.
+// Backward touches their rows alone. It takes the best that forward kept; where it kept none, and for a bin with ties,
+// it finds them again, which costs the product of forward.
 #pragma once
 
 #include <cmath>
 
 #include "attention.h"
 #include "direct.h"
+#include "pool.h"
 
 namespace gloria::GLORIA_ISA {
 
@@ -74,37 +76,87 @@ inline void sum_best(const Worker<Operand>& w, const Value* regions, int64_t r) 
   for_best(w, r, [&](int64_t j) { add_row(regions + j * dim, dim, w.scratch.best.sum); });
 }
 
-// The sums of every word, with e = 1 for its best regions, which only backward and the cosine ask for one by one where
-// there is no word norm.
+// The first best region of the word in row `r`, and how many there are.
 template <class Operand>
-inline void find_best(const Worker<Operand>& w, bool backward) {
-  const int64_t dim = w.problem.dim;
+inline void locate_best(const Worker<Operand>& w, int64_t r) {
   const Best& best = w.scratch.best;
-  const Tile t = w.tile();
-  for (int64_t r = 0; r < w.bin->used; ++r) {
-    WordSums& word = w.scratch.sums[r] = {1.0, t.top[r * kPanel], 0.0, 0.0, 0.0, false};
-    if (!backward && !w.problem.cosine && t.normed == t.affinity) continue;
-    best.count[r] = 0;
-    word.dot = 0.0;
-    for_maxima(t, r, [&](int64_t j) {
-      if (best.count[r]++ == 0) best.first[r] = j;
-      word.dot += t.affinity[(j / kPanel * t.rows + r) * kPanel + j % kPanel];
-    });
-    word.sum = static_cast<double>(best.count[r]);
+  best.count[r] = 0;
+  for_maxima(w.tile(), r, [&](int64_t j) {
+    if (best.count[r]++ == 0) best.first[r] = j;
+  });
+}
+
+// `use(place in Kept, row)` for every word of the bin.
+template <class Operand, class Use>
+inline void for_kept(const Worker<Operand>& w, const Kept& kept, Use use) {
+  for (int64_t t = 0; t < w.bin->text_count; ++t) {
+    const BinText& text = w.bin->texts[t];
+    int32_t* regions = kept.regions + w.index * kept.words + w.problem.texts.starts[text.text] - text.begin;
+    for (int64_t r = text.begin; r < text.end; ++r) use(regions[r], r);
   }
-  if (!w.problem.cosine) return;
+}
+
+// context = |c| and dot = <c, t> of every word, c being the sum of its best regions.
+template <class Operand>
+inline void sum_best_directly(const Worker<Operand>& w) {
+  const int64_t dim = w.problem.dim;
   for_words_and_regions(w, [&](const auto* regions, const auto* word, int64_t r) {
     sum_best(w, regions, r);
+    const float* sum = w.scratch.best.sum;
     alignas(32) double square[kPanel] = {}, dot[kPanel] = {};
     for (int64_t d = 0; d < dim; d += kPanel)
       for (int64_t k = 0; k < kPanel && d + k < dim; ++k) {
-        const double c = best.sum[d + k];
+        const double c = sum[d + k];
         square[k] += c * c;
         dot[k] += c * widen(word[d + k]);
       }
     w.scratch.sums[r].context = std::sqrt(lane_sum(square));
     w.scratch.sums[r].dot = lane_sum(dot);
   });
+}
+
+// The sums of every word, with e = 1 for its best regions, which only backward and the cosine ask for one by one where
+// there is no word norm.
+template <class Operand>
+inline void find_best(const Worker<Operand>& w, bool backward) {
+  const Best& best = w.scratch.best;
+  const Tile t = w.tile();
+  for (int64_t r = 0; r < w.bin->used; ++r) {
+    WordSums& word = w.scratch.sums[r] = {1.0, t.top[r * kPanel], 0.0, 0.0, 0.0, false};
+    if (!backward && !w.problem.cosine && t.normed == t.affinity) continue;
+    locate_best(w, r);
+    word.dot = 0.0;
+    for_best(w, r, [&](int64_t j) { word.dot += t.affinity[(j / kPanel * t.rows + r) * kPanel + j % kPanel]; });
+    word.sum = static_cast<double>(best.count[r]);
+  }
+  if (w.problem.cosine) sum_best_directly(w);
+}
+
+template <class Operand>
+inline void keep_best(const Worker<Operand>& w, const Kept& kept) {
+  const Best& best = w.scratch.best;
+  for_kept(w, kept, [&](int32_t& region, int64_t r) {
+    locate_best(w, r);
+    region = best.count[r] == 1 ? static_cast<int32_t>(best.first[r]) : kTied;
+  });
+}
+
+// What `find_best` finds, from what forward kept; false where that is not all. Where the gradient asks for no
+// similarity, it stays 0.
+template <class Operand>
+inline bool recall_best(Worker<Operand>& w, const Kept& kept) {
+  if (!kept.regions) return false;
+  w.clock.enter(Stage::kContext);
+  const Best& best = w.scratch.best;
+  bool all = true;
+  for_kept(w, kept, [&](int32_t region, int64_t r) {
+    best.first[r] = region;
+    best.count[r] = 1;
+    w.scratch.sums[r] = {1.0, 0.0, 0.0, 0.0, 0.0, false};
+    all = all && region != kTied;
+  });
+  if (all && (w.problem.cosine || gradient_reads_similarities(w.problem))) sum_best_directly(w);
+  return all;
 }
 
 // dL/dv += alpha t + beta c for the best regions of every word, c being their sum; row after row.

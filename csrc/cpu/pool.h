@@ -62,6 +62,10 @@ inline double pool_score(const Problem& problem, const Words& words) {
   return problem.pool_divide ? log_sum / problem.word_scale : log_sum;
 }
 
+inline bool gradient_reads_similarities(const Problem& problem) {
+  return problem.word_weights || !(problem.pool == Pool::kMean || problem.pool == Pool::kSum);
+}
+
 // of_u[i] = dZ / du[i], where words that share the maximum share its weight, and, where it is asked for, of_weights[i]
 // = dZ / dw[i]. Returns dZ / d word_scale.
 inline double pool_gradient(const Problem& problem, const Words& words, float* of_u, double* of_weights) {

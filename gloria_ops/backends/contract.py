@@ -34,6 +34,10 @@ class Backend(Protocol):
     def attended_of_any_length(self) -> bool:
         """Whether attended items may be packed with unequal lengths; where not, they must be padded to one."""
 
+    @property
+    def keeps_best(self) -> bool:
+        """Whether `best` may be given: forward writes it, backward reads it."""
+
     def describe(self) -> str:
         """Return a line for the doctor: what it runs on."""
 
@@ -52,6 +56,7 @@ class Backend(Protocol):
         score: LocalScore,
         search_words: int = 0,
         learnable: Learnable = FIXED,
+        best: Tensor | None = None,
     ) -> Tensor:
         """Return the scores (N, T) of N attended items with T attending ones, float32 (float64 for float64).
 
@@ -63,6 +68,8 @@ class Backend(Protocol):
                 does not depend on where the corpus is cut; 0 is a batch.
             learnable: what of the score comes as tensors. A scale among them stands for the score's own, which is not
                 to be read.
+            best: int32 (N, L) for a hard maximum and L attending rows, to be filled: which row of each attended item is
+                the best of each attending row, negative where several tie; in an order that only `backward` knows.
         """
 
     def backward(
@@ -72,8 +79,9 @@ class Backend(Protocol):
         attending: Ragged,
         score: LocalScore,
         learnable: Learnable = FIXED,
+        best: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        """Return gradients from that of the scores (N, T), of any strides.
+        """Return gradients from that of the scores (N, T), of any strides, and where it was kept from `best`.
 
         Of both sides' rows, and then of `learnable.given`, in its order. They have the shape and dtype of what they
         belong to; rows that belong to no item get zeros.

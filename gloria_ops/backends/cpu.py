@@ -25,6 +25,7 @@ name = "cpu"
 caution = None
 differentiable = False
 attended_of_any_length = True
+keeps_best = True
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _WORD_NORMS = ("none", "softmax", "clipped_l2")
@@ -198,9 +199,26 @@ def _gradient(rows: Tensor, side: _C.Ragged) -> Tensor:
     """Allocate the gradient of `rows`, with zeros in rows that no item owns."""
     gradient = torch.empty_like(rows)
     if not side.fills(rows.shape[0]):
-        # Not by torch: in a forked child it would fill a large tensor with several threads, and wait forever.
-        ctypes.memset(gradient.data_ptr(), 0, gradient.nbytes)
+        _clear(gradient)
     return gradient
+
+
+def _clear(tensor: Tensor) -> None:
+    # Not by torch: in a forked child it would fill a large tensor with several threads, and wait forever.
+    ctypes.memset(tensor.data_ptr(), 0, tensor.nbytes)
+
+
+def _kept(best: Tensor | None, attended: Ragged, attending: Ragged) -> _C.Kept:
+    """Return `best` as the kernels take it, checked."""
+    if best is None:
+        return _C.Kept(0, 0)
+    expected = (attended.starts.numel(), attending.rows.shape[0])
+    if best.shape != expected or best.dtype != torch.int32 or not best.is_contiguous():
+        raise ValueError(
+            f"best is {best.dtype} of the shape {tuple(best.shape)} and the strides {best.stride()}; expected int32 of "
+            f"the shape {expected}, contiguous"
+        )
+    return _C.Kept(best.data_ptr(), expected[1])
 
 
 def forward(
@@ -209,8 +227,9 @@ def forward(
     score: LocalScore,
     search_words: int = 0,
     learnable: Learnable = FIXED,
+    best: Tensor | None = None,
 ) -> Tensor:
-    """Return scores (N, T) float32 of N attended items with T attending ones.
+    """Return scores (N, T) float32 of N attended items with T attending ones; fill `best`.
 
     With `search_words` above 0, the contexts' norms are computed in the cheaper way for this many words; in a batch the
     way depends on M and D alone.
@@ -220,12 +239,20 @@ def forward(
     scores = torch.empty(attended.starts.numel(), attending.starts.numel(), dtype=torch.float32)
     learnable = _with_weights(learnable, attending.rows)
     problem = _problem(attended.rows, attending.rows, images, texts, score, search_words, learnable)
-    _C.forward(problem, scores.data_ptr(), _chosen_isa())
+    kept = _kept(best, attended, attending)
+    if best is not None and not texts.fills(attending.rows.shape[0]):
+        _clear(best)
+    _C.forward(problem, scores.data_ptr(), kept, _chosen_isa())
     return scores
 
 
 def backward(
-    grad_scores: Tensor, attended: Ragged, attending: Ragged, score: LocalScore, learnable: Learnable = FIXED
+    grad_scores: Tensor,
+    attended: Ragged,
+    attending: Ragged,
+    score: LocalScore,
+    learnable: Learnable = FIXED,
+    best: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """Return gradients of both sides' rows and of `learnable.given`; rows that belong to no item get zeros."""
     attended, images = _with_addresses(attended)
@@ -246,6 +273,7 @@ def backward(
     _C.backward(
         _problem(attended.rows, attending.rows, images, texts, score, 0, learnable),
         grad_scores.data_ptr(),
+        _kept(best, attended, attending),
         grad_attended.data_ptr(),
         grad_attending.data_ptr(),
         _address(grad_weights),

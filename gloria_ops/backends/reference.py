@@ -13,6 +13,7 @@ name = "reference"
 caution = None
 differentiable = True
 attended_of_any_length = True
+keeps_best = False
 
 
 def describe() -> str:
@@ -34,6 +35,7 @@ def forward(
     score: LocalScore,
     search_words: int = 0,
     learnable: Learnable = FIXED,
+    best: Tensor | None = None,
 ) -> Tensor:
     """Return scores (N, T), computed in their own dtype; `search_words` has no effect."""
     dtype = score_dtype(attended.rows.dtype)
@@ -42,7 +44,12 @@ def forward(
 
 
 def backward(
-    grad_scores: Tensor, attended: Ragged, attending: Ragged, score: LocalScore, learnable: Learnable = FIXED
+    grad_scores: Tensor,
+    attended: Ragged,
+    attending: Ragged,
+    score: LocalScore,
+    learnable: Learnable = FIXED,
+    best: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """Return the gradients of both sides' rows and of what is learnable, by autograd."""
     with torch.enable_grad():

@@ -10,7 +10,7 @@ from kernel_checks import assert_as_accurate_as_eager, eager, fused, threads
 from problems import DELICATE, EVERY_SCORE, LEARNED_SCORES, PRESETS, problem
 from tolerances import FLOAT32
 
-from gloria_ops import LocalScore, local_scores
+from gloria_ops import LocalScore, local_scores, ops
 from gloria_ops.backends import cpu
 from gloria_ops.tokens import canonical
 
@@ -277,3 +277,50 @@ def test_ties_are_shared_as_in_the_reference(isa, name):
     ours, truth = fused(twice.to(torch.float32), PRESETS[name]), eager(twice, PRESETS[name])
     for kernel, exact in zip(ours, truth, strict=True):
         torch.testing.assert_close(kernel.double(), exact, **FLOAT32)
+
+
+HARD = {name: score for name, score in EVERY_SCORE.items() if math.isinf(score.attention_scale)}
+HARD |= {name: LEARNED_SCORES[name] for name in ("maxsim_mean", "hard_cosine")} | {
+    "i2t": replace(PRESETS["scan_i2t"], attention_scale=math.inf)
+}
+
+
+def some_tie():
+    """Several bins of texts, rows that no word owns, and an image whose regions all occur twice."""
+    one = problem("random", images=3, texts=40, most_regions=24, most_words=23, width=20)
+    one.regions[1, 1::2] = one.regions[1, ::2]
+    one.region_lengths[1] = 24
+    return one
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_gradients_are_those_without_what_forward_kept(isa, name, monkeypatch):
+    score = HARD[name]
+    one = (some_tie().learning(score) if name in LEARNED_SCORES else some_tie()).to(torch.float32)
+    by_kept = fused(one, score)
+    monkeypatch.setattr(ops, "KEPT_BYTES", 0)
+    for kept, found_again in zip(by_kept, fused(one, score), strict=True):
+        torch.testing.assert_close(kept, found_again, **FLOAT32)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_forward_keeps_the_only_best_region_of_each_word(isa, dtype):
+    one = some_tie().to(dtype)
+    images, texts, *_ = canonical(one.regions, one.words, **one.lengths)
+    best = torch.full((3, len(texts.rows)), 99, dtype=torch.int32)
+    cpu.forward(images, texts, PRESETS["maxsim"], best=best)
+    real = torch.arange(23) < one.word_lengths[:, None]
+    for image, length in enumerate(one.region_lengths.tolist()):
+        affinity = one.words.double() @ one.regions[image, :length].double().T
+        tie = (affinity == affinity.amax(2, keepdim=True)).sum(2) > 1
+        assert tie[real].all() == (image == 1)
+        expected = affinity.argmax(2).where(~tie, -1)
+        assert torch.equal(best[image].unflatten(0, real.shape)[real], expected[real].int())
+
+
+def test_what_was_kept_of_another_batch_is_refused():
+    one = some_tie().to(torch.float32)
+    images, texts, *_ = canonical(one.regions, one.words, **one.lengths)
+    best = torch.empty(2, 920, dtype=torch.int32)
+    with pytest.raises(ValueError, match=r"best is torch.int32 of the shape \(2, 920\) .* of the shape \(3, 920\)"):
+        cpu.backward(torch.ones(3, 40), images, texts, PRESETS["maxsim"], best=best)

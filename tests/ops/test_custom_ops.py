@@ -42,13 +42,15 @@ def _fresh_compiler():
 def test_opcheck_scores(name, dtype):
     given = list(arguments(name, dtype))
     given[0], given[3] = given[0].requires_grad_(), given[3].requires_grad_()
-    torch.library.opcheck(ops.scores, tuple(given))
+    torch.library.opcheck(ops.scores, (name == "maxsim", *given))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", CHECKED)
 def test_opcheck_scores_backward(name, dtype):
-    torch.library.opcheck(ops.scores_backward, (ONE.cotangent.float(), *arguments(name, dtype)))
+    given = arguments(name, dtype)
+    _, best = ops.scores(name == "maxsim", *given)
+    torch.library.opcheck(ops.scores_backward, (ONE.cotangent.float(), best, *given))
 
 
 PAIRS = torch.tensor([[0, 1], [3, 3], [0, 1], [2, 0]])
@@ -69,11 +71,12 @@ def everything(knobs):
 def test_opcheck_what_is_learned(knobs):
     given = everything(knobs)
     cotangent = ONE.cotangent.float() if KNOBS[knobs][1] is None else torch.ones(len(PAIRS))
-    torch.library.opcheck(ops.scores_backward, (cotangent, *given))
+    best = torch.empty(0, dtype=torch.int32)
+    torch.library.opcheck(ops.scores_backward, (cotangent, best, *given))
     for each in given:
         if isinstance(each, torch.Tensor) and each.is_floating_point():
             each.requires_grad_()
-    torch.library.opcheck(ops.scores, given)
+    torch.library.opcheck(ops.scores, (False, *given))
 
 
 def of_everything(regions, words, weights, attention_scale, word_scale, pairs):

@@ -73,3 +73,8 @@ def check_backward(inputs, score, slack=1):
     for gradient, eager, truth in zip(ours, eagers, truths, strict=True):
         assert gradient.dtype == eager.dtype
         check(gradient, eager, truth, slack * BACKWARD)
+    if math.isinf(score.attention_scale):
+        best = torch.empty(len(images.starts), len(texts.rows), dtype=torch.int32, device=images.rows.device)
+        backend.forward(*inputs, score, best=best)
+        for kept, gradient in zip(backend.backward(grad_scores, *inputs, score, best=best), ours, strict=True):
+            assert torch.equal(kept, gradient)

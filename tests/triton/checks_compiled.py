@@ -45,16 +45,20 @@ def test_kernels_keep_to_the_device(capability, dtype_name, score_name):
 
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("dtype_name", ["bfloat16", "float32"])
-@pytest.mark.parametrize("name", ["released", "softmax_pool", "paper_mean", "smooth_max"])
+@pytest.mark.parametrize("name", ["released", "softmax_pool", "paper_mean", "smooth_max", "maxsim_mean"])
 def test_kernels_of_what_is_learned_keep_to_the_device(name, dtype_name, capability):
     dtype, score = DTYPES[dtype_name][0], LEARNED_SCORES[name]
     choice = block_sizes.chosen(capability, dtype, score)
-    scale = torch.empty((), device="meta")
+    scale = None if name == "maxsim_mean" else torch.empty((), device="meta")
     learnable = Learnable(torch.empty(SIZES.words, device="meta"), scale, scale)
     launches = gpu_launches.of_forward(SIZES, dtype, score, choice, learnable)
     launches += gpu_launches.of_backward(SIZES, dtype, score, choice, learnable)
     # The others are those of every score.
-    check_code([each for each in launches if {"scale", "grad_weights"} & set(each.arguments)], capability, dtype_name)
+    check_code(
+        [each for each in launches if {"scale", "grad_weights", "similarities"} & set(each.arguments)],
+        capability,
+        dtype_name,
+    )
 
 
 def check_code(launches, capability, dtype_name):

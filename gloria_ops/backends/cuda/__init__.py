@@ -21,6 +21,7 @@ from gloria_ops.tokens import Ragged
 name = "cuda"
 differentiable = False
 attended_of_any_length = False
+keeps_best = False
 caution = (
     "gloria_ops takes its CUDA C++ kernels: they are proven by an emulation of their instructions and compiled for "
     "sm_80 and sm_90, but no run on a GPU is on record yet"
@@ -77,6 +78,7 @@ def forward(
     score: LocalScore,
     search_words: int = 0,
     learnable: Learnable = FIXED,
+    best: Tensor | None = None,
 ) -> Tensor:
     """Return scores (N, T) float32 of N attended items with T attending ones.
 
@@ -91,7 +93,12 @@ def forward(
 
 
 def backward(
-    grad_scores: Tensor, attended: Ragged, attending: Ragged, score: LocalScore, learnable: Learnable = FIXED
+    grad_scores: Tensor,
+    attended: Ragged,
+    attending: Ragged,
+    score: LocalScore,
+    learnable: Learnable = FIXED,
+    best: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """Return the gradients of both sides' rows; waits for the device once, to read how many tiles the words fill.
 

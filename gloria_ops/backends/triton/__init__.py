@@ -24,6 +24,7 @@ else:
 name = "triton"
 differentiable = False
 attended_of_any_length = False
+keeps_best = True
 caution = (
     "gloria_ops takes its Triton kernels for CUDA tensors: they are proven under Triton's interpreter and compiled for "
     "sm_80 and sm_90, but no run on a GPU is on record yet; `make gpu-check` in a checkout proves them on yours, "
@@ -87,22 +88,28 @@ def forward(
     score: LocalScore,
     search_words: int = 0,
     learnable: Learnable = FIXED,
+    best: Tensor | None = None,
 ) -> Tensor:
     """Return scores (N, T) float32 of N attended items with T attending ones.
 
     The way to the contexts' norms depends on M and D alone, whatever `search_words` are.
     """
     with _device_of(attended.rows):
-        return scores.forward(attended, attending, score, learnable=learnable)
+        return scores.forward(attended, attending, score, learnable=learnable, best=best)
 
 
 def backward(
-    grad_scores: Tensor, attended: Ragged, attending: Ragged, score: LocalScore, learnable: Learnable = FIXED
+    grad_scores: Tensor,
+    attended: Ragged,
+    attending: Ragged,
+    score: LocalScore,
+    learnable: Learnable = FIXED,
+    best: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """Return gradients of both sides' rows and of `learnable.given`; rows that belong to no item get zeros."""
     grad_scores = grad_scores.to(torch.float32).contiguous()
     with _device_of(attended.rows):
-        return gradients.backward(grad_scores, attended, attending, score, learnable=learnable)
+        return gradients.backward(grad_scores, attended, attending, score, learnable=learnable, best=best)
 
 
 def _device_of(rows: Tensor) -> torch.cuda.device_of:

@@ -41,7 +41,6 @@ def attention_kernel(
     texts_at_once,
     scale,
     NORM: tl.constexpr,
-    HARD: tl.constexpr,
     REFERENCE: tl.constexpr,
     STORE: tl.constexpr,
     KEEP: tl.constexpr,
@@ -133,7 +132,7 @@ def attention_kernel(
                     for other in range(0, planes):
                         of_block = tl.load(found + other * plane + of_text + nth, mask=real_word, other=0.0)
                         reference = tl.maximum(reference, of_block)
-                a = tl.where(real[None, :], unnormalized(x, reference[:, None], sharp, HARD), 0.0)
+                a = tl.where(real[None, :], unnormalized(x, reference[:, None], sharp), 0.0)
             if STORE:
                 # d and |c| from the same rounded attention, whose error then cancels in their ratio.
                 rounded = kept(a, attended.dtype.element_ty, PRECISION)
@@ -168,7 +167,6 @@ def attention(
             REFERENCE=reference,
             STORE=p.cosine and reference != "block",
             KEEP=levels is not None,
-            HARD=p.hard,
             MEANS=len(found) > 3,
             **p.elementwise_arguments(chunk, blocks),
         )

@@ -102,17 +102,13 @@ def word_normed(s, level, NORM: tl.constexpr, LOG2: tl.constexpr):
 
 
 @triton.jit
-def unnormalized(x, reference, sharp, HARD: tl.constexpr):
+def unnormalized(x, reference, sharp):
     """The attention exp(scale (x - reference)) without its normalizer; sharp = scale * log2(e)."""
-    if HARD:
-        # NaN is best nowhere, and must show.
-        return tl.where(x == reference, 1.0, x - x)
-    else:
-        return tl.exp2((x - reference) * sharp)
+    return tl.exp2((x - reference) * sharp)
 
 
 @triton.jit
-def statistics(found, at, mask, plane, planes, sharp, MERGE: tl.constexpr, HARD: tl.constexpr, D: tl.constexpr = 2):
+def statistics(found, at, mask, plane, planes, sharp, MERGE: tl.constexpr, D: tl.constexpr = 2):
     """(reference, normalizer, d) of words with an image, from those of the blocks of its regions; d as it is kept.
 
     found: (3 or 4, planes, ...) float32, `plane` elements each: reference, sum of the attention, sum of attention times
@@ -130,12 +126,7 @@ def statistics(found, at, mask, plane, planes, sharp, MERGE: tl.constexpr, HARD:
         own_d = tl.load(found + (D * planes + block) * plane + at, mask=mask, other=0.0)
         if MERGE:
             own = tl.load(found + block * plane + at, mask=mask, other=0.0)
-            if HARD:
-                weight = tl.where(
-                    own == reference, 1.0, tl.where(own_normalizer == own_normalizer, 0.0, own_normalizer)
-                )
-            else:
-                weight = tl.exp2((own - reference) * sharp)
+            weight = tl.exp2((own - reference) * sharp)
             # A block without regions has no reference.
             weight = tl.where(own_normalizer == 0.0, 0.0, weight)
             normalizer += tl.where(weight == 0.0, 0.0, own_normalizer * weight)

@@ -11,6 +11,11 @@ from gloria_ops.backends.triton.device import LOG2E, block_of, number
 from gloria_ops.backends.triton.plain import block_of_product, operands
 from gloria_ops.backends.triton.problem import Chunk, Problem
 
+# In place of a word's best region where several tie, or where an affinity is not a number.
+TIED = tl.constexpr(-1)
+# One region that is the best; more than there are regions.
+ONE = tl.constexpr(1 << 20)
+
 
 @triton.jit(do_not_specialize=["texts", "first_image", "images", "longest", "capacity"])
 def fused_kernel(
@@ -18,6 +23,7 @@ def fused_kernel(
     tail,
     right,
     similarities,
+    bests,
     dense_starts,
     region_lengths,
     texts,
@@ -30,6 +36,7 @@ def fused_kernel(
     scale,
     SMOOTH: tl.constexpr,
     HARD: tl.constexpr,
+    KEEP: tl.constexpr,
     DESCRIBED: tl.constexpr,
     M: tl.constexpr,
     TAIL: tl.constexpr,
@@ -41,7 +48,8 @@ def fused_kernel(
     """U = sum_j a_j s_j, or the SMOOTH maximum (images, capacity). One program: M packed words with one image, N of its
     regions at a time.
 
-    left, tail, right: packed words and regions. A program writes its own words' u only.
+    left, tail, right: packed words and regions. KEEP: bests (images, capacity), the best region of a HARD maximum, or
+    TIED. A program writes its own words' u and bests only.
     """
     scale = number(scale)
     count = tl.load(dense_starts + texts)
@@ -53,6 +61,7 @@ def fused_kernel(
         best = tl.full((M,), -1e30, tl.float32)
         normalizer = tl.zeros((M,), tl.float32)
         d = tl.zeros((M,), tl.float32)
+        found = tl.zeros((M,), tl.int32)
         sharp = scale * LOG2E
         tl.assume(dim > 0)
         for first in tl.range(0, regions, N, flatten=DESCRIBED):
@@ -67,6 +76,10 @@ def fused_kernel(
             if HARD:
                 # The best regions share the attention, so u is the best affinity; NaN is best nowhere, and must show.
                 d += tl.sum(s - s, 1)
+                if KEEP:
+                    # Their number in the upper bits, and below, where it is 1, the region.
+                    here = tl.sum(tl.where(s == better[:, None], region[None, :] + ONE, 0), 1)
+                    found = here + tl.where(better > best, 0, found)
             else:
                 shrink = tl.exp2((best - better) * sharp)
                 a = tl.exp2((s - better[:, None]) * sharp)
@@ -82,25 +95,31 @@ def fused_kernel(
             u = d / normalizer
         rows = first_row + tl.arange(0, M)
         tl.store(similarities + image.to(tl.int64) * capacity + rows, u, mask=rows < count)
+        if KEEP:
+            alone = (found >= ONE) & (found < 2 * ONE) & (d == d)
+            found = tl.where(alone, found - ONE, TIED)
+            tl.store(bests + image.to(tl.int64) * capacity + rows, found, mask=rows < count)
 
 
-def fused(p: Problem, chunk: Chunk, out: Tensor) -> None:
-    """Fill the similarities out (images, L_t)."""
-    blocks = p.blocks.fused
-    fused_kernel[(triton.cdiv(p.plan.capacity, blocks.rows) * chunk.images,)](
+def fused(p: Problem, chunk: Chunk, out: Tensor, bests: Tensor | None = None) -> None:
+    """Fill the similarities out (images, L_t), and int32 bests of the same shape."""
+    blocks, capacity = p.blocks.fused, out.shape[1]
+    fused_kernel[(triton.cdiv(capacity, blocks.rows) * chunk.images,)](
         **operands(blocks, p.packed_words, chunk.packed_regions),
         similarities=out,
+        bests=out if bests is None else bests,
         dense_starts=p.plan.dense_starts,
         region_lengths=p.images.lengths,
         texts=p.texts.starts.numel(),
         first_image=chunk.first_image,
         images=chunk.images,
         longest=p.longest,
-        capacity=p.plan.capacity,
+        capacity=capacity,
         dim=p.dim,
         side=p.side,
         scale=p.scale,
         SMOOTH=p.smooth,
         HARD=p.hard,
+        KEEP=bests is not None,
         **p.product_arguments(blocks),
     )

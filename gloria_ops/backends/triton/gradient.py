@@ -29,7 +29,7 @@ def attention_gradient(
         e = tl.load(attended + at, mask=inside, other=0.0).to(tl.float32)
     else:
         reference = tl.load(coefficients + 5 * plane + of_word, mask=real_word, other=0.0)
-        e = unnormalized(x, reference[:, None], scale * LOG2E, False)
+        e = unnormalized(x, reference[:, None], scale * LOG2E)
         e = tl.where(real[None, :], e, 0.0)
     # Centered, so that an attention that is all at one region has a gradient of exactly 0.
     if SMOOTH:

@@ -7,14 +7,13 @@ next image begins; that of a word is added to chunk after chunk.
 import torch
 from torch import Tensor
 
-from gloria_ops.backends.triton import products
+from gloria_ops.backends.triton import maximum, products
 from gloria_ops.backends.triton.affinity import affinities
 from gloria_ops.backends.triton.attention import attention
 from gloria_ops.backends.triton.block_sizes import Choice, chosen_for
 from gloria_ops.backends.triton.context import gram_products, grams
 from gloria_ops.backends.triton.direct import direct_gradients
 from gloria_ops.backends.triton.gradient import affinity_gradients
-from gloria_ops.backends.triton.maximum import best_regions, best_words
 from gloria_ops.backends.triton.pool import weight_gradients, word_coefficients
 from gloria_ops.backends.triton.problem import Problem
 from gloria_ops.learnable import FIXED, Learnable
@@ -29,10 +28,11 @@ def backward(
     score: LocalScore,
     choice: Choice | None = None,
     learnable: Learnable = FIXED,
+    best: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """Gradients of the rows of images and texts, and then of `learnable.given`, of their shape and dtype.
 
-    Rows that belong to no item get zeros, and so do their weights.
+    `best`: as forward kept it. Rows that belong to no item get zeros, and so do their weights.
 
     Those of 16-bit words are summed, chunk after chunk of images, as the gradient itself and a bfloat16 rest (L_t, D),
     which together hold 17 bits at least: a float32 sum would take twice the memory.
@@ -42,6 +42,8 @@ def backward(
     """
     choice = choice or chosen_for(texts.rows.device, texts.rows.dtype, score)
     p = Problem(images, texts, score, choice, split=True, learnable=learnable)
+    if p.hard:
+        return maximum.gradients(p, grad_scores, best)
     rows, side, scratch, cosine = p.plan.capacity, p.side, p.precision.scratch, p.cosine
     at_once = p.images_at_once(_bytes_of_image(p))
     if p.plan.chunks > 1:  # a small batch is one chunk, for its launches take as long as its kernels
@@ -68,7 +70,6 @@ def backward(
         of_attention = p.empty(at_once, p.planes(choice.gradient), p.programs).zero_()
     if word_scale is not None:
         of_word = torch.empty_like(grad_scores)
-    bests = p.empty(at_once if p.hard else 0, rows, dtype=torch.int32)
     levels = p.empty(at_once, p.plan.texts_at_once if score.word_norm != "none" else 0, side)
     for of_chunk in p.image_chunks(at_once):
         p.pack_regions(of_chunk)
@@ -83,10 +84,6 @@ def backward(
             word_coefficients(p, chunk, grad_scores, found, lengths[:2], coefficients, of_word)
             if grad_weights is not None:
                 weight_gradients(p, chunk, coefficients[7], grad_weights)
-            if p.hard:
-                best_regions(p, chunk, s, coefficients, bests, grad_words, rest)
-                best_words(p, chunk, s, coefficients, bests, sums)
-                continue
             affinity_gradients(p, chunk, s, gs, a, h, lengths[2], coefficients, levels, of_attention)
             products.word_gradients(p, chunk, gs, coefficients, grad_words, rest)
             products.region_sums(p, chunk, gs, sums)
@@ -104,6 +101,6 @@ def _bytes_of_image(p: Problem) -> int:
     affinities = (3 if p.cosine else 1) * rows * p.side * itemsize
     square = p.gram_side**2 * (itemsize + 4 * products.GRAM_PARTS) if p.cosine else 0
     levels = 4 * p.plan.texts_at_once * p.side if p.score.word_norm != "none" else 0
-    # At most so many numbers of each word, fewer where nothing is learned and the maximum is not hard.
-    of_words = 4 * rows * (p.statistics + (20 if p.learnable.given or p.hard else 10))
+    # At most so many numbers of each word, fewer where nothing is learned.
+    of_words = 4 * rows * (p.statistics + (20 if p.learnable.given else 10))
     return affinities + square + levels + of_words + 4 * p.side * p.dim + p.packed_bytes

@@ -1,7 +1,8 @@
 """Backward of a hard maximum: of each word with an image the best region, or those that tie, and nothing of the others.
 
-Two products and a gradient of the size of the affinities become sums of the rows that are the best: those of regions
-for each word, and those of words for each region. Each sum has one program, which takes its terms in their order.
+Forward keeps which they are, or is run once more for them. Two products and a gradient of the size of the affinities
+become sums of rows: those of the best regions for each word, and those of words for each region. Each sum has one
+program, which takes its terms in their order.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -9,39 +10,71 @@ for each word, and those of words for each region. Each sum has one program, whi
 
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from gloria_ops.backends.triton import products
 from gloria_ops.backends.triton.device import rows_of_chunk
+from gloria_ops.backends.triton.fused import TIED, fused
+from gloria_ops.backends.triton.pool import weight_gradients, word_coefficients
 from gloria_ops.backends.triton.problem import Chunk, Problem
+from gloria_ops.learnable import Learnable
 
-# In place of a word's best region where several tie.
-TIED = tl.constexpr(-1)
 # Words among which a region looks for its own at a time, and of these how many it reads at once: one may be the best of
 # all words.
 WORDS, AT_ONCE = 512, 8
 
 
 @triton.jit
-def is_best(affinities, at, mask, of_words, of_regions, reference, NORMED: tl.constexpr):
-    """Whether stored affinities are their word's greatest; one that is not a number is, and shows."""
-    s = tl.load(affinities + at, mask=mask, other=0.0).to(tl.float32)
-    if NORMED:
-        # In the order of `device.affinity`, for the greatest is recognized by its bits.
-        s *= of_regions
-        s *= of_words
-    return mask & ((s >= reference) | (s != s))
+def affinity_of(own, t, region, d, dim):
+    """A region (D,) of an image, and its affinity with a word t (D,)."""
+    v = tl.load(own + region * dim + d, mask=d < dim, other=0.0).to(tl.float32)
+    return v, tl.sum(v * t, 0)
 
 
-@triton.jit(do_not_specialize=["chunk", "first_image", "images", "longest", "capacity"])
+@triton.jit(do_not_specialize=["chunk", "first_image", "longest", "all_words"])
+def best_similarity_kernel(
+    packed_words,
+    packed_regions,
+    bests,
+    similarities,
+    dense_starts,
+    first_texts,
+    region_lengths,
+    chunk,
+    first_image,
+    longest,
+    all_words,
+    capacity,
+    side,
+    dim,
+    D: tl.constexpr,
+):
+    """Similarities (images, capacity): <t, v> of each word with its best region. One program: one word, one image."""
+    base, count = rows_of_chunk(dense_starts, first_texts, chunk)
+    row, image = tl.program_id(0), tl.program_id(1)
+    if row < count:
+        d = tl.arange(0, D)
+        best = tl.load(bests + image.to(tl.int64) * all_words + base + row)
+        own = packed_regions + image.to(tl.int64) * side * dim
+        t = tl.load(packed_words + (base + row).to(tl.int64) * dim + d, mask=d < dim, other=0.0).to(tl.float32)
+        _, u = affinity_of(own, t, tl.maximum(best, 0), d, dim)
+        if best == TIED:
+            for region in range(1, tl.minimum(tl.load(region_lengths + first_image + image), longest).to(tl.int32)):
+                _, s = affinity_of(own, t, region, d, dim)
+                u = tl.maximum(u, s, propagate_nan=tl.PropagateNan.ALL)
+        tl.store(similarities + image * capacity + row, u)
+
+
+@triton.jit(do_not_specialize=["chunk", "first_image", "images", "longest", "all_words"])
 def best_regions_kernel(
-    affinities,
+    packed_words,
     packed_regions,
     coefficients,
-    word_norms,
-    region_norms,
     bests,
+    ties,
     origins,
     grad_words,
     rest,
@@ -52,42 +85,51 @@ def best_regions_kernel(
     first_image,
     images,
     longest,
-    stride,
-    side,
+    all_words,
     capacity,
+    side,
     width,
     dim,
-    NORMED: tl.constexpr,
     SPLIT: tl.constexpr,
-    R: tl.constexpr,
     D: tl.constexpr,
 ):
-    """grad_words (L_t, D) += gu / number of the best * these, image after image; bests (images, capacity): which.
+    """grad_words (L_t, D) += gu / number of the best * these, image after image.
 
-    One program: one word of the chunk, whose gradient, rest (see `products.words_kernel`) and bests it alone writes.
+    One program: one word of the chunk, whose gradient and rest (see `products.words_kernel`) it alone writes. Where
+    regions tie, which do is found by products of rows, of which it writes 0 or 1 for each to its own row of ties
+    (images, capacity, side), and to its own coefficient gu / their number.
     """
     base, count = rows_of_chunk(dense_starts, first_texts, chunk)
     row = tl.program_id(0)
     if row < count:
-        region, d = tl.arange(0, R), tl.arange(0, D)
-        of_word = tl.load(word_norms + base + row)
+        d = tl.arange(0, D)
         acc = tl.zeros((D,), tl.float32)
         for image in range(0, images):
-            real = region < tl.minimum(tl.load(region_lengths + first_image + image), longest).to(tl.int32)
-            of_regions = tl.load(region_norms + image * side + region, mask=real, other=0.0)
-            reference = tl.load(coefficients + (5 * images + image) * capacity + row)
-            at = row.to(tl.int64) * stride + image * side + region
-            best = is_best(affinities, at, real, of_word, of_regions, reference, NORMED)
             weight = tl.load(coefficients + image * capacity + row)
-            left = tl.sum(best.to(tl.int32), 0)
-            nearest = tl.min(tl.where(best, region, R), 0)
-            tl.store(bests + image * capacity + row, tl.where(left == 1, nearest, TIED))
+            best = tl.load(bests + tl.cast(image, tl.int64) * all_words + base + row)
             own = packed_regions + tl.cast(image, tl.int64) * side * dim
-            while left > 0:
-                v = tl.load(own + nearest * dim + d, mask=d < dim, other=0.0).to(tl.float32)
-                nearest = tl.min(tl.where(best & (region > nearest), region, R), 0)
-                left -= 1
-                acc += weight * v
+            if best != TIED:
+                acc += weight * tl.load(own + best * dim + d, mask=d < dim, other=0.0).to(tl.float32)
+            else:
+                regions = tl.minimum(tl.load(region_lengths + first_image + image), longest).to(tl.int32)
+                t = tl.load(packed_words + (base + row).to(tl.int64) * dim + d, mask=d < dim, other=0.0).to(tl.float32)
+                _, top = affinity_of(own, t, 0, d, dim)
+                for region in range(1, regions):
+                    _, s = affinity_of(own, t, region, d, dim)
+                    top = tl.maximum(top, s)
+                total = tl.zeros((D,), tl.float32)
+                found = 0
+                to_ties = ties + (tl.cast(image, tl.int64) * capacity + row) * side
+                for region in range(0, regions):
+                    v, s = affinity_of(own, t, region, d, dim)
+                    # One that is not a number is the best, too, and shows.
+                    among = (s >= top) | (s != s)
+                    total += tl.where(among, v, 0.0)
+                    found += among.to(tl.int32)
+                    tl.store(to_ties + region, among.to(tl.int8))
+                weight /= found
+                tl.store(coefficients + image * capacity + row, weight)
+                acc += weight * total
         to = grad_words + tl.load(origins + base + row) * width + d
         to_rest = rest + (base + row).to(tl.int64) * dim + d
         acc += tl.load(to, mask=d < width, other=0.0).to(tl.float32)
@@ -99,14 +141,12 @@ def best_regions_kernel(
             tl.store(to_rest, (acc - rounded.to(tl.float32)).to(rest.dtype.element_ty), mask=d < width)
 
 
-@triton.jit(do_not_specialize=["chunk", "first_image", "longest", "capacity"])
+@triton.jit(do_not_specialize=["chunk", "first_image", "longest", "all_words"])
 def best_words_kernel(
-    affinities,
     packed_words,
     coefficients,
-    word_norms,
-    region_norms,
     bests,
+    ties,
     sums,
     dense_starts,
     first_texts,
@@ -114,36 +154,30 @@ def best_words_kernel(
     chunk,
     first_image,
     longest,
-    stride,
-    side,
+    all_words,
     capacity,
+    side,
     dim,
-    NORMED: tl.constexpr,
     C: tl.constexpr,
     G: tl.constexpr,
     D: tl.constexpr,
 ):
-    """Sums (columns, D) += gu / number of the best * words that a region is the best of, or set with the first chunk.
+    """Sums (columns, D) += coefficients * words that a region is the best of, or set with the first chunk.
 
-    One program: one region of one image, whose sum it alone writes. Only of words with ties are affinities looked at.
+    One program: one region of one image, whose sum it alone writes. Only of words with ties are `ties` looked at.
     """
     base, count = rows_of_chunk(dense_starts, first_texts, chunk)
     region, image = tl.program_id(0), tl.program_id(1)
     if region < tl.load(region_lengths + first_image + image):
         d = tl.arange(0, D)
-        of_region = tl.load(region_norms + image * side + region)
         acc = tl.zeros((D,), tl.float32)
         for first in range(0, count, C):
             row = first + tl.arange(0, C)
-            at = image * capacity + row
-            best = tl.load(bests + at, mask=row < count, other=side)
-            tied = best == TIED
+            best = tl.load(bests + image.to(tl.int64) * all_words + base + row, mask=row < count, other=side)
             own = best == region
-            if tl.max(tied.to(tl.int32), 0) > 0:
-                of_words = tl.load(word_norms + base + row, mask=tied, other=0.0)
-                reference = tl.load(coefficients + 5 * tl.num_programs(1) * capacity + at, mask=tied, other=0.0)
-                of_row = row.to(tl.int64) * stride + image * side + region
-                own = own | is_best(affinities, of_row, tied, of_words, of_region, reference, NORMED)
+            if tl.min(best, 0) == TIED:
+                of_row = (image * capacity + row).to(tl.int64) * side + region
+                own = own | (tl.load(ties + of_row, mask=best == TIED, other=0) > 0)
             place, found = tl.cumsum(own.to(tl.int32), 0), tl.sum(own.to(tl.int32), 0)
             for some in range(0, found, G):
                 nth = some + 1 + tl.arange(0, G)
@@ -159,17 +193,66 @@ def best_words_kernel(
         tl.store(to, acc, mask=d < dim)
 
 
-def best_regions(
+def gradients(p: Problem, grad_scores: Tensor, best: Tensor | None) -> tuple[Tensor, ...]:
+    """What `gradients.backward` returns; `best` (N_v, L_t) as forward kept it, or None."""
+    rows, words, images = p.plan.capacity, p.texts.rows.shape[0], p.images.starts.numel()
+    weights, _, word_scale = p.learnable
+    reads_similarities = p.score.pool not in ("mean", "sum") or weights is not None
+    at_once = p.images_at_once(rows * (p.side + 48) + 8 * words + 4 * p.side * p.dim + p.packed_bytes)
+    if p.plan.chunks > 1:
+        at_once = min(at_once, p.blocks.chunk_images)
+    grad_regions, grad_words = torch.zeros_like(p.images.rows), torch.zeros_like(p.texts.rows)
+    split = at_once < images and grad_words.dtype != torch.float32
+    rest = p.empty(*p.packed_words.shape, dtype=torch.bfloat16).zero_() if split else None
+    # The statistics of an attention that the best region has alone, which is its own reference.
+    found = p.empty(3, 1, at_once, rows).zero_()
+    found[1] = 1.0
+    coefficients = p.empty(9 if p.learnable.given else 7, at_once, rows)
+    ties = p.empty(at_once, rows, p.side, dtype=torch.int8)
+    sums = p.empty(p.columns(at_once), p.dim)
+    grad_weights = None if weights is None else torch.zeros_like(weights)
+    of_word = None if word_scale is None else torch.empty_like(grad_scores)
+    for of_chunk in p.image_chunks(at_once):
+        p.pack_regions(of_chunk)
+        if best is None:
+            bests = p.empty(of_chunk.images, words, dtype=torch.int32)
+            fused(p, of_chunk, p.empty(of_chunk.images, words), bests)
+        else:
+            bests = best[of_chunk.first_image :][: of_chunk.images]
+        for number in range(p.plan.chunks):
+            chunk = of_chunk._replace(number=number)
+            if reads_similarities:
+                _best_similarities(p, chunk, bests, found[2, 0])
+            word_coefficients(p, chunk, grad_scores, found, coefficients[:2], coefficients, of_word)
+            if grad_weights is not None:
+                weight_gradients(p, chunk, coefficients[7], grad_weights)
+            _best_regions(p, chunk, coefficients, bests, ties, grad_words, rest)
+            _best_words(p, chunk, coefficients, bests, ties, sums)
+        products.finish(p, of_chunk, sums, p.empty(products.GRAM_PARTS, 0, 0, 0), grad_regions)
+    grad_word_scale = None if of_word is None else of_word.double().sum().float()
+    return grad_regions, grad_words, *Learnable(grad_weights, None, grad_word_scale).given
+
+
+def _best_similarities(p: Problem, chunk: Chunk, bests: Tensor, similarities: Tensor) -> None:
+    """Fill similarities (images, capacity)."""
+    best_similarity_kernel[p.plan.capacity, chunk.images](
+        packed_regions=chunk.packed_regions,
+        similarities=similarities,
+        num_warps=_warps(1, p.dim),
+        **_arguments(p, chunk, bests),
+    )
+
+
+def _best_regions(
     p: Problem,
     chunk: Chunk,
-    affinities: Tensor,
     coefficients: Tensor,
     bests: Tensor,
+    ties: Tensor,
     grad_words: Tensor,
     rest: Tensor | None,
 ) -> None:
-    """Add to grad_words, and to their rest where they have one; fill bests (images, capacity)."""
-    most = triton.next_power_of_2(p.longest)
+    """Add to grad_words, and to their rest where they have one; fill ties of the words that have any."""
     best_regions_kernel[(p.plan.capacity,)](
         packed_regions=chunk.packed_regions,
         origins=p.origins,
@@ -178,21 +261,23 @@ def best_regions(
         images=chunk.images,
         width=grad_words.shape[1],
         SPLIT=rest is not None,
-        R=most,
-        num_warps=_warps(1, max(most, p.dim)),
-        **_arguments(p, chunk, affinities, coefficients, bests),
+        coefficients=coefficients,
+        ties=ties,
+        num_warps=_warps(1, p.dim),
+        **_arguments(p, chunk, bests),
     )
 
 
-def best_words(p: Problem, chunk: Chunk, affinities: Tensor, coefficients: Tensor, bests: Tensor, sums: Tensor) -> None:
+def _best_words(p: Problem, chunk: Chunk, coefficients: Tensor, bests: Tensor, ties: Tensor, sums: Tensor) -> None:
     """Add to sums (columns, D), or set them with the first chunk of texts; those of no region stay what they are."""
     best_words_kernel[p.longest, chunk.images](
-        packed_words=p.packed_words,
         sums=sums,
         C=WORDS,
         G=AT_ONCE,
+        coefficients=coefficients,
+        ties=ties,
         num_warps=_warps(4, p.dim),
-        **_arguments(p, chunk, affinities, coefficients, bests),
+        **_arguments(p, chunk, bests),
     )
 
 
@@ -201,18 +286,14 @@ def _warps(least: int, width: int) -> int:
     return min(8, max(least, least * triton.next_power_of_2(width) // 1024))
 
 
-def _arguments(p: Problem, chunk: Chunk, affinities: Tensor, coefficients: Tensor, bests: Tensor) -> dict[str, Any]:
+def _arguments(p: Problem, chunk: Chunk, bests: Tensor) -> dict[str, Any]:
     return {
-        "affinities": affinities,
-        "coefficients": coefficients,
-        "word_norms": p.word_norms[0],
-        "region_norms": chunk.region_norms[0],
+        "packed_words": p.packed_words,
         "bests": bests,
-        "stride": affinities.stride(0),
+        "all_words": bests.shape[1],
         "side": p.side,
         "capacity": p.plan.capacity,
         "dim": p.dim,
-        "NORMED": p.normed,
         "D": triton.next_power_of_2(p.dim),
         **p.image_arguments(chunk),
     }

@@ -91,10 +91,10 @@ def weight_of(weights, origins, word, real, WEIGHTED: tl.constexpr):
 @triton.jit
 def similarity(
     found, squares, dots, word_norms, at, word, real, plane, planes, scale,
-    COSINE: tl.constexpr, SMOOTH: tl.constexpr, HARD: tl.constexpr, LOG2: tl.constexpr,
+    COSINE: tl.constexpr, SMOOTH: tl.constexpr, LOG2: tl.constexpr,
 ):  # fmt: skip
     """(reference, normalizer, d / normalizer as d is kept, |c|, |t|, u) of words with an image; SMOOTH: u for d."""
-    reference, normalizer, d = statistics(found, at, real, plane, planes, scale * LOG2E, not COSINE, HARD)
+    reference, normalizer, d = statistics(found, at, real, plane, planes, scale * LOG2E, not COSINE)
     if SMOOTH:
         d = reference + tl.log(normalizer) / scale
     else:
@@ -118,7 +118,7 @@ def similarity(
 def pool_of_text(
     similarities, found, squares, dots, word_norms, weights, origins, of_text, start, length, plane, planes,
     scale, word_scale,
-    FOUND: tl.constexpr, COSINE: tl.constexpr, SMOOTH: tl.constexpr, HARD: tl.constexpr, LOG2: tl.constexpr,
+    FOUND: tl.constexpr, COSINE: tl.constexpr, SMOOTH: tl.constexpr, LOG2: tl.constexpr,
     POOL: tl.constexpr, WEIGHTED: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     """What `pooled` returns of the words of a text with an image, and whether any of them is not a number."""
@@ -131,7 +131,7 @@ def pool_of_text(
         if FOUND:
             u = similarity(
                 found, squares, dots, word_norms, of_text + nth, start + nth, nth < length, plane, planes, scale,
-                COSINE, SMOOTH, HARD, LOG2,
+                COSINE, SMOOTH, LOG2,
             )[5]  # fmt: skip
         else:
             u = tl.load(similarities + of_text + nth, mask=nth < length, other=float("-inf"))
@@ -171,7 +171,6 @@ def pool_kernel(
     FOUND: tl.constexpr,
     COSINE: tl.constexpr,
     SMOOTH: tl.constexpr,
-    HARD: tl.constexpr,
     LOG2: tl.constexpr,
     POOL: tl.constexpr,
     POOL_MEAN: tl.constexpr,
@@ -194,7 +193,7 @@ def pool_kernel(
         top, total, moment, count, invalid = pool_of_text(
             similarities, found, squares, dots, word_norms, weights, origins,
             tl.program_id(1) * capacity + start - base, start, length, plane, planes, scale, word_scale,
-            FOUND, COSINE, SMOOTH, HARD, LOG2, POOL, WEIGHTED, C,
+            FOUND, COSINE, SMOOTH, LOG2, POOL, WEIGHTED, C,
         )  # fmt: skip
         score = pool_score(top, total, moment, count, word_scale, POOL, POOL_MEAN, POOL_DIVIDE)
         # Columns with NaN are left out of a maximum, a text that is too long has no packed words, and an image that is
@@ -227,7 +226,6 @@ def word_coefficient_kernel(
     word_scale,
     COSINE: tl.constexpr,
     SMOOTH: tl.constexpr,
-    HARD: tl.constexpr,
     LOG2: tl.constexpr,
     POOL: tl.constexpr,
     POOL_MEAN: tl.constexpr,
@@ -264,7 +262,7 @@ def word_coefficient_kernel(
         length = tl.load(dense_starts + text + 1) - start
         top, total, moment, count, _ = pool_of_text(
             found, found, squares, dots, word_norms, weights, origins, image * capacity + start - base, start, length,
-            plane, planes, scale, word_scale, True, COSINE, SMOOTH, HARD, LOG2, POOL, WEIGHTED, C,
+            plane, planes, scale, word_scale, True, COSINE, SMOOTH, LOG2, POOL, WEIGHTED, C,
         )  # fmt: skip
         z = pool_score(top, total, moment, count, word_scale, POOL, POOL_MEAN, POOL_DIVIDE)
         at_score = (first_image + image).to(tl.int64) * texts + text
@@ -276,7 +274,7 @@ def word_coefficient_kernel(
             at = image * capacity + start - base + nth
             reference, normalizer, d, norm, word_norm, u = similarity(
                 found, squares, dots, word_norms, at, start + nth, real, plane, planes, scale,
-                COSINE, SMOOTH, HARD, LOG2,
+                COSINE, SMOOTH, LOG2,
             )  # fmt: skip
             if POOL == "logsumexp" or POOL == "softmax":
                 gu = g * tl.exp(word_scale * (u - top)) / total
@@ -300,7 +298,7 @@ def word_coefficient_kernel(
                 tl.store(coefficients + 7 * images * capacity + at, of_weight, mask=real)
                 gu *= weight_of(weights, origins, start + nth, real, WEIGHTED)
             if MEANS:
-                mean = statistics(found, at, real, plane, planes, scale * LOG2E, not COSINE, HARD, D=3)[2] / normalizer
+                mean = statistics(found, at, real, plane, planes, scale * LOG2E, not COSINE, D=3)[2] / normalizer
                 tl.store(coefficients + 8 * images * capacity + at, mean, mask=real)
             if SCALED:
                 more = gu * u
@@ -362,7 +360,7 @@ def pool_similarities(p: Problem, chunk: Chunk, similarities: Tensor, scores: Te
         "planes": 0,
         "scale": 0.0,
     }
-    arguments = {"HARD": False, "LOG2": False, "capacity": p.plan.capacity, "similarities": similarities}
+    arguments = {"LOG2": False, "capacity": p.plan.capacity, "similarities": similarities}
     _pool(p, chunk, scores, FOUND=False, **nothing, **arguments)
 
 

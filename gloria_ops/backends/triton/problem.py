@@ -125,7 +125,7 @@ class Problem:
 
     @property
     def hard(self) -> bool:
-        """Whether the best regions have all of the attention."""
+        """Whether the best regions have all of the attention, and there is none to compute."""
         return math.isinf(self.score.attention_scale)
 
     @property
@@ -258,7 +258,6 @@ class Problem:
             "plane": found.stride(1),
             "planes": found.shape[1],
             "scale": self.scale,
-            "HARD": self.hard,
             "LOG2": self.log2,
         }
 

@@ -1,5 +1,7 @@
 """Forward: the scores of all images with all texts, in one kernel or in stages, chunk by chunk."""
 
+import math
+
 from torch import Tensor
 
 from gloria_ops.backends.triton.affinity import affinities
@@ -20,22 +22,26 @@ def forward(
     score: LocalScore,
     choice: Choice | None = None,
     learnable: Learnable = FIXED,
+    best: Tensor | None = None,
 ) -> Tensor:
-    """Scores (N_v, N_t) float32; `choice`: other blocks."""
+    """Scores (N_v, N_t) float32; `choice`: other blocks; `best` (N_v, L_t) of a hard maximum is filled."""
     choice = choice or chosen_for(texts.rows.device, texts.rows.dtype, score)
-    in_one = choice.way == "fused"
+    in_one = choice.way == "fused" or math.isinf(score.attention_scale)
     problem = Problem(images, texts, score, choice, split=not in_one, learnable=learnable)
     scores = problem.empty(images.starts.numel(), texts.starts.numel())
-    (_fused if in_one else _split)(problem, scores)
+    if in_one:
+        _fused(problem, scores, best)
+    else:
+        _split(problem, scores)
     return scores
 
 
-def _fused(p: Problem, scores: Tensor) -> None:
+def _fused(p: Problem, scores: Tensor, best: Tensor | None) -> None:
     at_once = p.images_at_once(4 * p.plan.capacity + p.packed_bytes)
     u = p.empty(at_once, p.plan.capacity)
     for chunk in p.image_chunks(at_once):
         p.pack_regions(chunk)
-        fused(p, chunk, u)
+        fused(p, chunk, u, None if best is None else best[chunk.first_image :])
         pool_similarities(p, chunk, u, scores)
 
 
