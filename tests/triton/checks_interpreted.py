@@ -97,7 +97,7 @@ def test_what_is_learned_errs_no_more_than_eager(name, dtype):
     """
     score = LEARNED_SCORES[name]
     shape = {"images": 2, "texts": 3, "most_regions": 70, "most_words": 14, "width": 24}
-    some = [given_problem("random", **shape, seed=seed).learning(score, seed).to(dtype) for seed in range(6)]
+    some = [given_problem("random", **shape, seed=seed).learning(score, seed).to(dtype) for seed in range(4)]
     found = [
         [torch.stack(each) for each in zip(*map(compute, some), strict=True)]
         for compute in (
@@ -231,9 +231,9 @@ def test_chunks_of_images_change_nothing(monkeypatch):
 
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
 def test_sums_over_many_groups_of_images_err_no_more_than_one(dtype, monkeypatch):
-    """The gradient of a word is summed over 24 images one by one, as itself and a rest: no more wrong than at once."""
-    inputs = problem(24, 3, 5, 9, 16, dtype)
-    grad_scores = torch.randn(24, 3, generator=torch.Generator().manual_seed(1))
+    """The gradient of a word is summed over 12 images one by one, as itself and a rest: no more wrong than at once."""
+    inputs = problem(12, 3, 5, 9, 16, dtype)
+    grad_scores = torch.randn(12, 3, generator=torch.Generator().manual_seed(1))
     _, truth = gradients(double(inputs), RELEASED, grad_scores)
     _, whole = backend.backward(grad_scores, *inputs, RELEASED)
     monkeypatch.setattr(triton_problem, "WORKSPACE_BYTES", 1)
@@ -244,11 +244,11 @@ def test_sums_over_many_groups_of_images_err_no_more_than_one(dtype, monkeypatch
 
 @pytest.mark.parametrize("name", ["released", "softmax, dot", "paper"])
 def test_chunks_of_texts_change_nothing(name, monkeypatch):
-    """Texts of 1 to 20 words, 7 of them, in chunks of about 20 words."""
-    images, texts = problem(*SHAPES["blocks"], torch.float32)
+    """Texts of 1 to 20 words, 7 of them, in chunks of about 20 words; two blocks of regions."""
+    images, texts = problem(2, 7, 70, 20, 24, torch.float32)
     # The interpreter's products round by the place within a block, as a GPU's do not: affinities of eighths are exact.
     inputs = tuple(side._replace(rows=(side.rows * 8).round() / 8) for side in (images, texts))
-    grad_scores = torch.randn(3, 7, generator=torch.Generator().manual_seed(1))
+    grad_scores = torch.randn(2, 7, generator=torch.Generator().manual_seed(1))
     whole = backend.forward(*inputs, SCORES[name]), *backend.backward(grad_scores, *inputs, SCORES[name])
     monkeypatch.setattr(block_sizes, "_INTERPRETED", block_sizes._INTERPRETED._replace(chunk_words=20))
     monkeypatch.setattr(plan, "LONGEST_TEXT", 20)
