@@ -22,7 +22,7 @@ from bench.cuda_code import Instruction
 from bench.report import markdown
 
 # Of the kernels (csrc/cuda/problem.h) and of backward's workspace (gloria_ops/backends/cuda/gradients.py).
-WORDS, SLOT, ROWS, GRADIENT_ROWS = 128, 8, 128, 64
+WORDS, SLOT, ROWS = 128, 8, 128
 WORKSPACE_BYTES = 384 << 20
 # A block of 64 reaches 1.8 D regions; rows of an operand of cuBLAS's usual tile.
 CUBLAS_ROWS, CUBLAS_COLUMNS = 128, 256

@@ -113,7 +113,7 @@ def differentiable_scores(
         and torch.is_grad_enabled()
         and any(each.requires_grad for each in (attended.rows, attending.rows, *learnable.given))
     )
-    op = _Scores.apply if torch._C._are_functorch_transforms_active() else scores
+    op = scores if torch.compiler.is_compiling() else _Scores.apply
     return op(keeps_best, *flat)[0]
 
 
@@ -183,11 +183,12 @@ def _(grad_scores: Tensor, best: Tensor, *flat: Any) -> tuple[Tensor, ...]:
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     _, *flat = inputs
+    ctx.set_materialize_grads(False)  # `best` gets none, and zeros in its place would be of its size
     ctx.save_for_backward(output[1], *flat[:_TENSORS])
     ctx.knobs_and_backend = flat[_TENSORS:]
 
 
-def _differentiate(ctx: Any, grad_scores: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, grad_scores: Tensor, _: None) -> tuple[Tensor | None, ...]:
     gradients = _ScoresBackward.apply if torch._C._are_functorch_transforms_active() else scores_backward
     best, *inputs = ctx.saved_tensors
     found = gradients(grad_scores, best, *inputs, *ctx.knobs_and_backend)
@@ -213,7 +214,9 @@ scores_backward.register_autograd(_refuse_double_backward)
 
 
 class _Scores(torch.autograd.Function):
-    """The op under torch.func, whose transforms refuse what register_autograd makes (pytorch issue 170834)."""
+    """The op outside of a compiler: torch.func refuses what register_autograd makes (pytorch issue 170834), which takes
+    longer, too, by a time that is quadratic in the number of arguments.
+    """
 
     generate_vmap_rule = True
     setup_context = staticmethod(_save)
