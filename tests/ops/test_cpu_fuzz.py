@@ -133,12 +133,13 @@ def well_posed(rounded: Problem, score: LocalScore) -> tuple[Tensor, Tensor, Ten
         slope = {"sum": len(attending), "logsumexp": 1 if score.pool_divide else score.word_scale}.get(score.pool, 1)
         sizes[image, text] = slope * similarities.abs().max()
         steepest = max(steepest, logits.abs().max())
-        steep = score.attention_scale * logits.abs().amax().item() * eps > 1e-2
+        smooth = score.similarity == "smooth_max" and math.isfinite(score.attention_scale)
+        steep = not smooth and score.attention_scale * logits.abs().amax().item() * eps > 1e-2
         lengths = context.norm(dim=1) * attending.norm(dim=1)
         flat = (score.attention_scale * (logits.amax(1) - logits.amin(1)) < eps).any().item()
         cancelled = context.norm(dim=1) <= 64 * eps * (attention @ attended.norm(dim=1))
         posed[image, text] = (
-            (not steep or score.similarity == "smooth_max" or leads(logits, max(1e-5, 16 * eps)))
+            (not steep or leads(logits, max(1e-5, 16 * eps)))
             and (score.pool != "max" or leads(similarities, 16 * eps))
             and (score.word_norm != "clipped_l2" or affinity.abs().min() > 1e-6 * affinity.abs().max())
             and not cancelled.any().item()
