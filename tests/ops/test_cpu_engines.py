@@ -32,4 +32,6 @@ def test_every_function_belongs_to_its_engine_by_name(engine):
     defined = code_visible_to_the_linker(engines_built()[engine])
     entry = f"gloria::engine_{engine}()"
     assert entry in defined
-    assert not [name for name in defined if name != entry and f"gloria::{engine}::" not in name]
+    # Functions within generic lambdas have names that nm does not always demangle.
+    own = f"gloria::{engine}::", f"6gloria{len(engine)}{engine}"
+    assert not [name for name in defined if name != entry and not any(each in name for each in own)]
