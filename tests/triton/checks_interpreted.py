@@ -19,6 +19,7 @@ from gloria_ops.backends import triton as backend
 from gloria_ops.backends.triton import block_sizes, context, plan
 from gloria_ops.backends.triton import problem as triton_problem
 from gloria_ops.backends.triton.block_sizes import Blocks
+from gloria_ops.backends.triton.fused import TIED
 from gloria_ops.backends.triton.problem import Precision, precision
 from gloria_ops.tokens import Ragged
 
@@ -140,6 +141,15 @@ def test_regions_that_tie_share_the_gradient_of_a_hard_maximum(monkeypatch):
     real = torch.arange(24) % 8 < images.lengths.repeat_interleave(8) // 2 * 2
     pairs = first[0].where(real[:, None], 0).unflatten(0, (12, 2))
     assert torch.equal(pairs[:, 0], pairs[:, 1])
+
+
+def test_any_number_of_regions_that_tie_is_no_only_one():
+    """A word of zeros with 4,090 regions: their numbers, added up in 32 bits, once came back to that of one region."""
+    images = Ragged(torch.randn(4090, 8), torch.tensor([0]), torch.tensor([4090]))
+    texts = Ragged(torch.zeros(1, 8), torch.tensor([0]), torch.tensor([1]))
+    best = torch.zeros(1, 1, dtype=torch.int32)
+    backend.forward(images, texts, SCORES["maxsim"], best=best)
+    assert best.item() == TIED.value
 
 
 def test_max_pool_takes_the_gradient_to_the_best_word():

@@ -13,7 +13,7 @@ from gloria_ops.backends.triton.problem import Chunk, Problem
 
 # In place of a word's best region where several tie, or where an affinity is not a number.
 TIED = tl.constexpr(-1)
-# One region that is the best; more than there are regions.
+# One region that is the best; more than there are regions. Of more than one best it does not matter how many.
 ONE = tl.constexpr(1 << 20)
 
 
@@ -79,7 +79,7 @@ def fused_kernel(
                 if KEEP:
                     # Their number in the upper bits, and below, where it is 1, the region.
                     here = tl.sum(tl.where(s == better[:, None], region[None, :] + ONE, 0), 1)
-                    found = here + tl.where(better > best, 0, found)
+                    found = tl.minimum(here + tl.where(better > best, 0, found), 2 * ONE)
             else:
                 shrink = tl.exp2((best - better) * sharp)
                 a = tl.exp2((s - better[:, None]) * sharp)
