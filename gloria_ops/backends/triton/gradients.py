@@ -45,12 +45,7 @@ def backward(
     if p.hard:
         return maximum.gradients(p, grad_scores, best)
     rows, side, scratch, cosine = p.plan.capacity, p.side, p.precision.scratch, p.cosine
-    at_once = p.images_at_once(_bytes_of_image(p))
-    if p.plan.chunks > 1:  # a small batch is one chunk, for its launches take as long as its kernels
-        at_once = min(at_once, choice.chunk_images)
-    grad_regions, grad_words = torch.zeros_like(p.images.rows), torch.zeros_like(p.texts.rows)
-    split = at_once < images.starts.numel() and grad_words.dtype != torch.float32
-    rest = p.empty(*p.packed_words.shape, dtype=torch.bfloat16).zero_() if split else None
+    at_once, grad_regions, grad_words, rest = products.sums_of_backward(p, _bytes_of_image(p))
     s = p.empty(p.rows, p.columns(at_once), dtype=p.precision.affinity)
     # Their gradient takes the place of the affinities.
     gs = s.view(scratch)

@@ -195,15 +195,11 @@ def best_words_kernel(
 
 def gradients(p: Problem, grad_scores: Tensor, best: Tensor | None) -> tuple[Tensor, ...]:
     """What `gradients.backward` returns; `best` (N_v, L_t) as forward kept it, or None."""
-    rows, words, images = p.plan.capacity, p.texts.rows.shape[0], p.images.starts.numel()
+    rows, words = p.plan.capacity, p.texts.rows.shape[0]
     weights, _, word_scale = p.learnable
     reads_similarities = p.score.pool not in ("mean", "sum") or weights is not None
-    at_once = p.images_at_once(rows * (p.side + 48) + 8 * words + 4 * p.side * p.dim + p.packed_bytes)
-    if p.plan.chunks > 1:
-        at_once = min(at_once, p.blocks.chunk_images)
-    grad_regions, grad_words = torch.zeros_like(p.images.rows), torch.zeros_like(p.texts.rows)
-    split = at_once < images and grad_words.dtype != torch.float32
-    rest = p.empty(*p.packed_words.shape, dtype=torch.bfloat16).zero_() if split else None
+    bytes_of_image = rows * (p.side + 48) + 8 * words + 4 * p.side * p.dim + p.packed_bytes
+    at_once, grad_regions, grad_words, rest = products.sums_of_backward(p, bytes_of_image)
     # The statistics of an attention that the best region has alone, which is its own reference.
     found = p.empty(3, 1, at_once, rows).zero_()
     found[1] = 1.0

@@ -7,6 +7,7 @@ the same inputs give the same bits.
 # mypy: disable-error-code="no-untyped-def"
 # Triton reads the annotations of kernels, and knows constexpr only.
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -276,6 +277,17 @@ def finish_kernel(
         acc += tl.load(own + d[None, :], mask=inside, other=0.0)
         to = grad_regions + (start + rows)[:, None] * width + d[None, :]
         tl.store(to, acc.to(grad_regions.dtype.element_ty), mask=inside & (d < width)[None, :])
+
+
+def sums_of_backward(p: Problem, bytes_of_image: int) -> tuple[int, Tensor, Tensor, Tensor | None]:
+    """(images of a chunk, gradients of the rows of both sides as zeros, rest of the words' where they have one)."""
+    at_once = p.images_at_once(bytes_of_image)
+    if p.plan.chunks > 1:  # a small batch is one chunk, for its launches take as long as its kernels
+        at_once = min(at_once, p.blocks.chunk_images)
+    grad_regions, grad_words = torch.zeros_like(p.images.rows), torch.zeros_like(p.texts.rows)
+    split = at_once < p.images.starts.numel() and grad_words.dtype != torch.float32
+    rest = p.empty(*p.packed_words.shape, dtype=torch.bfloat16).zero_() if split else None
+    return at_once, grad_regions, grad_words, rest
 
 
 def word_gradients(
