@@ -241,7 +241,7 @@ def forward(
     problem = _problem(attended.rows, attending.rows, images, texts, score, search_words, learnable)
     kept = _kept(best, attended, attending)
     if best is not None and not texts.fills(attending.rows.shape[0]):
-        _clear(best)
+        _clear(best)  # torch.library.opcheck compares what equal calls return
     _C.forward(problem, scores.data_ptr(), kept, _chosen_isa())
     return scores
 

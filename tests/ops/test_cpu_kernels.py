@@ -324,3 +324,24 @@ def test_what_was_kept_of_another_batch_is_refused():
     best = torch.empty(2, 920, dtype=torch.int32)
     with pytest.raises(ValueError, match=r"best is torch.int32 of the shape \(2, 920\) .* of the shape \(3, 920\)"):
         cpu.backward(torch.ones(3, 40), images, texts, PRESETS["maxsim"], best=best)
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(4 * 3 * 920, True), (4 * 3 * 920 - 1, False)])
+def test_what_is_kept_stays_within_its_bytes(limit, kept, monkeypatch):
+    given = []
+    backward = cpu.backward
+    monkeypatch.setattr(cpu, "backward", lambda *arguments: given.append(arguments[-1]) or backward(*arguments))
+    monkeypatch.setattr(ops, "KEPT_BYTES", limit)
+    fused(some_tie().to(torch.float32), PRESETS["maxsim"])
+    assert [best is not None for best in given] == [kept]
+
+
+def test_nothing_is_kept_where_nobody_differentiates(monkeypatch):
+    given = []
+    forward = cpu.forward
+    monkeypatch.setattr(cpu, "forward", lambda *some, **named: given.append(named["best"]) or forward(*some, **named))
+    one = some_tie().to(torch.float32)
+    local_scores(one.regions, one.words, score=PRESETS["maxsim"], backend="cpu", **one.lengths)
+    with torch.no_grad():
+        local_scores(one.regions.requires_grad_(), one.words, score=PRESETS["maxsim"], backend="cpu", **one.lengths)
+    assert given == [None, None]
