@@ -4,6 +4,8 @@
 // a text run down the rows of a panel; sums over the regions are kept as 16 lanes a row and added up once.
 #pragma once
 
+#include <cmath>
+
 #include "bins.h"
 #include "tile.h"
 
@@ -130,6 +132,24 @@ inline void attend_bounded(const Tile& t, float scale) {
   });
 }
 
+// A bounded attention whose sum is less than this is lifted: an ordinary one is far above.
+constexpr float kLeastSum = 0x1p-20f;
+
+// Scales e of words that no region is near to by a power of two, so that their sum is about 1, whatever the reference:
+// else the square of their context, and what is divided by it, leaves float32 where regions are short.
+inline void lift_faint_words(const Tile& t) {
+  for (int64_t r = 0; r < t.rows; ++r) {
+    const float sum = lane_sum(t.sum + r * kPanel);
+    if (!(sum > 0.0f && sum < kLeastSum)) continue;
+    const float factor = std::ldexp(1.0f, -std::ilogb(sum));
+    const auto lift = [&](float* values) {
+      for (int part = 0; part < kParts; ++part) store(values + part * kLanes, load(values + part * kLanes) * factor);
+    };
+    for (float* sums : {t.sum, t.dot}) lift(sums + r * kPanel);
+    for (int64_t p = 0; p < panels_of(t.regions); ++p) lift(t.attention + (p * t.rows + r) * kPanel);
+  }
+}
+
 // The greater one, lane by lane; NaN wins, and stays.
 inline Vec maximum_or_nan(Vec top, Vec x) { return (x > top) | (x != x) ? x : top; }
 
@@ -208,10 +228,9 @@ inline void attend(const Problem& problem, const Tile& t) {
   if (is_hard(problem)) return find_maxima<Operand, norm>(t);
   std::memset(t.sum, 0, t.rows * kPanel * 4);
   std::memset(t.dot, 0, t.rows * kPanel * 4);
-  if (is_bounded(problem))
-    attend_bounded<Operand, norm>(t, problem.attention_scale);
-  else
-    attend_by_maximum<Operand, norm>(t, problem.attention_scale);
+  if (!is_bounded(problem)) return attend_by_maximum<Operand, norm>(t, problem.attention_scale);
+  attend_bounded<Operand, norm>(t, problem.attention_scale);
+  lift_faint_words(t);
 }
 
 // Per word: ds_ij = alpha e_ij + (norm backward of dx_ij), dx_ij = scale * e_ij * (alpha (s_ij - mean s) + beta (h_ij -

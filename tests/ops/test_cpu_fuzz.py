@@ -135,11 +135,13 @@ def well_posed(rounded: Problem, score: LocalScore) -> tuple[Tensor, Tensor, Ten
         steepest = max(steepest, logits.abs().max())
         smooth = score.similarity == "smooth_max" and math.isfinite(score.attention_scale)
         steep = not smooth and score.attention_scale * logits.abs().amax().item() * eps > 1e-2
+        # What the rounding of two affinities may add to a lead of their softmax over the words.
+        moved = eps * affinity.abs().amax() if score.word_norm == "softmax" else 0.0
         lengths = context.norm(dim=1) * attending.norm(dim=1)
         flat = (score.attention_scale * (logits.amax(1) - logits.amin(1)) < eps).any().item()
         cancelled = context.norm(dim=1) <= 64 * eps * (attention @ attended.norm(dim=1))
         posed[image, text] = (
-            (not steep or leads(logits, max(1e-5, 16 * eps)))
+            (not steep or leads(logits, max(1e-5, 16 * eps), moved))
             and (score.pool != "max" or leads(similarities, 16 * eps))
             and (score.word_norm != "clipped_l2" or affinity.abs().min() > 1e-6 * affinity.abs().max())
             and not cancelled.any().item()
@@ -163,12 +165,9 @@ def lead_of(values: Tensor) -> Tensor:
     return best[..., 0] - best[..., 1]
 
 
-def leads(values: Tensor, share: float) -> bool:
-    """Whether the greatest value of each row leads the next by that share of the greatest magnitude."""
-    if values.shape[-1] == 1:
-        return True
-    best = values.topk(2, dim=-1).values
-    return bool((best[..., 0] - best[..., 1] > share * values.abs().amax()).all())
+def leads(values: Tensor, share: float, moved: Tensor | float = 0.0) -> bool:
+    """Whether the greatest value of each row leads the next by that share of the greatest magnitude, and by `moved`."""
+    return bool((lead_of(values) > (share * values.abs().amax()).clamp(min=moved)).all())
 
 
 def fused_from(layout: str, rounded: Problem, score: LocalScore, seed: int) -> Results:

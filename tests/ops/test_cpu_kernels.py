@@ -88,6 +88,15 @@ def test_a_small_attention_on_a_long_region(isa, dtype):
     assert_as_accurate_as_eager(one._replace(regions=regions).to(dtype), score, orders=16)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("scale", [9.0, 13.0, 16.0])
+def test_a_bounded_attention_far_below_its_bound(isa, scale, dtype):
+    """No region is near to any word: the attention's sums are e^-2 scale of what they may be, and squared."""
+    one = problem("random", images=2, texts=3, most_regions=5, most_words=1, width=16, magnitudes=(1e-12, 1e12))
+    one = one._replace(regions=one.regions.abs(), words=-one.words.abs()).to(dtype)
+    assert_as_accurate_as_eager(one, LocalScore(word_norm="clipped_l2", attention_scale=scale))
+
+
 MAGNITUDES = [(1e-12, 1e-12), (1e-6, 1), (1, 1e-6), (1e-12, 1e12), (1e12, 1e-12), (1e12, 1), (1, 1e12), (1e12, 1e12)]
 
 

@@ -171,9 +171,9 @@ def test_by_context_and_by_gram(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("kind", ["centered", "steep", "nearly equal", "nearly opposite"])
+@pytest.mark.parametrize("kind", ["centered", "steep", "nearly equal", "nearly opposite", "faint"])
 def test_hard_numbers(kind, dtype):
-    """Contexts that cancel, attentions that are all at one region, and cosines near 1."""
+    """Contexts that cancel, attentions that are all at one region or far from their bound, and cosines near 1."""
     inputs, score = hard_problem(kind, dtype)
     check_forward(inputs, score)
     check_backward(inputs, score)
@@ -208,6 +208,11 @@ def hard_problem(kind, dtype, seed=3):
     elif kind == "nearly equal":
         v = v[:, :1] + 1e-2 * v
         t = v[:1, :1] + 1e-2 * t
+    elif kind == "faint":
+        # The first word has x = -1 at all regions.
+        score = LocalScore(word_norm="clipped_l2", attention_scale=20.0)
+        t[:, 1:] *= 1e-3
+        v, t = 1e-12 * v.abs(), -1e12 * t.abs()
     else:
         # Words see little of the regions, so that they attend to all of them alike.
         t *= 1e-3

@@ -20,8 +20,9 @@ WORKSPACE_BYTES = 384 << 20
 LARGEST_BYTES = 512 << 20
 # Images of a chunk: one dimension of a grid, which ends at 65,535.
 MOST_IMAGES = 32_768
-# Between exp(-10) and exp(10) the attention needs no maximum: float32 holds the squares of sums.
-BOUNDED_SCALE = 20.0
+# Attention scales up to which exp(scale (x - 1/2)) needs no maximum: float32 holds the squares of its sums, and what is
+# divided by them. A softmax over words is at least 0, a clipped L2 norm -1.
+BOUNDED_SCALES = {"softmax": 20.0, "clipped_l2": 10.0}
 # With the symmetric half of G, |c|^2 through it is less work up to M = 1.8 D.
 GRAM_UP_TO = 1.8
 
@@ -144,7 +145,7 @@ class Problem:
 
         Among float32 numbers the one that is all of an attention must be 1, so that its gradient is exactly 0.
         """
-        by_score = self.cosine and self.score.word_norm != "none" and self.score.attention_scale <= BOUNDED_SCALE
+        by_score = self.cosine and self.score.attention_scale <= BOUNDED_SCALES.get(self.score.word_norm, 0.0)
         known = self.learnable.attention_scale is None
         return known and by_score and self.precision.scratch == torch.bfloat16
 
