@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +46,7 @@ def resources() -> dict[tuple[str, str], dict[str, int]]:
     return found
 
 
+@cache
 def instructions() -> Kernels:
     """Return the instructions of each architecture and kernel, by its mangled name."""
     found: Kernels = defaultdict(list)

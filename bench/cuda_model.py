@@ -79,7 +79,7 @@ class Blocks(NamedTuple):
 STAGES = 3
 # By architecture, and whether words are rows: without a norm over words, and by the dot product.
 BLOCKS = {
-    ("sm_80", False): Blocks(128, 128, 32, 8, 128, 16, 1, 1),
+    ("sm_80", False): Blocks(128, 128, 32, 8, 64, 32, 1, 1),
     ("sm_80", True): Blocks(256, 128, 64, 8, 64, 64, 1, 1),
     ("sm_90a", False): Blocks(128, 192, 64, 12, 128, 64, 3, 2),
     ("sm_90a", True): Blocks(128, 368, 64, 8, 64, 368, 2, 2),
@@ -168,13 +168,8 @@ class Counts(NamedTuple):
     form: int
 
 
-@cache
-def _code() -> cuda_code.Kernels:
-    return cuda_code.instructions()
-
-
 def _kernel(architecture: str, name: str) -> list[Instruction]:
-    return next(code for (found, kernel), code in _code().items() if found == architecture and name in kernel)
+    return next(code for (found, kernel), code in cuda_code.instructions().items() if found == architecture and name in kernel)
 
 
 @cache
@@ -314,21 +309,32 @@ def of_cublas(card: Card, case: Case) -> Iterator[Stage]:
     cosine, side = case.score.similarity == "cosine", _side(case)
     values = WORKSPACE_BYTES // (6 if cosine else 2)
     images = max(1, min(case.batch, math.isqrt(values) // side))
-    columns = min(tiles(case.lengths), values // (images * side * WORDS)) * WORDS
-    chunks = math.ceil(case.batch / images) * math.ceil(tiles(case.lengths) * WORDS / columns)
+    chunks = [
+        (of_images, of_tiles * WORDS, number * times)
+        for of_images, number in _parts(case.batch, images)
+        for of_tiles, times in _parts(tiles(case.lengths), values // (images * side * WORDS))
+    ]
 
-    def product(name: str, rows: int, inner: int, width: int, batch: int, bytes_of_sum: int) -> Stage:
+    def product(rows: int, inner: int, width: int, batch: int) -> float:
         blocks = math.ceil(rows / CUBLAS_ROWS) * math.ceil(width / CUBLAS_COLUMNS) * batch
         waves = math.ceil(blocks / card.processors) * card.processors / blocks
         multiplied = 2 * rows * inner * width * batch / (card.of_cublas * card.cublas_tflops) / 1e9 * waves
-        summed = rows * width * batch * bytes_of_sum / card.memory_tbps / 1e9
-        return Stage(name, chunks * (multiplied + summed), "matrix units")
+        # A product is written, and read to be added to a sum.
+        return multiplied + 16 * rows * width * batch / card.memory_tbps / 1e9
 
-    # A product is written, and read to be added to a sum.
-    yield product("gT", columns, images * side, case.width, 1, 16)
-    yield product("gV", images * side, columns, case.width, 1, 16)
+    gradients = {
+        "gT": lambda count, columns: product(columns, count * side, case.width, 1),
+        "gV": lambda count, columns: product(count * side, columns, case.width, 1),
+    }
     if cosine:
-        yield product("gG", side, columns, side, images, 16)
+        gradients["gG"] = lambda count, columns: product(side, columns, side, count)
+    for name, milliseconds in gradients.items():
+        yield Stage(name, sum(times * milliseconds(count, columns) for count, columns, times in chunks), "matrix units")
+
+
+def _parts(whole: int, most: int) -> list[tuple[int, int]]:
+    """Sizes of the parts of at most so many that something is divided into, each with how often it occurs."""
+    return [(size, times) for size, times in ((most, whole // most), (whole % most, 1)) if size * times]
 
 
 def of_grams(card: Card, case: Case) -> Stage:

@@ -1,6 +1,6 @@
-// From affinities to attention, in the registers of a warp that holds 16 regions x 128 words: the layout of
-// accumulators is the same for mma.sync and for wgmma. Element 2 r + e of slot n is region lane / 4 + 8 r and word 8 n
-// + 2 (lane % 4) + e.
+// From affinities to attention, in the registers of a warp that holds 16 regions x kN slots of words, a tile's 16 or
+// half of them: the layout of accumulators is the same for mma.sync and for wgmma. Element 2 r + e of slot n is region
+// lane / 4 + 8 r and word 8 n + 2 (lane % 4) + e.
 #pragma once
 
 #include <type_traits>
@@ -13,17 +13,21 @@ namespace gloria_cuda {
 using namespace gpu;
 
 constexpr float kLog2e = 1.4426950408889634f;
+constexpr float kNothing = -1e38f;  // as a maximum: below every affinity, and finite
 DEVICE float infinity() { return as_float(0x7f800000u); }
 
-using Block = float[kSlots][4];
-using Columns = float[2 * kSlots];  // one value for each word that a lane holds: 2 n + e
+template <int kN>
+using Block = float[kN][4];
+template <int kN>
+using Columns = float[2 * kN];  // one value for each word that a lane holds: 2 n + e
+template <int kN>
+using Folded = float[kN / 4];  // what `fold` leaves of them
 
-// Which columns of the tile are words, and where its texts end; the same for all lanes of a quad, and of a warp.
+// Which columns of a warp are words, and where its texts end; the same for all lanes of a quad, and of a warp.
 struct Texts {
   uint32_t real, continues;
   DEVICE bool is_real(int column) const { return real >> column & 1; }
   DEVICE bool goes_on(int slot) const { return continues >> slot & 1; }
-  DEVICE bool is_last(int slot) const { return slot == kSlots - 1 || !goes_on(slot + 1); }
   // The same, unknown to the assembler: it tests a bit by one instruction, and would take two to keep what it found for
   // the next region.
   DEVICE Texts anew() const { return {as_bits(shuffle(as_float(real), thread() % 32)), continues}; }
@@ -33,66 +37,104 @@ DEVICE Texts texts_of(const Plan& plan, int tile) { return {plan.real[tile * 4 +
 DEVICE float larger(float a, float b) { return fmaxf(a, b); }
 DEVICE float plus(float a, float b) { return a + b; }
 
-// One value a slot becomes that of its whole text, in all four lanes that hold the region.
-template <class Join>
-DEVICE void over_texts(float (&v)[kSlots], const Texts& texts, Join&& join) {
+// One value a slot becomes that of its whole text, in all four lanes that hold the region; of kR regions at once, since
+// it is the texts that are asked about.
+template <int kR, int kN, class Join>
+DEVICE void over_texts(float (&v)[kR][kN], const Texts& texts, Join&& join) {
+  auto of_each = [&](int n, auto&& change) {
 #pragma unroll
-  for (int n = 1; n < kSlots; ++n)
-    if (texts.goes_on(n)) v[n] = join(v[n - 1], v[n]);
+    for (int i = 0; i < kR; ++i) v[i][n] = change(v[i]);
+  };
 #pragma unroll
-  for (int n = 0; n < kSlots; ++n)
-    if (texts.is_last(n)) {  // the same for the warp: most slots need no exchange
-      v[n] = join(v[n], shuffle_xor(v[n], 1));
-      v[n] = join(v[n], shuffle_xor(v[n], 2));
+  for (int n = 1; n < kN; ++n)
+    if (texts.goes_on(n)) of_each(n, [&](const float* own) { return join(own[n - 1], own[n]); });
+#pragma unroll
+  for (int n = 0; n < kN; ++n)
+    if (n == kN - 1 || !texts.goes_on(n + 1)) {  // the same for the warp: most slots need no exchange
+      of_each(n, [&](const float* own) { return join(own[n], shuffle_xor(own[n], 1)); });
+      of_each(n, [&](const float* own) { return join(own[n], shuffle_xor(own[n], 2)); });
     }
 #pragma unroll
-  for (int n = kSlots - 2; n >= 0; --n)
-    if (texts.goes_on(n + 1)) v[n] = v[n + 1];
+  for (int n = kN - 2; n >= 0; --n)
+    if (texts.goes_on(n + 1)) of_each(n, [&](const float* own) { return own[n + 1]; });
 }
 
-// e = exp(s - its maximum over the words of the text), and the sum of e over the text: the maximum is that of the text
-// alone, so that no text is stabilized by another.
-DEVICE void word_exponentials(const Block& s, int r, Texts texts, Columns& e, float (&top)[kSlots],
-                              float (&sum)[kSlots]) {
+// The maximum of the words of a text, and the sum of their exponentials relative to it.
+struct Level {
+  float top, sum;
+  DEVICE Level join(const Level& other) const {
+    const float best = fmaxf(top, other.top);
+    return {best, sum * exp2_fast((top - best) * kLog2e) + other.sum * exp2_fast((other.top - best) * kLog2e)};
+  }
+};
+
+// Other warps that have words of a text that this one has words of: none.
+struct NoOthers {
+  static constexpr bool kExist = false;
+  template <int kR, int kN>
+  DEVICE void share(const float (&)[kR][kN], float (&)[kR][kN]) const {}
+};
+
+// Of kR regions from r on, e = exp(s - its maximum over the words of the text that are here), and their sum: the
+// maximum is that of the text alone, so that no text is stabilized by another. `kPart`: there may be none here.
+template <bool kPart, int kR, int kN>
+DEVICE void word_exponentials(const Block<kN>& s, int r, Texts texts, Columns<kN> (&e)[kR], float (&top)[kR][kN],
+                              float (&sum)[kR][kN]) {
   texts = texts.anew();
 #pragma unroll
-  for (int n = 0; n < kSlots; ++n) {
+  for (int i = 0; i < kR; ++i)
 #pragma unroll
-    for (int i = 0; i < 2; ++i) e[2 * n + i] = texts.is_real(2 * n + i) ? s[n][2 * r + i] : -infinity();
-    top[n] = fmaxf(e[2 * n], e[2 * n + 1]);
-  }
+    for (int n = 0; n < kN; ++n) {
+      float* pair = e[i] + 2 * n;
+#pragma unroll
+      for (int j = 0; j < 2; ++j) pair[j] = texts.is_real(2 * n + j) ? s[n][2 * (r + i) + j] : -infinity();
+      top[i][n] = fmaxf(pair[0], pair[1]);
+    }
   over_texts(top, texts, larger);
 #pragma unroll
-  for (int n = 0; n < kSlots; ++n) {
-    const float shift = top[n] * kLog2e;
-    e[2 * n] = exp2_fast(e[2 * n] * kLog2e - shift), e[2 * n + 1] = exp2_fast(e[2 * n + 1] * kLog2e - shift);
-    sum[n] = e[2 * n] + e[2 * n + 1];
-  }
+  for (int i = 0; i < kR; ++i)
+#pragma unroll
+    for (int n = 0; n < kN; ++n) {
+      if constexpr (kPart) top[i][n] = fmaxf(top[i][n], kNothing);
+      const float shift = top[i][n] * kLog2e;
+      float* pair = e[i] + 2 * n;
+      pair[0] = exp2_fast(pair[0] * kLog2e - shift), pair[1] = exp2_fast(pair[1] * kLog2e - shift);
+      sum[i][n] = pair[0] + pair[1];
+    }
   over_texts(sum, texts, plus);
 }
 
-// The logits of region r of a lane, times `scale`, are x * weight.
-// `level`: maximum and sum of a text that fills several tiles, which then is the only one here; else null.
-template <WordNorm kNorm>
-DEVICE void logits(const Block& s, int r, const Texts& texts, float scale, const float* level, Columns& x,
-                   float (&weight)[kSlots]) {
+// The logits of kR regions of a lane from r on, times `scale`, are x * weight.
+// `level`: of a text that fills several tiles, which then is the only one here; else null.
+template <WordNorm kNorm, int kR, int kN, class Others>
+DEVICE void logits(const Block<kN>& s, int r, const Texts& texts, const Others& others, float scale, const Level* level,
+                   Columns<kN> (&x)[kR], float (&weight)[kR][kN]) {
   if constexpr (kNorm == WordNorm::kNone) {
 #pragma unroll
-    for (int n = 0; n < kSlots; ++n) x[2 * n] = s[n][2 * r], x[2 * n + 1] = s[n][2 * r + 1], weight[n] = scale;
+    for (int i = 0; i < kR; ++i)
+#pragma unroll
+      for (int n = 0; n < kN; ++n)
+        x[i][2 * n] = s[n][2 * (r + i)], x[i][2 * n + 1] = s[n][2 * (r + i) + 1], weight[i][n] = scale;
   } else if (level) {
-    const float shift = level[0] * kLog2e, share = scale * reciprocal(level[1]);
 #pragma unroll
-    for (int n = 0; n < kSlots; ++n) {
+    for (int i = 0; i < kR; ++i) {
+      const float shift = level[8 * i].top * kLog2e, share = scale * reciprocal(level[8 * i].sum);
 #pragma unroll
-      for (int i = 0; i < 2; ++i)
-        x[2 * n + i] = texts.is_real(2 * n + i) ? exp2_fast(s[n][2 * r + i] * kLog2e - shift) : 0.f;
-      weight[n] = share;
+      for (int n = 0; n < kN; ++n) {
+#pragma unroll
+        for (int j = 0; j < 2; ++j)
+          x[i][2 * n + j] = texts.is_real(2 * n + j) ? exp2_fast(s[n][2 * (r + i) + j] * kLog2e - shift) : 0.f;
+        weight[i][n] = share;
+      }
     }
   } else {
-    float top[kSlots];
-    word_exponentials(s, r, texts, x, top, weight);
+    float top[kR][kN];
+    word_exponentials<Others::kExist>(s, r, texts, x, top, weight);
+    others.share(top, weight);
 #pragma unroll
-    for (int n = 0; n < kSlots; ++n) weight[n] = reciprocal(weight[n]) * scale;
+    for (int i = 0; i < kR; ++i)
+#pragma unroll
+      for (int n = 0; n < kN; ++n) weight[i][n] = reciprocal(weight[i][n]) * scale;
   }
 }
 
@@ -103,64 +145,56 @@ DEVICE float relative(float x, float weight, float shift) {
   return kExact ? rounded_product(x, weight) - shift : x * weight - shift;
 }
 
-// Adds a tile of a text that fills several to the level of a region.
-DEVICE void add_level(const Block& s, int r, const Texts& texts, float* level, bool first) {
-  Columns e;
-  float top[kSlots], sum[kSlots];
-  word_exponentials(s, r, texts, e, top, sum);
-  if (thread() % 4) return;
-  if (first) {
-    level[0] = top[0], level[1] = sum[0];
-    return;
-  }
-  const float best = fmaxf(level[0], top[0]);
-  level[1] = level[1] * exp2_fast((level[0] - best) * kLog2e) + sum[0] * exp2_fast((top[0] - best) * kLog2e);
-  level[0] = best;
-}
-
-template <int kHalf, class Join>
-DEVICE void fold_by(Columns& v, bool upper, int lanes, Join&& join) {
+template <int kHalf, int kValues, class Join>
+DEVICE void fold_by(float (&v)[kValues], bool upper, int lanes, Join&& join) {
 #pragma unroll
   for (int i = 0; i < kHalf; ++i) {
     const float send = upper ? v[i] : v[i + kHalf], keep = upper ? v[i + kHalf] : v[i];
     v[i] = join(keep, shuffle_xor(send, lanes));
   }
 }
-// Joins v over the eight lanes that hold the same words: lane l is left with v[0 .. 3] of slots l / 4 * 2 and the next.
-template <class Join>
-DEVICE void fold(Columns& v, Join&& join) {
-  fold_by<16>(v, thread() & 16, 16, join);
-  fold_by<8>(v, thread() & 8, 8, join);
-  fold_by<4>(v, thread() & 4, 4, join);
+// Joins v over the eight lanes that hold the same words: lane l is left with the first values, those of the slots
+// from l / 4 * kN / 8 on.
+template <int kValues, class Join>
+DEVICE void fold(float (&v)[kValues], Join&& join) {
+  fold_by<kValues / 2>(v, thread() & 16, 16, join);
+  fold_by<kValues / 4>(v, thread() & 8, 8, join);
+  fold_by<kValues / 8>(v, thread() & 4, 4, join);
 }
-// Where the columns that `fold` leaves to this lane stand in a row of 128 floats: four, in two pairs.
-DEVICE uint32_t folded_place(int pair) { return ((thread() % 32 / 4 * 2 + pair) * kSlot + thread() % 4 * 2) * 4; }
-DEVICE void store_folded(const float (&v)[4], uint32_t row) {
-#pragma unroll
-  for (int i = 0; i < 2; ++i) store_shared(row + folded_place(i), float2{v[2 * i], v[2 * i + 1]});
+// Where the pairs of columns that `fold` leaves to this lane stand in a row of floats.
+template <int kFolded>
+DEVICE uint32_t folded_place(int pair) {
+  return ((thread() % 32 / 4 * (kFolded / 2) + pair) * kSlot + thread() % 4 * 2) * 4;
 }
-DEVICE void load_folded(float (&v)[4], uint32_t row) {
+template <int kFolded>
+DEVICE void store_folded(const float (&v)[kFolded], uint32_t row) {
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const float2 pair = load_shared<float2>(row + folded_place(i));
+  for (int i = 0; i < kFolded / 2; ++i) store_shared(row + folded_place<kFolded>(i), float2{v[2 * i], v[2 * i + 1]});
+}
+template <int kFolded>
+DEVICE void load_folded(float (&v)[kFolded], uint32_t row) {
+#pragma unroll
+  for (int i = 0; i < kFolded / 2; ++i) {
+    const float2 pair = load_shared<float2>(row + folded_place<kFolded>(i));
     v[2 * i] = pair.x, v[2 * i + 1] = pair.y;
   }
 }
-// What was summed relative to the shifts in one row of 128 floats, relative to those in another. Both may be infinite.
+// What was summed relative to the shifts in one row of floats, relative to those in another. Both may be infinite.
 DEVICE float factor(float before, float now) { return before == now ? 1.f : exp2_fast(before - now); }
-template <int kFirst, int kSecond = kFirst>
-DEVICE void rescale_sums(float (&first)[4], float (&second)[4], uint32_t before_row, uint32_t now_row) {
-  float before[4], now[4];
+template <int kFirst, int kSecond = kFirst, int kFolded>
+DEVICE void rescale_sums(float (&first)[kFolded], float (&second)[kFolded], uint32_t before_row, uint32_t now_row) {
+  float before[kFolded], now[kFolded];
   load_folded(before, before_row), load_folded(now, now_row);
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
+  for (int i = 0; i < kFolded; ++i) {
     const float f = factor(before[i], now[i]);
     first[i] *= kFirst == 2 ? f * f : f, second[i] *= kSecond == 2 ? f * f : f;
   }
 }
-DEVICE void rescale_block(Block& y, uint32_t before_row, uint32_t now_row) {
+template <int kN>
+DEVICE void rescale_block(Block<kN>& y, uint32_t before_row, uint32_t now_row) {
 #pragma unroll
-  for (int n = 0; n < kSlots; ++n) {
+  for (int n = 0; n < kN; ++n) {
     const uint32_t place = (n * kSlot + thread() % 4 * 2) * 4;
     const float2 before = load_shared<float2>(before_row + place), now = load_shared<float2>(now_row + place);
     const float f[2] = {factor(before.x, now.x), factor(before.y, now.y)};
@@ -168,10 +202,11 @@ DEVICE void rescale_block(Block& y, uint32_t before_row, uint32_t now_row) {
     for (int i = 0; i < 4; ++i) y[n][i] *= f[i % 2];
   }
 }
-DEVICE void add_folded(float (&sums)[4], Columns& v) {
+template <int kFolded, int kValues>
+DEVICE void add_folded(float (&sums)[kFolded], float (&v)[kValues]) {
   fold(v, plus);
 #pragma unroll
-  for (int i = 0; i < 4; ++i) sums[i] += v[i];
+  for (int i = 0; i < kFolded; ++i) sums[i] += v[i];
 }
 template <int kCount, class Join>
 DEVICE float joined_rows(uint32_t rows, int column, Join&& join) {
@@ -199,17 +234,17 @@ DEVICE uint8_t& cancelled(const ForwardProblem& p, const Item& item) {
 // without it would take more registers than there are.
 DEVICE bool never(const ForwardProblem& p) { return p.images == 0; }
 
-// Where backward keeps what belongs to a region and this lane's words of a tile.
+// Where backward keeps what belongs to a region and this lane's words from a column on.
 template <class T>
 struct KeptRow {
   static constexpr bool kWide = __is_same(T, Float16);
   using Pair = std::conditional_t<kWide, float2, uint32_t>;
   Pair* at;
 
-  DEVICE KeptRow(const ForwardProblem& p, void* matrix, int image, int region, int tile) : at(nullptr) {
+  DEVICE KeptRow(const ForwardProblem& p, void* matrix, int image, int region, int column) : at(nullptr) {
     if (region >= p.side) return;
     const int64_t row = static_cast<int64_t>(image) * p.side + region;
-    const int column = (tile - p.kept.first_tile) * kWords + thread() % 4 * 2;
+    column += thread() % 4 * 2 - p.kept.first_tile * kWords;
     at = static_cast<Pair*>(matrix) + (row * p.kept.pitch + column) / 2;
   }
   // Stores the words of slot n, which become what is kept.
@@ -225,18 +260,18 @@ struct KeptRow {
 };
 // Keeps the affinities of regions `region` and eight behind it, so that the attention, its sums and its gradient see
 // the same ones.
-template <class T>
-DEVICE void keep_affinities(const ForwardProblem& p, int image, int region, int tile, Block& s) {
-  const float* norms = p.word_norms + tile * kWords + thread() % 4 * 2;
+template <class T, int kN>
+DEVICE void keep_affinities(const ForwardProblem& p, int image, int region, int column, Block<kN>& s) {
+  const float* norms = p.word_norms + column + thread() % 4 * 2;
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     if (r && never(p)) return;
-    const KeptRow<T> row(p, p.kept.affinities, image, region + 8 * r, tile);
+    const KeptRow<T> row(p, p.kept.affinities, image, region + 8 * r, column);
     float of_region = 0;
     if (row.at) of_region = p.region_norms[static_cast<int64_t>(image) * p.side + region + 8 * r];
     const float inverse = of_region == 0 ? 0.f : reciprocal(of_region);
 #pragma unroll
-    for (int n = 0; n < kSlots; ++n) {
+    for (int n = 0; n < kN; ++n) {
       float &x = s[n][2 * r], &y = s[n][2 * r + 1];
       if constexpr (KeptRow<T>::kWide) {
         row.store(n, x, y);
@@ -252,13 +287,13 @@ DEVICE void keep_affinities(const ForwardProblem& p, int image, int region, int 
 }
 
 // Keeps G a, divided by the sums of the attention: those of a s and of a stand side by side in a row of shared memory.
-template <class T>
-DEVICE void keep_products(const ForwardProblem& p, int image, int region, int tile, uint32_t sums, Block& y) {
+template <class T, int kN>
+DEVICE void keep_products(const ForwardProblem& p, int image, int region, int column, uint32_t sums, Block<kN>& y) {
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    const KeptRow<T> row(p, p.kept.products, image, region + 8 * r, tile);
+    const KeptRow<T> row(p, p.kept.products, image, region + 8 * r, column);
 #pragma unroll
-    for (int n = 0; n < kSlots; ++n) {
+    for (int n = 0; n < kN; ++n) {
       const float4 two = load_shared<float4>(sums + (n * kSlot + thread() % 4 * 2) * 8);
       y[n][2 * r] *= reciprocal(two.y), y[n][2 * r + 1] *= reciprocal(two.w);
       row.store(n, y[n][2 * r], y[n][2 * r + 1]);

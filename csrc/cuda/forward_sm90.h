@@ -91,13 +91,14 @@ template <class T, WordNorm kNorm, bool kBounded, bool kCosine, bool kKeep>
 struct Consumer {
   // Registers for the sums of two regions at once are there only where one is kept as packed attention, or nothing is.
   static constexpr bool kFoldEach = kKeep && !kCosine;
+  using Words = Block<kSlots>;
 
   const ForwardProblem& p;
   const uint32_t shared;
   Ring<kStages> ring;
   int pass = 0;
   Item item;
-  float first[4], second[4];  // as in forward_sm80.h
+  Folded<kSlots> first, second;  // as in forward_sm80.h
 
   DEVICE Consumer(const ForwardProblem& p, uint32_t shared, Ring<kStages> ring) : p(p), shared(shared), ring(ring) {}
 
@@ -119,14 +120,14 @@ struct Consumer {
           clear();
           if (kKeep) sync();  // every thread divides by them
         }
-        Block s;
+        Words s;
         multiply(s, form, passes);
         if (form) {
           if constexpr (kKeep)
-            keep_products<T>(p, again(item.image), again(region(0)), again(tile()), again(shared) + kSums, s);
+            keep_products<T>(p, again(item.image), again(region(0)), again(tile()) * kWords, again(shared) + kSums, s);
           add_form(s);
         } else {
-          if constexpr (kKeep) keep_affinities<T>(p, again(item.image), again(region(0)), again(tile()), s);
+          if constexpr (kKeep) keep_affinities<T>(p, again(item.image), again(region(0)), again(tile()) * kWords, s);
           attend(s, texts_of(p.plan, tile()));
         }
       }
@@ -157,7 +158,7 @@ struct Consumer {
       wgmma<Operand, kWords>(d, left + k16 * 2, right + k16 * 2, accumulate || k16 > 0);
     wgmma_commit();
   }
-  DEVICE void multiply(Block& s, bool form, int passes) {
+  DEVICE void multiply(Words& s, bool form, int passes) {
     float (&d)[4 * kSlots] = reinterpret_cast<float (&)[4 * kSlots]>(s);
     const int block = pass * kConsumers + group(),
               steps = form ? (kKeep ? passes : pass + 1) * kConsumers : p.dim / kDepth;
@@ -188,15 +189,15 @@ struct Consumer {
     for (int k = last + 1; k < steps; ++k) ring.wait(), ring.release(ring.slot), ring.next();
   }
 
-  DEVICE void raise_shifts(const Block& s, const Texts& texts, int length) {
-    float best[4] = {-infinity(), -infinity(), -infinity(), -infinity()};
+  DEVICE void raise_shifts(const Words& s, const Texts& texts, int length) {
+    Folded<kSlots> best = {-infinity(), -infinity(), -infinity(), -infinity()};
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      Columns x;
-      float weight[kSlots];
-      logits<kNorm>(s, r, texts, p.scale, nullptr, x, weight);
+      Columns<kSlots> logit[1], &x = logit[0];
+      float weight[1][kSlots];
+      logits<kNorm>(s, r, texts, NoOthers(), p.scale, nullptr, logit, weight);
 #pragma unroll
-      for (int i = 0; i < 2 * kSlots; ++i) x[i] = region(r) < length ? x[i] * weight[i / 2] : -infinity();
+      for (int i = 0; i < 2 * kSlots; ++i) x[i] = region(r) < length ? x[i] * weight[0][i / 2] : -infinity();
       fold(x, larger);
 #pragma unroll
       for (int i = 0; i < 4; ++i) best[i] = fmaxf(best[i], x[i]);
@@ -219,16 +220,16 @@ struct Consumer {
     return shared + kAttention + (pass * kConsumers + group()) * kTile + word * kRow + ((chunk ^ (word & 7)) << 4);
   }
 
-  DEVICE void attend(const Block& s, const Texts& texts) {
+  DEVICE void attend(const Words& s, const Texts& texts) {
     const int length = static_cast<int>(p.region_lengths[item.image]);
     if constexpr (!kBounded) raise_shifts(s, texts, length);
-    Columns products, sums;
+    Columns<kSlots> products, sums;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       if (r && never(p)) return;
-      Columns a;
-      float weight[kSlots];
-      logits<kNorm>(s, r, texts, p.scale, nullptr, a, weight);
+      Columns<kSlots> logit[1], &a = logit[0];
+      float weight[1][kSlots];
+      logits<kNorm>(s, r, texts, NoOthers(), p.scale, nullptr, logit, weight);
       const float none = region(r) < length ? 0.f : infinity();
 #pragma unroll
       for (int n = 0; n < kSlots; ++n) {
@@ -240,7 +241,7 @@ struct Consumer {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           float& x = a[2 * n + i];
-          x = relative < kKeep && !kBounded > (x, weight[n], shift[i]);
+          x = relative < kKeep && !kBounded > (x, weight[0][n], shift[i]);
           x = exp2_fast(x);
         }
       }
@@ -267,9 +268,9 @@ struct Consumer {
     }
   }
 
-  DEVICE void add_form(const Block& y) {
+  DEVICE void add_form(const Words& y) {
     if (!kBounded && pass) rescale_sums<kKeep ? 1 : 2, 2>(first, second, shifts(pass - 1), shifts(pass));
-    Columns form, diagonal;
+    Columns<kSlots> form, diagonal;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       // The last pass may reach behind the padded rows; there is no attention then, and its norm is not read.
@@ -293,7 +294,7 @@ struct Consumer {
   }
 
   // The sum over all warps of one of the two, for the first 128 threads.
-  DEVICE float sum_of(const float (&sums)[4]) const {
+  DEVICE float sum_of(const Folded<kSlots>& sums) const {
     sync();  // as above
     store_folded(sums, partial());
     sync();

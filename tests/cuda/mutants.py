@@ -35,14 +35,14 @@ MUTANTS = [
     Mutant(
         "halves of the right fragment are exchanged",
         SM80,
-        "lane % 8 + lane / 16 * 8, k16 * 2 + lane / 8 % 2",
-        "lane % 8 + lane / 8 % 2 * 8, k16 * 2 + lane / 16",
+        "lane % 8 + lane / 16 * 8;\n        ldmatrix(b, narrow(of_words, word, k16 * 2 + lane / 8 % 2));",
+        "lane % 8 + lane / 8 % 2 * 8;\n        ldmatrix(b, narrow(of_words, word, k16 * 2 + lane / 16));",
     ),
     Mutant(
         "the attention is stored where another row belongs",
         SM80,
-        "wide(attention(), region(r), n)",
-        "wide(attention(), region(1 - r), n)",
+        "wide(attention(), region(r), again",
+        "wide(attention(), region(r ^ 1), again",
     ),
     Mutant("rows behind the last region keep their attention", SM80, "? 0.f : infinity()", "? 0.f : 0.f"),
     Mutant(
@@ -60,7 +60,7 @@ MUTANTS = [
     Mutant(
         "sums keep an old shift",
         SM80,
-        "    if (at.pass) rescale_sums<1>(first, second, shifts(at.pass - 1), shifts(at.pass));\n",
+        "    if (at.pass) rescale_sums<1>(first, second, own_shifts(at.pass - 1), own_shifts(at.pass));\n",
         "",
     ),
     Mutant("products keep an old shift", SM80, "if (!kBounded && k && k % kStepsOfPass == 0)", "if (false)"),
@@ -73,8 +73,8 @@ MUTANTS = [
     Mutant(
         "the product with G stops too early",
         SM80,
-        "k * kDepth + k16 * 16 > row) continue",
-        "k * kDepth + k16 * 16 >= row) continue",
+        "k * kDepth + k16 * 16 > last_row) continue",
+        "k * kDepth + k16 * 16 >= last_row) continue",
     ),
     Mutant("cancelling contexts are trusted", "problem.h", "kTrusted = 0.25f", "kTrusted = 0.f"),
     Mutant(
@@ -89,13 +89,27 @@ MUTANTS = [
         "  over_texts(sum, texts, plus);\n",
         "  over_texts(sum, {texts.real, ~1u}, plus);\n",
     ),
-    Mutant("lanes of a quad are not all summed", "attention.h", "v[n] = join(v[n], shuffle_xor(v[n], 2));", ""),
+    Mutant(
+        "lanes of a quad are not all summed",
+        "attention.h",
+        "      of_each(n, [&](const float* own) { return join(own[n], shuffle_xor(own[n], 2)); });\n",
+        "",
+    ),
     Mutant(
         "tiles of a long text do not share a level",
-        "attention.h",
-        "const float best = fmaxf(level[0], top[0]);",
-        "const float best = top[0];",
+        SM80,
+        "level(r)->join(all[0])",
+        "all[0]",
     ),
+    Mutant("halves of a text do not wait for each other", SM80, "    sync_threads(barrier, 64);\n", ""),
+    Mutant("halves of a text do not share a sum", SM80, "    if (!shared) return;\n", "    return;\n"),
+    Mutant(
+        "halves of a text are written over before they are read",
+        SM80,
+        "    other.levels += turn % 2 * kLevelsOfTurn;\n",
+        "",
+    ),
+    Mutant("a text ends at the middle of its tile", SM80, "connected = continues >> kN & 1;", "connected = false;"),
     Mutant("padding is read", "pack.h", "row % p.side < p.lengths[row / p.side]", "row % p.side < p.side"),
     Mutant("a text leaves its tile", "plan.h", "done < all && need <= room", "done < all && room > 0"),
     Mutant(

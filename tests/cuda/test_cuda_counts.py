@@ -50,7 +50,7 @@ def test_no_bank_conflicts_and_little_waste(kernels, name):
     }
 
 
-def test_the_loops_of_products(kernels):
+def test_the_loops_of_products():
     """Every innermost loop with products, by its instructions; they stand for less, where cold code is within."""
     if cuda_code.missing():
         pytest.skip(cuda_code.missing())
