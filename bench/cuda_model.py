@@ -169,7 +169,8 @@ class Counts(NamedTuple):
 
 
 def _kernel(architecture: str, name: str) -> list[Instruction]:
-    return next(code for (found, kernel), code in cuda_code.instructions().items() if found == architecture and name in kernel)
+    compiled = cuda_code.instructions().items()
+    return next(code for (found, kernel), code in compiled if found == architecture and name in kernel)
 
 
 @cache

@@ -57,7 +57,11 @@ def attention_figure(
     cut = [f"(the first {len(chosen)} of {len(content)} words)"] if len(chosen) < len(content) else []
     heading = [*([title] if title else []), *heading, *cut]
     figure, axes = plt.subplots(
-        rows, PER_ROW, figsize=(2.0 * PER_ROW, 2.1 * rows + 0.24 * len(heading)), layout="constrained"
+        rows,
+        PER_ROW,
+        figsize=(2.0 * PER_ROW, 2.1 * rows + 0.24 * len(heading)),
+        layout="constrained",
+        subplot_kw={"xticks": [], "yticks": []},  # none is seen, but the layout would measure them all
     )
     figure.suptitle("\n".join(heading), fontsize=11, parse_math=False)
     panels = list(np.ravel(axes))

@@ -43,6 +43,34 @@ def in_process():
     return run
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _language_replaced_once_a_launch():
+    """The interpreter replaces the functions of its language anew at each call of a device function, a third of its
+    time: once for each module and launch is enough."""
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        yield
+        return
+    from triton.runtime.interpreter import GridExecutor, InterpretedFunction, _patch_lang
+
+    modules = set()
+    launch = GridExecutor.__call__
+
+    def launch_anew(self, *args, **kwargs):
+        modules.clear()
+        return launch(self, *args, **kwargs)
+
+    def call(self, *args, **kwargs):
+        if id(self.fn.__globals__) not in modules:
+            modules.add(id(self.fn.__globals__))
+            _patch_lang(self.fn)
+        return self.rewrite()(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GridExecutor, "__call__", launch_anew)
+        patch.setattr(InterpretedFunction, "__call__", call)
+        yield
+
+
 def pytest_collection_modifyitems(config, items):
     """GLORIA_OPS_SHARD="2/12" keeps every twelfth test from the third on: compiling kernels fills many processes."""
     shard, _, shards = os.environ.get("GLORIA_OPS_SHARD", "0/1").partition("/")
