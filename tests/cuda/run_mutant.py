@@ -10,6 +10,7 @@ import torch
 from cuda_checks import SCORES, assert_as_accurate, assert_gradients_as_accurate, scores
 from problems import problem
 
+from gloria_ops import LocalScore
 from gloria_ops.backends.cuda import device
 
 CASES = (
@@ -20,7 +21,7 @@ CASES = (
 )
 GRADIENTS = (
     (problem("random", 2, 5, 200, 40, 40, seed=1), ("released", "none, cosine", "a scale that needs the maximum")),
-    (problem("random", 1, 2, 20, 200, 16, seed=2), ("released",)),
+    (problem("random", 1, 2, 20, 200, 16, seed=2, magnitudes=(3, 3)), ("released",)),
     (problem("random", 1, 3, 250, 9, 24, seed=5), ("maxsim", "paper")),
 )
 
@@ -55,12 +56,15 @@ def check(kernels: ModuleType, hopper: bool) -> None:
         for given, names in GRADIENTS:
             for name in names:
                 assert_gradients_as_accurate(given.to(torch.bfloat16), SCORES[name])
-        opposite = problem("nearly_opposite", 2, 5, 36, 9, 32, seed=3, magnitudes=(1.0, 1e-3))
-        opposite = opposite._replace(region_lengths=torch.full_like(opposite.region_lengths, 36))
         disliked = problem("random", 2, 3, 20, 6, 16)
         disliked.regions[..., 0], disliked.words[..., 0] = 1, -100
-        for given, name in ((opposite, "released"), (disliked, "none, cosine")):
-            assert_gradients_as_accurate(given.to(torch.float16), SCORES[name])
+        for given, dtype, score in (
+            (problem("centered", 2, 5, 49, 9, 32, seed=3), torch.float16, LocalScore(attention_scale=0.5)),
+            (disliked, torch.float16, SCORES["none, cosine"]),
+            # Nothing goes back through an attention that is all at one region.
+            (problem("random", 2, 3, 1, 6, 16), torch.bfloat16, LocalScore(word_norm="none", attention_scale=1e3)),
+        ):
+            assert_gradients_as_accurate(given.to(dtype), score)
 
 
 if __name__ == "__main__":
