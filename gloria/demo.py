@@ -1,6 +1,6 @@
 """Trains a small GLoRIA on phantoms, or on tables of X-rays with reports, and shows what it has learned.
 
-`python -m gloria.demo --out DIR [--data TABLE] [--data phantoms]`
+`python -m gloria.demo --out DIR [--data TABLE] [--data phantoms] [--seed N]`
 """
 
 import argparse
@@ -287,9 +287,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--steps", type=int, default=STEPS, help=f"optimizer steps on each; default: {STEPS}")
     parser.add_argument("--count", type=int, default=COUNT, help=f"phantoms to train on; default: {COUNT}")
+    parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn; default: 0")
     given = parser.parse_args(arguments)
     try:
-        demo(given.out, given.data or [PHANTOMS], given.steps, given.count)
+        demo(given.out, given.data or [PHANTOMS], given.steps, given.count, given.seed)
     except (ValueError, OSError) as error:
         parser.error(str(error))
 

@@ -67,12 +67,12 @@ def test_a_second_demo_replaces_the_first(tmp_path, no_network):
     assert len(list((tmp_path / "phantoms" / "checkpoints").iterdir())) == 1
 
 
-def test_data_may_be_given_several_times(monkeypatch):
+def test_data_may_be_given_several_times_and_another_seed(monkeypatch):
     asked = []
-    monkeypatch.setattr(demo, "demo", lambda out, data, steps, count: asked.append(data))
+    monkeypatch.setattr(demo, "demo", lambda out, data, steps, count, seed: asked.append((data, seed)))
     demo.main([])
-    demo.main(["--data", "a.csv", "--data", "phantoms"])
-    assert asked == [["phantoms"], ["a.csv", "phantoms"]]
+    demo.main(["--data", "a.csv", "--data", "phantoms", "--seed", "3"])
+    assert asked == [(["phantoms"], 0), (["a.csv", "phantoms"], 3)]
 
 
 def test_mistakes_are_told(tmp_path, capsys):
