@@ -13,12 +13,14 @@ class Mutant(NamedTuple):
 
 
 SM80 = "forward_sm80.h"
+LOADER80 = "loader_sm80.h"
 SM90 = "forward_sm90.h"
 RING = "ring_sm90.h"
 ROWS = "word_rows.h"
 ROWS80 = "word_rows_sm80.h"
 ROWS90 = "word_rows_sm90.h"
-# For sm_90a alone, and the kernels around the products.
+# What each architecture has for itself, and the kernels around the products.
+ON_SM80 = (SM80, LOADER80, ROWS80)
 ON_SM90 = (SM90, RING, ROWS90)
 SMALL = ("plan.h", "pack.h", "pool.h", "coefficients.h", "gradient.h")
 MUTANTS = [
@@ -66,7 +68,7 @@ MUTANTS = [
     Mutant("products keep an old shift", SM80, "if (!kBounded && k && k % kStepsOfPass == 0)", "if (false)"),
     Mutant(
         "the loader does not wait for the attention",
-        SM80,
+        LOADER80,
         "at.off_chip() && at.pass == 0) || attention_made",
         "false) || attention_made",
     ),
@@ -237,7 +239,7 @@ MUTANTS = [
 CONTROLS = [
     Mutant(
         "another swizzle of the same kind",
-        SM80,
+        LOADER80,
         "((chunk ^ (row & 7)) << 4)",
         "((chunk ^ (7 - (row & 7))) << 4)",
     ),

@@ -9,7 +9,7 @@ from pathlib import Path
 import emulation
 import pytest
 from cuda_checks import LONG
-from mutants import CONTROLS, MUTANTS, ON_SM90, SMALL, Mutant
+from mutants import CONTROLS, MUTANTS, ON_SM80, ON_SM90, SMALL, Mutant
 
 # In the short profile one of each kind: a wait, a barrier, a layout, a rule of numbers.
 SHORT = (
@@ -27,9 +27,8 @@ def verdict(mutant: Mutant, folder: Path, unbroken: Path) -> subprocess.Complete
     text = (sources / mutant.file).read_text()
     assert text.count(mutant.old) == 1, f"{mutant.file} has {text.count(mutant.old)} times {mutant.old!r}"
     (sources / mutant.file).write_text(text.replace(mutant.old, mutant.new))
-    units = (
-        ("sm90.cu",) if mutant.file in ON_SM90 else ("common.cu",) if mutant.file in SMALL else ("sm80.cu", "sm90.cu")
-    )
+    alone = {"sm80.cu": ON_SM80, "sm90.cu": ON_SM90, "common.cu": SMALL}
+    units = next(((unit,) for unit, files in alone.items() if mutant.file in files), ("sm80.cu", "sm90.cu"))
     module = emulation.build(sources, units, "-O1", unbroken.parent)
     paths = os.pathsep.join(
         [str(emulation.ROOT), str(emulation.ROOT / "tests"), str(emulation.ROOT / "tests" / "cuda")]
