@@ -8,11 +8,13 @@ from typing import Any
 
 import jinja2
 import matplotlib.pyplot as plt
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure as Picture
 
 from gloria.attention import save_figure
 from gloria.durable import write_whole
 from gloria.reproduce.cells import CELLS, FAILURES, read_cells, read_json
+from gloria.reproduce.systems import SYSTEMS
 from gloria.reproduce.tables import NAMES, Figure, Filled, filled_tables
 
 PLAN = "plan.json"
@@ -63,15 +65,29 @@ def write_page(out: str | Path) -> Path:
 
 
 def bars(filled: Filled) -> Picture:
-    """Draw a table: a bar for each system with its deviation over seeds, in groups, and a line where chance lies."""
+    """Draw a table: a bar for each system with its deviation over seeds, in groups, and a line where chance lies.
+
+    A system has its color in all tables. Where its bars stand for shares of the labels, fewer are paler, and what sees
+    no label is hatched.
+    """
     series: dict[str, dict[str, Figure]] = defaultdict(dict)
+    looks: dict[str, dict[str, Any]] = {}
+    shares = sorted({line.fraction for line in filled.lines if line.fraction})
     chance: dict[str, float] = {}
     for line in filled.lines:
         for metric, figure in line.figures.items():
             share, name = _share(line.fraction), NAMES.get(metric, metric)
             # Of a table that sets zero-shot beside classifiers, a bar is one of both; else a system's, in each group.
-            bar, group = (f"{line.system} {share}", name) if filled.table.beside else (line.system, f"{name}\n{share}")
-            series[bar.strip()][group] = figure
+            bar, group = (
+                (f"{line.system} {share or 'zero-shot'}", name)
+                if filled.table.beside
+                else (line.system, f"{name}\n{share}")
+            )
+            series[bar][group] = figure
+            paler = (shares.index(line.fraction) + 1) / len(shares) if filled.table.beside and line.fraction else 1
+            color = to_rgba(f"C{SYSTEMS.index(line.system)}", paler)
+            hatch = "//" if filled.table.beside and not line.fraction else None
+            looks[bar] = {"color": color, "hatch": hatch}
             if metric in filled.chance:
                 chance[group] = 100 * filled.chance[metric]
     groups = list(dict.fromkeys(group for of_bar in series.values() for group in of_bar))
@@ -81,7 +97,7 @@ def bars(filled: Filled) -> Picture:
         places = {group: groups.index(group) + width * (number + 0.5) - 0.4 for group in of_bar}
         heights = [figure.percent or 0 for figure in of_bar.values()]
         spread = [figure.deviation or 0 for figure in of_bar.values()]
-        axis.bar(list(places.values()), heights, width, yerr=spread if any(spread) else None, label=bar)
+        axis.bar(list(places.values()), heights, width, yerr=spread if any(spread) else None, label=bar, **looks[bar])
         for group, figure in of_bar.items():
             if figure.collapsed:
                 axis.text(places[group], 2, "collapsed", rotation=90, ha="center", va="bottom", fontsize=7)
