@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
@@ -56,14 +57,8 @@ def attention_figure(
     heading = textwrap.wrap(report, 110, max_lines=4, placeholder=" ...")
     cut = [f"(the first {len(chosen)} of {len(content)} words)"] if len(chosen) < len(content) else []
     heading = [*([title] if title else []), *heading, *cut]
-    figure, axes = plt.subplots(
-        rows,
-        PER_ROW,
-        figsize=(2.0 * PER_ROW, 2.1 * rows + 0.24 * len(heading)),
-        layout="constrained",
-        subplot_kw={"xticks": [], "yticks": []},  # none is seen, but the layout would measure them all
-    )
-    figure.suptitle("\n".join(heading), fontsize=11, parse_math=False)
+    figure, axes, scale = _panels(rows, len(heading))
+    figure.suptitle("\n".join(heading), fontsize=11, parse_math=False, y=1 - 0.08 / figure.get_figheight(), va="top")
     panels = list(np.ravel(axes))
     for axis in panels:
         axis.set_axis_off()
@@ -89,10 +84,23 @@ def attention_figure(
         )
         axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
         axis.set_title(name, fontsize=10, parse_math=False)
-    figure.colorbar(
-        shown, ax=panels, label="attention, 1 = even over all regions or less", extend="max", aspect=30, pad=0.01
-    )
+    figure.colorbar(shown, cax=scale, label="attention, 1 = even\nover all regions or less", extend="max")
     return figure
+
+
+def _panels(rows: int, lines: int) -> tuple[Figure, np.ndarray, Axes]:
+    """Return a figure, its panels, and axes for their scale, below so many lines of heading.
+
+    Places are in inches, since a layout that measures every text takes as long as the drawing.
+    """
+    width, height = 2.0 * PER_ROW + 1.0, 2.1 * rows + 0.2 * lines + 0.2
+    edges = {"left": 0.1 / width, "right": 1 - 1.1 / width, "bottom": 0.1 / height}
+    edges["top"] = 1 - (0.2 * lines + 0.4) / height
+    figure, axes = plt.subplots(
+        rows, PER_ROW, figsize=(width, height), gridspec_kw={**edges, "wspace": 0.04, "hspace": 0.15}
+    )
+    scale = figure.add_axes((1 - 1.0 / width, edges["bottom"], 0.15 / width, edges["top"] - edges["bottom"]))
+    return figure, axes, scale
 
 
 def scale_top(relative: np.ndarray) -> float:
