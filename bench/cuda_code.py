@@ -89,11 +89,15 @@ def product_spans(code: list[Instruction]) -> list[tuple[int, int]]:
         span for span in sorted(spans) if any(each.name.startswith(("HMMA", "HGMMA")) for each in inside(code, *span))
     ]
 
-    # Loops around it are longer; so is what waits apart from a loop and jumps back into its middle.
-    def overlaps_shorter(first: int, last: int) -> bool:
-        return any(b - a < last - first and a <= last and first <= b for a, b in products)
+    # Loops around it are longer; so is what waits apart from a loop and jumps back into its middle, or leads into it.
+    def leads_to_shorter(first: int, last: int) -> bool:
+        targets = [each.target for each in inside(code, first, last) if each.target is not None]
+        return any(
+            b - a < last - first and ((a <= last and first <= b) or any(a <= target <= b for target in targets))
+            for a, b in products
+        )
 
-    return [span for span in products if not overlaps_shorter(*span)]
+    return [span for span in products if not leads_to_shorter(*span)]
 
 
 def _path() -> str:

@@ -2,10 +2,10 @@
 
 A model, not a measurement: no GPU was there. One block fills a multiprocessor. A step of a product takes as long as the
 busiest of the matrix units, the shared memory and the instructions, once its operands have come from the second cache;
-code outside the products runs at its own rate, and beside it only the products of those who do not wait for it: with
-wgmma the other warpgroups', as far as the stages in shared memory let them come apart (`clocks_of_item`). Instructions
-are those of the shortest way through the compiled code that does the wanted work, so that what a text's end in the
-middle of a tile adds (a few exchanges) is not among them.
+code outside the products runs at its own rate, and beside it, with wgmma, the products of the other warpgroups, as far
+as the stages in shared memory let them come apart, and those that a warpgroup has issued before (`cuda_timeline`).
+Instructions are those of the shortest way through the compiled code that does the wanted work, so that what a text's
+end in the middle of a tile adds (a few exchanges) is not among them.
 """
 
 from __future__ import annotations
@@ -14,16 +14,18 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import pairwise
 from typing import NamedTuple
 
 from bench import cuda_code
 from bench.cases import Case
 from bench.cuda_code import Instruction
+from bench.cuda_timeline import Phase, clocks_of_item
 from bench.report import markdown
+from gloria_ops.backends.cuda.gradients import WORKSPACE_BYTES, sizes_of_chunk
 
-# Of the kernels (csrc/cuda/problem.h) and of backward's workspace (gloria_ops/backends/cuda/gradients.py).
+# Of the kernels (csrc/cuda/problem.h).
 WORDS, SLOT, ROWS = 128, 8, 128
-WORKSPACE_BYTES = 384 << 20
 # A block of 64 reaches 1.8 D regions; rows of an operand of cuBLAS's usual tile.
 CUBLAS_ROWS, CUBLAS_COLUMNS = 128, 256
 
@@ -64,7 +66,8 @@ CARDS = (
 class Blocks(NamedTuple):
     """A block of a kernel with products: words, regions of a pass, depth of a step, warps; words and regions that one
     warp or, by wgmma, four of them multiply at a time; groups of warps that do not wait for each other between steps;
-    blocks that share the regions."""
+    blocks that share the regions; stages of shared memory forward and for backward; steps that run while their warps
+    go on."""
 
     words: int
     regions: int
@@ -72,17 +75,18 @@ class Blocks(NamedTuple):
     warps: int
     words_at_once: int
     regions_at_once: int
-    groups: int
-    sharing: int
+    groups: int = 1
+    sharing: int = 1
+    stages: tuple[int, int] = (3, 3)
+    ahead: int = 0
 
 
-STAGES = 3
 # By architecture, and whether words are rows: without a norm over words, and by the dot product.
 BLOCKS = {
-    ("sm_80", False): Blocks(128, 128, 32, 8, 64, 32, 1, 1),
-    ("sm_80", True): Blocks(256, 128, 64, 8, 64, 64, 1, 1),
-    ("sm_90a", False): Blocks(128, 192, 64, 12, 128, 64, 3, 2),
-    ("sm_90a", True): Blocks(128, 368, 64, 8, 64, 368, 2, 2),
+    ("sm_80", False): Blocks(128, 128, 32, 8, 64, 32),
+    ("sm_80", True): Blocks(256, 128, 64, 8, 64, 64),
+    ("sm_90a", False): Blocks(128, 128, 64, 8, 128, 64, groups=2, sharing=2, stages=(4, 3), ahead=1),
+    ("sm_90a", True): Blocks(128, 368, 64, 8, 64, 368, groups=2, sharing=2, ahead=1),
 }
 
 
@@ -112,15 +116,15 @@ def tiles(lengths: list[int]) -> int:
 def shortest(
     code: list[Instruction],
     wanted: tuple[tuple[str, int], ...],
-    uncounted: frozenset[int] = frozenset(),
+    ends: frozenset[int] = frozenset(),
     first: int | None = None,
-) -> int:
-    """Instructions of the shortest way through the code, among those with most of each kind of `wanted`.
+) -> list[Instruction]:
+    """The shortest way through the code, among those with most of each kind of `wanted`.
 
     Args:
-        code: in the order of addresses. A jump back into the way, and one out of the code, end it.
+        code: in the order of addresses. A jump back to its beginning, and one out of the code, end the way.
         wanted: beginnings of names, each with a sign: -1 = as few as possible. The first counts most.
-        uncounted: addresses of instructions that do not count.
+        ends: addresses of instructions before which it ends.
         first: address where the way begins; the beginning of the code, unless given.
     """
     end, place = len(code), {each.address: number for number, each in enumerate(code)}
@@ -130,7 +134,7 @@ def shortest(
         found = [] if each.target is None else [place.get(each.target, end)]
         if each.conditional or not each.name.startswith(("BRA", "EXIT", "RET")):
             found.append(number + 1)
-        return found or [end]
+        return [end if other < end and code[other].address in ends else other for other in found or [end]]
 
     # Depth first: what is entered and not yet left when a jump reaches it is jumped back to.
     order: list[int] = []
@@ -142,7 +146,10 @@ def shortest(
         number = stack[-1]
         if number not in forward:
             reached = after(number)
-            forward[number] = [end if other in forward and other not in left else other for other in reached]
+            back = {other for other in reached if other in forward and other not in left}
+            forward[number] = [
+                end if other == start else other for other in reached if other == start or other not in back
+            ]
             stack += [other for other in forward[number] if other not in forward and other != end]
         else:
             stack.pop()
@@ -150,22 +157,40 @@ def shortest(
                 left.add(number)
                 order.append(number)
     best: dict[int, tuple[int, ...]] = {start: (0,) * (len(wanted) + 1)}
+    before: dict[int, int] = {}
     for number in reversed(order):
         each, so_far = code[number], best[number]
         gained = [sign * each.name.startswith(kind) for kind, sign in wanted]
-        counts = each.address not in uncounted
-        now = (*(a + b for a, b in zip(so_far, gained, strict=False)), so_far[-1] - counts)
+        now = (*(a + b for a, b in zip(so_far, gained, strict=False)), so_far[-1] - 1)
         for other in forward[number]:
-            best[other] = max(best.get(other, now), now)
-    return -best[end][-1]
+            if other not in best or now > best[other]:
+                best[other], before[other] = now, number
+    way, number = [], end
+    while number != start:
+        number = before[number]
+        way.append(code[number])
+    return way[::-1]
 
 
 class Counts(NamedTuple):
-    """Instructions of a warp: of a step of the affinities; of a pass for its attention and for |c|^2."""
+    """Instructions of a warp: of a step of the affinities; of a pass for its attention and for |c|^2, in the parts
+    between which steps of the next product are issued; of an item, behind its last pass."""
 
     step: int
-    attention: int
-    form: int
+    attention: list[int]
+    form: list[int]
+    finish: int
+
+
+def parts(code: list[Instruction], way: list[Instruction]) -> list[int]:
+    """Instructions of the way, cut where it goes past a product by wgmma."""
+    products = [each.address for each in code if each.name.startswith("HGMMA")]
+    cuts = [
+        number
+        for number, (one, other) in enumerate(pairwise(way), 1)
+        if any(one.address < address < other.address for address in products)
+    ]
+    return [b - a for a, b in pairwise([0, *cuts, len(way)])]
 
 
 def _kernel(architecture: str, name: str) -> list[Instruction]:
@@ -182,10 +207,15 @@ def counts(architecture: str, cosine: bool, keep: bool) -> Counts:
     products = frozenset(each.address for span in loops for each in cuda_code.inside(code, *span))
     # From behind a loop to it again.
     behind = [next(each.address for each in code if each.address > last) for _, last in loops]
+    # The last pass goes on to the root in |c|; words as rows have their finish in every pass.
+    attention = shortest(code, (("MUFU.EX2", 1), ("MUFU.RSQ", -1), ("FMNMX", 1)), products, behind[0])
+    form = shortest(code, (("MUFU.EX2", -1), ("SHFL", 1)), products, behind[-1]) if cosine else []
+    item = shortest(code, (("MUFU.EX2", -1), ("MUFU.RSQ", 1), ("SHFL", 1)), products, behind[-1]) if cosine else []
     return Counts(
-        shortest(cuda_code.inside(code, *loops[0]), (("HMMA", 1), ("HGMMA", 1), ("LDGSTS", 1))),
-        shortest(code, (("MUFU.EX2", 1), ("FMNMX", 1)), products, behind[0]),
-        shortest(code, (("MUFU.EX2", -1), ("SHFL", 1)), products, behind[-1]) if cosine else 0,
+        len(shortest(cuda_code.inside(code, *loops[0]), (("HMMA", 1), ("HGMMA", 1), ("LDGSTS", 1)))),
+        parts(code, attention),
+        parts(code, form),
+        len(item) - len(form),
     )
 
 
@@ -197,52 +227,7 @@ def gradient_instructions(architecture: str, cosine: bool) -> float:
     loops = [(each.target, each.address) for each in code if each.target is not None and each.target < each.address]
     stores = [span for span in loops if any(e.name.startswith("STG") for e in cuda_code.inside(code, *span))]
     first, last = min(stores, key=lambda span: span[1] - span[0])
-    return shortest(cuda_code.inside(code, first, last), (("STG", 1),)) / SLOT
-
-
-class Phase(NamedTuple):
-    """Steps of a product and the code behind them: clocks of a step's fetch for all groups, of its product for one, and
-    of the code for one. `meets`: the groups wait for each other behind it."""
-
-    steps: int
-    fetch: float
-    product: float
-    code: float
-    meets: bool
-
-
-def clocks_of_item(phases: list[Phase], groups: int, latency: float, items: int = 40) -> float:
-    """Clocks that an item takes among many.
-
-    What all share does one thing after the other: the fetches, into a stage once all groups have multiplied what was
-    there; the products, first of the group that is ready first; the code.
-    """
-    steps = [(phase, k == phase.steps - 1) for _ in range(items) for phase in phases for k in range(phase.steps)]
-    there: list[float] = []
-    multiplied: list[list[float]] = [[] for _ in range(groups)]
-    ready = [0.0] * groups
-    fetched = product = code = 0.0
-    met: set[int] = set()
-    while min(map(len, multiplied)) < len(steps):
-        while len(there) < min(len(steps), min(map(len, multiplied)) + STAGES):
-            emptied = max(done[len(there) - STAGES] for done in multiplied) if len(there) >= STAGES else 0.0
-            fetched = max(fetched, emptied) + steps[len(there)][0].fetch
-            there.append(fetched + latency)
-        start = {
-            group: max(ready[group], there[len(done)])
-            for group, done in enumerate(multiplied)
-            if group not in met and len(done) < len(there)
-        }
-        group = min(start, key=start.__getitem__)
-        phase, last = steps[len(multiplied[group])]
-        product = ready[group] = max(product, start[group]) + phase.product
-        multiplied[group].append(product)
-        if last:
-            code = ready[group] = max(code, product) + phase.code
-            met |= {group} if phase.meets else set()
-        if len(met) == groups:
-            ready, met = [max(ready)] * groups, set()
-    return max(ready) / items
+    return len(shortest(cuda_code.inside(code, first, last), (("STG", 1),))) / SLOT
 
 
 def of_products(card: Card, case: Case, keep: bool) -> Stage:
@@ -253,41 +238,46 @@ def of_products(card: Card, case: Case, keep: bool) -> Stage:
     passes = math.ceil(case.regions / blocks.regions)
     row = 2 * blocks.depth
     at_once = blocks.words * blocks.regions / (blocks.words_at_once * blocks.regions_at_once)
-    operands = (blocks.words + blocks.regions) * row
-    pipes = {
-        "matrix units": blocks.words * blocks.regions * blocks.depth / card.multiply_adds,
-        "shared memory": (operands + at_once * (blocks.words_at_once + blocks.regions_at_once) * row)
-        / card.shared_memory,
-        "second cache": (blocks.words + blocks.regions / blocks.sharing) * row / card.second_cache,
-        "instructions": instructions.step * blocks.warps / card.issued,
-    }
-    bound = max(pipes, key=pipes.__getitem__)
-    of_step = max(pipes[pipe] for pipe in pipes if pipe != "second cache") / blocks.groups
 
-    def code(count: int, exponentials: int) -> float:
-        issue = count * blocks.warps / card.issued / card.straight
-        return max(issue, exponentials * blocks.words * blocks.regions / card.exponentials) / blocks.groups
+    def pipes(words: int) -> dict[str, float]:
+        """Clocks of a step that so many words are fetched for."""
+        read = at_once * (blocks.words_at_once + blocks.regions_at_once)
+        return {
+            "matrix units": blocks.words * blocks.regions * blocks.depth / card.multiply_adds,
+            "shared memory": (words + blocks.regions + read) * row / card.shared_memory,
+            "instructions": instructions.step * blocks.warps / card.issued,
+            "second cache": (words + blocks.regions / blocks.sharing) * row / card.second_cache,
+        }
 
-    attention = code(instructions.attention, 1 + cosine)
-    phases = [
-        Phase(case.width // blocks.depth, pipes["second cache"], of_step, attention, cosine and number == passes - 1)
-        for number in range(passes)
-    ]
+    def clocks(code: list[int], exponentials: int = 0) -> tuple[float, ...]:
+        """Of the parts of the code, for one group."""
+        issue = sum(code) * blocks.warps / card.issued / card.straight
+        whole = max(issue, exponentials * blocks.words * blocks.regions / card.exponentials) / blocks.groups
+        return tuple(whole * part / sum(code) for part in code)
+
+    def phase(steps: int, words: int, code: tuple[float, ...], issued: str) -> Phase:
+        *own, fetch = pipes(words).values()
+        return Phase(steps, fetch, max(own) / blocks.groups, code, issued if cosine and blocks.ahead else "")
+
+    of_words = pipes(blocks.words)
+    bound = max(of_words, key=of_words.__getitem__)
+    attention = clocks(instructions.attention, 1 + cosine)
+    phases = [phase(case.width // blocks.depth, blocks.words, attention, "between")] * passes
     if cosine:
         # The words' side is the attention, on chip; forward takes the blocks of G up to the diagonal.
-        fetch = blocks.regions / blocks.sharing * row / card.second_cache
-        phases += [
-            Phase(
-                (passes if keep else number + 1) * blocks.regions // blocks.depth,
-                fetch,
-                of_step,
-                code(instructions.form, 0),
-                number == passes - 1,
-            )
-            for number in range(passes)
-        ]
-    items = math.ceil(tiles(case.lengths) / (blocks.words // WORDS)) * case.batch
-    clocks = math.ceil(items / card.processors) * clocks_of_item(phases, blocks.groups, card.latency)
+        form, (finish,) = clocks(instructions.form), clocks([instructions.finish])
+        phases[-1] = phases[-1]._replace(meets=True)
+        first = "" if keep or passes == 1 else "before"
+        for number in range(passes):
+            steps = (passes if keep else number + 1) * blocks.regions // blocks.depth
+            phases.append(phase(steps, 0, form, "between" if number else first))
+        phases[-1] = phases[-1]._replace(meets=True, behind=finish)
+    calls = _chunks(card, case) if keep else [(case.batch, tiles(case.lengths), 1)]
+    waves = sum(
+        times * math.ceil(math.ceil(of_tiles / (blocks.words // WORDS)) * images / card.processors)
+        for images, of_tiles, times in calls
+    )
+    clocks = waves * clocks_of_item(phases, blocks.groups, card.latency, blocks.stages[keep], blocks.ahead)
     return Stage("affinities", clocks / card.ghz / 1e6, bound)
 
 
@@ -308,13 +298,7 @@ def _side(case: Case) -> int:
 def of_cublas(card: Card, case: Case) -> Iterator[Stage]:
     """The plain products, chunk by chunk, with what their last wave leaves idle, and the sums read and written."""
     cosine, side = case.score.similarity == "cosine", _side(case)
-    values = WORKSPACE_BYTES // (6 if cosine else 2)
-    images = max(1, min(case.batch, math.isqrt(values) // side))
-    chunks = [
-        (of_images, of_tiles * WORDS, number * times)
-        for of_images, number in _parts(case.batch, images)
-        for of_tiles, times in _parts(tiles(case.lengths), values // (images * side * WORDS))
-    ]
+    chunks = [(images, of_tiles * WORDS, times) for images, of_tiles, times in _chunks(card, case)]
 
     def product(rows: int, inner: int, width: int, batch: int) -> float:
         blocks = math.ceil(rows / CUBLAS_ROWS) * math.ceil(width / CUBLAS_COLUMNS) * batch
@@ -331,6 +315,18 @@ def of_cublas(card: Card, case: Case) -> Iterator[Stage]:
         gradients["gG"] = lambda count, columns: product(side, columns, side, count)
     for name, milliseconds in gradients.items():
         yield Stage(name, sum(times * milliseconds(count, columns) for count, columns, times in chunks), "matrix units")
+
+
+def _chunks(card: Card, case: Case) -> list[tuple[int, int, int]]:
+    """Images and tiles of the chunks of backward, each with how often it occurs."""
+    cosine, side, all_tiles = case.score.similarity == "cosine", _side(case), tiles(case.lengths)
+    values = WORKSPACE_BYTES // (6 if cosine else 2)
+    sizes = sizes_of_chunk(case.batch, all_tiles, side, WORDS, case.width, values, card.processors, cosine)
+    return [
+        (images, of_tiles, number * times)
+        for images, number in _parts(case.batch, sizes[0])
+        for of_tiles, times in _parts(all_tiles, sizes[1])
+    ]
 
 
 def _parts(whole: int, most: int) -> list[tuple[int, int]]:

@@ -68,18 +68,20 @@ struct Level {
   }
 };
 
-// Other warps that have words of a text that this one has words of: none.
+// What a warp has to do with others while it makes its logits: it may share texts with one, and turn to something else
+// once it has the maxima of the texts. Here, nothing.
 struct NoOthers {
   static constexpr bool kExist = false;
+  DEVICE void between() const {}
   template <int kR, int kN>
   DEVICE void share(const float (&)[kR][kN], float (&)[kR][kN]) const {}
 };
 
 // Of kR regions from r on, e = exp(s - its maximum over the words of the text that are here), and their sum: the
 // maximum is that of the text alone, so that no text is stabilized by another. `kPart`: there may be none here.
-template <bool kPart, int kR, int kN>
-DEVICE void word_exponentials(const Block<kN>& s, int r, Texts texts, Columns<kN> (&e)[kR], float (&top)[kR][kN],
-                              float (&sum)[kR][kN]) {
+template <bool kPart, int kR, int kN, class Others>
+DEVICE void word_exponentials(const Block<kN>& s, int r, Texts texts, const Others& others, Columns<kN> (&e)[kR],
+                              float (&top)[kR][kN], float (&sum)[kR][kN]) {
   texts = texts.anew();
 #pragma unroll
   for (int i = 0; i < kR; ++i)
@@ -91,6 +93,7 @@ DEVICE void word_exponentials(const Block<kN>& s, int r, Texts texts, Columns<kN
       top[i][n] = fmaxf(pair[0], pair[1]);
     }
   over_texts(top, texts, larger);
+  others.between();
 #pragma unroll
   for (int i = 0; i < kR; ++i)
 #pragma unroll
@@ -129,7 +132,7 @@ DEVICE void logits(const Block<kN>& s, int r, const Texts& texts, const Others& 
     }
   } else {
     float top[kR][kN];
-    word_exponentials<Others::kExist>(s, r, texts, x, top, weight);
+    word_exponentials<Others::kExist>(s, r, texts, others, x, top, weight);
     others.share(top, weight);
 #pragma unroll
     for (int i = 0; i < kR; ++i)
@@ -233,6 +236,9 @@ DEVICE uint8_t& cancelled(const ForwardProblem& p, const Item& item) {
 // A condition of a branch that is never taken. The assembler schedules up to a branch only; what it would do at once
 // without it would take more registers than there are.
 DEVICE bool never(const ForwardProblem& p) { return p.images == 0; }
+// 1, which the assembler does not know: a product by it is made where it stands, and a copy when the next comes over
+// it.
+DEVICE float one(const ForwardProblem& p) { return never(p) ? 2.f : 1.f; }
 
 // Where backward keeps what belongs to a region and this lane's words from a column on.
 template <class T>

@@ -11,7 +11,7 @@ namespace gloria_cuda {
 namespace sm80 {
 
 // The warp that has the other half of the tile's words, for a text that crosses the middle.
-struct OtherHalf {
+struct OtherHalf : NoOthers {
   static constexpr bool kExist = true;
 
   uint32_t levels;      // where these two warps leave those of 16 regions
@@ -227,7 +227,7 @@ struct Forward {
       for (int r = 0; r < kRegions; ++r) {
         Columns<kN> e[1];
         float top[1][kN], sum[1][kN];
-        word_exponentials<true>(s[r / 2], r % 2, texts, e, top, sum);
+        word_exponentials<true>(s[r / 2], r % 2, texts, NoOthers(), e, top, sum);
         Level all[1] = {other.own(top[0], sum[0])};
         other.in_turn(r).join(all);
         if (right == 0 && lane % 4 == 0) *level(r) = at.tile == at.first() ? all[0] : level(r)->join(all[0]);

@@ -1,8 +1,9 @@
 // Similarities of the words of texts of one tile with images of up to 384 regions, on sm_90a: regions are rows, words
-// columns. One warp fetches, by the copy engine; three warpgroups take 64 regions each and multiply by wgmma, in
-// passes. The CTAs of a cluster take different tiles with the same image, and each fetches its share of the regions for
-// all. The attention stays in shared memory as right operand of the product with the Gram matrix. What needs another
-// way (see launch.h) is done by forward_sm80.h, on sm_90 as well.
+// columns. One warp fetches, by the copy engine; two warpgroups take 64 regions each and multiply by wgmma, in passes.
+// What a product is for runs while the next one does: its steps are issued between the parts of that code. The CTAs of
+// a cluster take different tiles with the same image, and each fetches its share of the regions for all. The attention
+// stays in shared memory as right operand of the product with the Gram matrix. What needs another way (see launch.h) is
+// done by forward_sm80.h, on sm_90 as well.
 #pragma once
 
 #include "attention.h"
@@ -11,16 +12,27 @@
 namespace gloria_cuda {
 namespace sm90 {
 
-constexpr int kConsumers = 3, kBlock = 64, kPassRows = kConsumers * kBlock, kBlocks = kOnChip * kRows / kBlock,
-              kDepth = 64, kStages = 3;
+constexpr int kConsumers = 2, kBlock = 64, kPassRows = kConsumers * kBlock, kBlocks = kOnChip * kRows / kBlock,
+              kDepth = 64;
 constexpr int kShare = kPassRows / kCtas, kThreads = 128 * (1 + kConsumers), kWarps = 4 * kConsumers;
 constexpr uint32_t kRow = 2 * kDepth, kLeft = kPassRows * kRow, kTile = kWords * kRow, kStage = kLeft + kTile;
-constexpr uint32_t kAttention = kStages * kStage;             // tiles of 64 regions, a row for each word
-constexpr uint32_t kPartials = kAttention + kBlocks * kTile;  // 128 columns from each warp
-constexpr uint32_t kShifts = kPartials + kWarps * kWords * 4;
-constexpr uint32_t kSums = kShifts + kBlocks / kConsumers * kWords * 4, kBarriers = kSums + 2 * kWords * 4;
-constexpr uint32_t kShared = kBarriers + Ring<kStages>::kBytes;
-static_assert(kShared <= 227 << 10);
+constexpr uint32_t kPartial = kWarps * kWords * 4;  // a float for each column from each warp
+constexpr int kSums = 4;                            // of a column
+
+// Shared memory. Beside four stages there is no room to join sums but that of the attention, once it has been read.
+// `kEarly`: sums are joined before.
+template <bool kEarly>
+struct Memory {
+  static constexpr int kStages = kEarly ? 3 : 4;
+  static constexpr uint32_t kAttention = kStages * kStage;  // tiles of 64 regions, a row for each word
+  static constexpr uint32_t kEnd = kAttention + kBlocks * kTile, kJoined = kSums * kPartial;
+  static constexpr uint32_t kPartials = kEarly ? kEnd : kEnd - kJoined, kShifts = kPartials + kJoined;
+  static constexpr uint32_t kTotals = kShifts + kEarly * kOnChip * kWords * 4;  // of a s and a, for each word
+  static constexpr uint32_t kBarriers = kTotals + kEarly * kWords * 8;
+  static constexpr uint32_t kBytes = kBarriers + Ring<kStages>::kBytes;
+};
+constexpr uint32_t kShared = Memory<false>::kBytes;
+static_assert(Memory<true>::kBytes <= kShared && kShared <= 227 << 10);
 
 struct Problem {
   ForwardProblem p;
@@ -47,12 +59,14 @@ struct Work {
     found.run = longs() + (single < singles() ? single : singles() - 1);
     return found;
   }
+  // At least one: an image without regions, which the host cannot see, must not hang the GPU.
   DEVICE int passes(const Item& item) const {
-    return static_cast<int>((p.region_lengths[item.image] + kPassRows - 1) / kPassRows);
+    const int length = static_cast<int>(p.region_lengths[item.image]);
+    return length > kPassRows ? (length + kPassRows - 1) / kPassRows : 1;
   }
 };
 
-template <bool kKeep>
+template <bool kKeep, int kStages>
 DEVICE void fetch(const Problem& problem, uint32_t shared, Ring<kStages> ring, bool cosine) {
   const ForwardProblem& p = problem.p;
   const int rank = cluster_rank(), depth_steps = p.dim / kDepth;
@@ -87,52 +101,92 @@ DEVICE void fetch(const Problem& problem, uint32_t shared, Ring<kStages> ring, b
   ring.drain();
 }
 
+// What the next product may be: of words with regions, of G with the attention (the form a^T G a), or, where only the
+// thread knows, either.
+enum class Next { kAffinities, kForm, kEither };
+
 template <class T, WordNorm kNorm, bool kBounded, bool kCosine, bool kKeep>
 struct Consumer {
   // Registers for the sums of two regions at once are there only where one is kept as packed attention, or nothing is.
   static constexpr bool kFoldEach = kKeep && !kCosine;
+  // Forward, the first product with G needs the attention of the first pass alone, and runs beside the last.
+  static constexpr bool kFormAhead = kCosine && !kKeep;
   using Words = Block<kSlots>;
+  using Sums = Folded<kSlots>;
+  using At = Memory<kKeep || !kBounded>;
 
   const ForwardProblem& p;
   const uint32_t shared;
-  Ring<kStages> ring;
+  Ring<At::kStages> ring;
   int pass = 0;
   Item item;
-  Folded<kSlots> first, second;  // as in forward_sm80.h
+  // Over the regions of this warp, relative to the last shift: of a s and of a; of a y, with y = G a, and of a^2 |v|^2.
+  Sums affinities, attention, products, squares;
+  // The next product, while it runs.
+  Words next;
+  bool form = false;
+  int step = 0, last = -1;
 
-  DEVICE Consumer(const ForwardProblem& p, uint32_t shared, Ring<kStages> ring) : p(p), shared(shared), ring(ring) {}
+  DEVICE Consumer(const ForwardProblem& p, uint32_t shared, Ring<At::kStages> ring)
+      : p(p), shared(shared), ring(ring) {}
 
   DEVICE void run() {
+    Work work(p);
+    if (work.done()) return;
+    begin(false, 0, 0);
 #pragma unroll 1
-    for (Work work(p); !work.done(); work.next()) {
+    for (bool ended = false; !ended;) {
       item = work.item();
       const int passes = work.passes(item);
-      clear();
-      // Both products by one piece of code: the assembler gives every set of accumulators registers of its own for the
-      // whole kernel.
+      work.next();
+      ended = work.done();
+      clear(affinities, attention);
+      pass = 0;
 #pragma unroll 1
-      for (int phase = 0; phase < (kCosine ? 2 : 1) * passes; ++phase) {
-        const bool form = phase >= passes;
-        pass = form ? phase - passes : phase;
-        if (kCosine && phase == passes) {
-          fence_proxy_async();  // the attention was stored by threads, and wgmma reads it
-          keep_sums();
-          clear();
-          if (kKeep) sync();  // every thread divides by them
-        }
+      do {
         Words s;
-        multiply(s, form, passes);
-        if (form) {
-          if constexpr (kKeep)
-            keep_products<T>(p, again(item.image), again(region(0)), again(tile()) * kWords, again(shared) + kSums, s);
-          add_form(s);
-        } else {
-          if constexpr (kKeep) keep_affinities<T>(p, again(item.image), again(region(0)), again(tile()) * kWords, s);
-          attend(s, texts_of(p.plan, tile()));
+        take<Next::kAffinities>(s);
+        if (pass + 1 < passes) {
+          begin(false, pass + 1, passes);
+        } else if (kFormAhead && passes > 1) {
+          attention_is_there();  // that of the first pass
+          begin(true, 0, passes);
+          finish_steps<Next::kForm>();
+        } else if (!kCosine && !ended) {
+          begin(false, 0, 0);
         }
+        if constexpr (kKeep) keep_affinities<T>(p, again(item.image), again(region(0)), again(tile()) * kWords, s);
+        attend(s, texts_of(p.plan, tile()));
+      } while (++pass < passes);
+      if constexpr (kCosine) {
+        attention_is_there();
+        clear(products, squares);
+        if constexpr (kKeep) {
+          float joined[kSums];
+          join_sums(joined);
+          if (number() < kWords) store_shared(shared + At::kTotals + number() * 8, float2{joined[0], joined[1]});
+          sync();
+        }
+        if (!kFormAhead || passes == 1) begin(true, 0, passes);
+        pass = 0;
+#pragma unroll 1
+        do {
+          Words y;
+          take<Next::kForm>(y);
+          if (pass + 1 < passes)
+            begin(true, pass + 1, passes);
+          else if (!ended)
+            begin(false, 0, 0);
+          if constexpr (kKeep)
+            keep_products<T>(p, again(item.image), again(region(0)), again(tile()) * kWords,
+                             again(shared) + At::kTotals, y);
+          add_form(y);
+        } while (++pass < passes);
       }
+      if constexpr (!kCosine) clear(products, squares);
       finish_item(passes);
     }
+    wgmma_wait<0>(accumulators());  // nothing runs any more, but the assembler would wait after every step
   }
 
  private:
@@ -141,53 +195,86 @@ struct Consumer {
   DEVICE static int warp() { return thread() / 32 % 4; }  // of its group
   DEVICE static int group() { return thread() / 128 - 1; }
   DEVICE static int number() { return thread() - 128; }  // among the consumers
-  DEVICE uint32_t partial() const { return shared + kPartials + (group() * 4 + warp()) * kWords * 4; }
-  DEVICE uint32_t shifts(int which) const { return shared + kShifts + which * kWords * 4; }
+  DEVICE uint32_t partial(int i) const {
+    return shared + At::kPartials + i * kPartial + (group() * 4 + warp()) * kWords * 4;
+  }
+  DEVICE uint32_t shifts(int which) const { return shared + At::kShifts + which * kWords * 4; }
   DEVICE int region(int r) const { return pass * kPassRows + group() * kBlock + warp() * 16 + r * 8 + lane() / 4; }
   DEVICE void sync() const { sync_threads(1, 128 * kConsumers); }
-  DEVICE void clear() {
+  DEVICE void attention_is_there() const {
+    fence_proxy_async();  // it was stored by threads, and wgmma reads it
+    sync();
+  }
+  DEVICE static void clear(Sums& one, Sums& other) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) first[i] = second[i] = 0;
+    for (int i = 0; i < kSlots / 4; ++i) one[i] = other[i] = 0;
   }
 
+  DEVICE float (&accumulators())[4 * kSlots] { return reinterpret_cast<float (&)[4 * kSlots]>(next); }
   template <class Operand>
-  DEVICE static void multiply_stage(float (&d)[4 * kSlots], uint64_t left, uint64_t right, bool accumulate) {
+  DEVICE void multiply_stage(uint64_t left, uint64_t right) {
     wgmma_fence();
 #pragma unroll
     for (int k16 = 0; k16 < kDepth / 16; ++k16)
-      wgmma<Operand, kWords>(d, left + k16 * 2, right + k16 * 2, accumulate || k16 > 0);
+      wgmma<Operand, kWords>(accumulators(), left + k16 * 2, right + k16 * 2, step > 0 || k16 > 0);
     wgmma_commit();
   }
-  DEVICE void multiply(Words& s, bool form, int passes) {
-    float (&d)[4 * kSlots] = reinterpret_cast<float (&)[4 * kSlots]>(s);
-    const int block = pass * kConsumers + group(),
-              steps = form ? (kKeep ? passes : pass + 1) * kConsumers : p.dim / kDepth;
-    const int last = form && !kKeep ? block : steps - 1;
-#pragma unroll 1
-    for (int k = 0; k <= last; ++k) {
-      ring.wait();
-      if (!kBounded && form && k && k % kConsumers == 0) {
-        wgmma_wait<0>(d);
-        rescale_block(s, shifts(k / kConsumers - 1), shifts(k / kConsumers));
-      }
-      const uint64_t left = descriptor(shared + ring.slot * kStage + group() * kBlock * kRow);
-      const uint64_t right = descriptor(form ? shared + kAttention + k * kTile : shared + ring.slot * kStage + kLeft);
-      // Each with its own fence: a branch between fence and product would cost another.
-      if (kCosine && form)
-        multiply_stage<Float16>(d, left, right, k > 0);
-      else
-        multiply_stage<T>(d, left, right, k > 0);
-      if (k) {
-        wgmma_wait<1>();
-        ring.release(ring.before());
-      }
-      ring.next();
-    }
-    wgmma_wait<0>(d);
-    ring.release(ring.before());
-    // Blocks right of this group's diagonal were fetched for the groups below.
-    for (int k = last + 1; k < steps; ++k) ring.wait(), ring.release(ring.slot), ring.next();
+  DEVICE void begin(bool of_form, int of_pass, int passes) {
+    form = of_form, step = 0;
+    last = !form ? p.dim / kDepth - 1 : kKeep ? passes * kConsumers - 1 : of_pass * kConsumers + group();
   }
+  // Issues a step of the next product, where one is left.
+  template <Next kNext>
+  DEVICE void go_on() {
+    if (step > last) return;
+    const bool of_form = kNext == Next::kEither ? form : kNext == Next::kForm;
+    ring.wait();
+    if (!kBounded && of_form && step && step % kConsumers == 0) {
+      wgmma_wait<0>(accumulators());
+      rescale_block(next, shifts(step / kConsumers - 1), shifts(step / kConsumers));
+    }
+    const uint64_t left = descriptor(shared + ring.slot * kStage + group() * kBlock * kRow);
+    const uint64_t right =
+        descriptor(of_form ? shared + At::kAttention + step * kTile : shared + ring.slot * kStage + kLeft);
+    // Each with its own fence: a branch between fence and product would cost another.
+    if (of_form)
+      multiply_stage<Float16>(left, right);
+    else
+      multiply_stage<T>(left, right);
+    if (step) {
+      wgmma_wait<1>();
+      ring.release(ring.before());
+    }
+    ring.next();
+    ++step;
+  }
+  template <Next kNext>
+  DEVICE void finish_steps() {
+#pragma unroll 1
+    while (step <= last) go_on<kNext>();
+  }
+  // The rest of the steps, and what they come to, in registers that the product after it leaves alone.
+  template <Next kNext>
+  DEVICE void take(Words& d) {
+    finish_steps<kNext>();
+    wgmma_wait<0>(accumulators());
+    ring.release(ring.before());
+    // Forward, blocks right of this group's diagonal were fetched for the groups below.
+    if (kNext == Next::kForm && !kKeep)
+      for (int below = group() + 1; below < kConsumers; ++below) ring.wait(), ring.release(ring.slot), ring.next();
+    const float factor = one(p);
+#pragma unroll
+    for (int n = 0; n < kSlots; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) d[n][i] = again(next[n][i] * factor);
+  }
+
+  // Goes on with the next product between the maxima of texts and their exponentials.
+  struct Beside : NoOthers {
+    Consumer& consumer;
+    DEVICE explicit Beside(Consumer& consumer) : consumer(consumer) {}
+    DEVICE void between() const { consumer.template go_on<Next::kAffinities>(); }
+  };
 
   DEVICE void raise_shifts(const Words& s, const Texts& texts, int length) {
     Folded<kSlots> best = {-infinity(), -infinity(), -infinity(), -infinity()};
@@ -203,33 +290,34 @@ struct Consumer {
       for (int i = 0; i < 4; ++i) best[i] = fmaxf(best[i], x[i]);
     }
     sync();  // what was there has been read
-    store_folded(best, partial());
+    store_folded(best, partial(0));
     sync();
     if (number() < kWords) {
-      float top = joined_rows<kWarps>(shared + kPartials, number(), larger);
+      float top = joined_rows<kWarps>(shared + At::kPartials, number(), larger);
       if (pass) top = fmaxf(top, load_shared<float>(shifts(pass - 1) + number() * 4));
       store_shared(shifts(pass) + number() * 4, top);
     }
     sync();
-    if (pass) rescale_sums<1>(first, second, shifts(pass - 1), shifts(pass));
+    if (pass) rescale_sums<1>(affinities, attention, shifts(pass - 1), shifts(pass));
   }
 
   // Where this lane()'s part of the 8 x 8 matrices lies that hold 8 regions and the words of slot n + lane() / 8.
   DEVICE uint32_t attention_at(int r, int n) const {
     const int word = (n + lane() / 8) * kSlot + lane() % 8, chunk = warp() * 2 + r;
-    return shared + kAttention + (pass * kConsumers + group()) * kTile + word * kRow + ((chunk ^ (word & 7)) << 4);
+    return shared + At::kAttention + (pass * kConsumers + group()) * kTile + word * kRow + ((chunk ^ (word & 7)) << 4);
   }
 
   DEVICE void attend(const Words& s, const Texts& texts) {
     const int length = static_cast<int>(p.region_lengths[item.image]);
     if constexpr (!kBounded) raise_shifts(s, texts, length);
-    Columns<kSlots> products, sums;
+    Columns<kSlots> weighted, sums;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      if (r && never(p)) return;
       Columns<kSlots> logit[1], &a = logit[0];
       float weight[1][kSlots];
-      logits<kNorm>(s, r, texts, NoOthers(), p.scale, nullptr, logit, weight);
+      if (r == 0) go_on<Next::kAffinities>();
+      logits<kNorm>(s, r, texts, Beside{*this}, p.scale, nullptr, logit, weight);
+      go_on<Next::kAffinities>();
       const float none = region(r) < length ? 0.f : infinity();
 #pragma unroll
       for (int n = 0; n < kSlots; ++n) {
@@ -244,7 +332,9 @@ struct Consumer {
           x = relative < kKeep && !kBounded > (x, weight[0][n], shift[i]);
           x = exp2_fast(x);
         }
+        if (n == kSlots / 2 - 1) go_on<Next::kAffinities>();
       }
+      go_on<Next::kAffinities>();
       if constexpr (kCosine) {
 #pragma unroll
         for (int n = 0; n < kSlots; n += 4) {
@@ -258,73 +348,86 @@ struct Consumer {
           stmatrix_transposed(attention_at(r, n), pairs);
         }
       }
+      go_on<Next::kAffinities>();
 #pragma unroll
       for (int i = 0; i < 2 * kSlots; ++i) {
         const float product = a[i] * s[i / 2][2 * r + i % 2];
-        products[i] = r && !kFoldEach ? products[i] + product : product;
+        weighted[i] = r && !kFoldEach ? weighted[i] + product : product;
         sums[i] = r && !kFoldEach ? sums[i] + a[i] : a[i];
       }
-      if (r || kFoldEach) add_folded(first, products), add_folded(second, sums);
+      if (r || kFoldEach) {
+        go_on<Next::kAffinities>();
+        add_folded(affinities, weighted);
+        go_on<Next::kAffinities>();
+        add_folded(attention, sums);
+      }
     }
   }
 
   DEVICE void add_form(const Words& y) {
-    if (!kBounded && pass) rescale_sums<kKeep ? 1 : 2, 2>(first, second, shifts(pass - 1), shifts(pass));
+    if (!kBounded && pass) rescale_sums<kKeep ? 1 : 2, 2>(products, squares, shifts(pass - 1), shifts(pass));
     Columns<kSlots> form, diagonal;
+    float norm[2];
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
+    for (int r = 0; r < 2; ++r)
       // The last pass may reach behind the padded rows; there is no attention then, and its norm is not read.
-      const float norm = region(r) < p.side ? p.region_norms[static_cast<int64_t>(item.image) * p.side + region(r)] /
-                                                  p.unscale[item.image]
-                                            : 0.f;
+      norm[r] = region(r) < p.side
+                    ? p.region_norms[static_cast<int64_t>(item.image) * p.side + region(r)] / p.unscale[item.image]
+                    : 0.f;
 #pragma unroll
-      for (int n = 0; n < kSlots; n += 4) {
+    for (int n = 0; n < kSlots; n += 4) {
+      go_on<Next::kEither>();
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
         uint32_t pairs[4];
         ldmatrix_transposed(pairs, attention_at(r, n));
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
           const float a = i % 2 ? high<Float16>(pairs[i / 2]) : low<Float16>(pairs[i / 2]);
-          const float square = a * y[n + i / 2][2 * r + i % 2], own = a * norm * (a * norm);
+          const float square = a * y[n + i / 2][2 * r + i % 2], own = a * norm[r] * (a * norm[r]);
           form[2 * n + i] = r ? form[2 * n + i] + square : square;
           diagonal[2 * n + i] = r ? diagonal[2 * n + i] + own : own;
         }
       }
     }
-    add_folded(first, form), add_folded(second, diagonal);
+    go_on<Next::kEither>();
+    add_folded(products, form);
+    go_on<Next::kEither>();
+    add_folded(squares, diagonal);
   }
 
-  // The sum over all warps of one of the two, for the first 128 threads.
-  DEVICE float sum_of(const Folded<kSlots>& sums) const {
-    sync();  // as above
-    store_folded(sums, partial());
+  // All sums over all warps, for the first 128 threads.
+  DEVICE void join_sums(float (&joined)[kSums]) const {
+    sync();  // what was there has been read
+    store_folded(affinities, partial(0)), store_folded(attention, partial(1));
+    store_folded(products, partial(2)), store_folded(squares, partial(3));
     sync();
-    return number() < kWords ? joined_rows<kWarps>(shared + kPartials, number(), plus) : 0.f;
-  }
-  DEVICE void keep_sums() {
-    const float d = sum_of(first), l = sum_of(second);
-    if (number() < kWords) store_shared(shared + kSums + number() * 8, float2{d, l});
+#pragma unroll
+    for (int i = 0; i < kSums; ++i)
+      joined[i] = number() < kWords ? joined_rows<kWarps>(shared + At::kPartials + i * kPartial, number(), plus) : 0.f;
   }
   DEVICE void finish_item(int passes) {
-    const float one = sum_of(first), other = sum_of(second);
+    float joined[kSums];
+    join_sums(joined);
     if (number() >= kWords) return;
-    float2 affinity{one, other};
-    if (kCosine) affinity = load_shared<float2>(shared + kSums + number() * 8);
+    const auto [d, l, c2, q] = joined;
     const float shift = kBounded || !kKeep ? p.scale : load_shared<float>(shifts(passes - 1) + number() * 4);
     // The products that are kept are normalized.
-    finish<kKeep>(p, item, tile(), number(), affinity.x, affinity.y, kKeep ? one * affinity.y : one, other, shift);
+    finish<kKeep>(p, item, tile(), number(), d, l, kKeep ? c2 * l : c2, q, shift);
   }
 };
 
 template <class T, WordNorm kNorm, bool kBounded, bool kCosine, bool kKeep>
 KERNEL LAUNCH_BOUNDS(kThreads, 1) void forward(const GRID_CONSTANT Problem problem) {
   const uint32_t shared = shared_base();
-  const Ring<kStages> ring{shared + kBarriers};
+  using At = Memory<kKeep || !kBounded>;
+  const Ring<At::kStages> ring{shared + At::kBarriers};
   ring.make(kWarps);
   if (thread() < 128) {
     fewer_registers<24>();
     if (thread() == 0) fetch<kKeep>(problem, shared, ring, kCosine);
   } else {
-    more_registers<160>();
+    more_registers<240>();
     Consumer<T, kNorm, kBounded, kCosine, kKeep>(problem.p, shared, ring).run();
   }
 }

@@ -60,8 +60,12 @@ DEVICE float high(uint32_t pair) {
 }
 
 // The same value, unknown to the compiler: what is made of it is made here, and not kept in registers from before.
-DEVICE int again(int x) {
-  asm volatile("" : "+r"(x));
+template <class T>
+DEVICE T again(T x) {
+  if constexpr (__is_same(T, float))
+    asm volatile("" : "+f"(x));
+  else
+    asm volatile("" : "+r"(x));
   return x;
 }
 

@@ -1,6 +1,8 @@
 """The GPU benchmark's report and the steps of `make gpu-check`, as far as they go without a GPU."""
 
+import importlib.util
 import json
+import runpy
 import subprocess
 import sys
 
@@ -106,9 +108,13 @@ def test_the_whole_check_stays_below_nine_minutes(tmp_path):
 
 
 @pytest.mark.parametrize("step_name", ["constants", "stages", "bench"])
-def test_the_steps_know_their_arguments(step_name, tmp_path):
-    """Up to the device: without one, argument parsing is passed and the reason is given."""
-    (arguments,) = [each.arguments for each in gpu_check.steps(tmp_path) if each.name == step_name]
-    done = subprocess.run([sys.executable, *arguments, "--help"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "--out" in done.stdout
+def test_the_steps_know_their_arguments(step_name, tmp_path, monkeypatch, capsys):
+    """As the command runs, but in this process, which has imported what they need."""
+    ((flag, module, *arguments),) = [each.arguments for each in gpu_check.steps(tmp_path) if each.name == step_name]
+    assert flag == "-m"
+    program = importlib.util.find_spec(module).origin
+    monkeypatch.setattr(sys, "argv", [program, *arguments, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(program, run_name="__main__")
+    assert ended.value.code == 0
+    assert "--out" in capsys.readouterr().out

@@ -123,16 +123,21 @@ MUTANTS = [
     Mutant(
         "a stage is released before its products are done",
         SM90,
-        "        wgmma_wait<1>();\n        ring.release(ring.before());\n",
-        "        ring.release(ring.before());\n        wgmma_wait<1>();\n",
+        "      wgmma_wait<1>();\n      ring.release(ring.before());\n",
+        "      ring.release(ring.before());\n      wgmma_wait<1>();\n",
     ),
     Mutant(
         "accumulators are read under way",
         SM90,
-        "    wgmma_wait<0>(d);\n    ring",
-        "    wgmma_wait<1>(d);\n    ring",
+        "    wgmma_wait<0>(accumulators());\n    ring",
+        "    wgmma_wait<1>(accumulators());\n    ring",
     ),
-    Mutant("a wait names no accumulators", SM90, "    wgmma_wait<0>(d);\n    ring", "    wgmma_wait<0>();\n    ring"),
+    Mutant(
+        "a wait names no accumulators",
+        SM90,
+        "    wgmma_wait<0>(accumulators());\n    ring",
+        "    wgmma_wait<0>();\n    ring",
+    ),
     Mutant("no wgmma.fence", SM90, "    wgmma_fence();\n", ""),
     Mutant(
         "the producer does not wait for an empty stage",
@@ -149,8 +154,8 @@ MUTANTS = [
     Mutant(
         "the consumers do not wait for a full stage",
         SM90,
-        "      ring.wait();\n      if (!kBounded",
-        "      if (!kBounded",
+        "    ring.wait();\n    if (!kBounded",
+        "    if (!kBounded",
     ),
     Mutant("a stage is empty for its own CTA alone", RING, "warps * kCtas);", "warps);"),
     Mutant(
@@ -166,10 +171,34 @@ MUTANTS = [
         "full = ring.expect(kStage - kRow);",
     ),
     Mutant("the parity never turns", RING, "slot = 0, parity ^= 1;", "slot = 0;"),
+    Mutant("no proxy fence between the attention and its product", SM90, "    fence_proxy_async();", "    "),
     Mutant(
-        "no proxy fence between the attention and its product", SM90, "          fence_proxy_async();", "          "
+        "no barrier between the attention and its product",
+        SM90,
+        "wgmma reads it\n    sync();\n",
+        "wgmma reads it\n",
     ),
-    Mutant("no barrier before sums are stored", SM90, "    sync();  // what was there has been read\n", ""),
+    Mutant(
+        "a product ahead does not wait for the attention",
+        SM90,
+        "          attention_is_there();  // that of the first pass\n",
+        "",
+    ),
+    Mutant("blocks right of the diagonal are not released", SM90, "if (kNext == Next::kForm && !kKeep)", "if (false)"),
+    Mutant("the next product is begun by the last step of this", SM90, "form = of_form, step = 0;", "form = of_form;"),
+    Mutant(
+        "no barrier before maxima are stored",
+        SM90,
+        "    sync();  // what was there has been read\n    store_folded(best",
+        "    store_folded(best",
+    ),
+    Mutant(
+        "no barrier before sums are stored",
+        SM90,
+        "    sync();  // what was there has been read\n    store_folded(aff",
+        "    store_folded(aff",
+    ),
+    Mutant("sums are joined in attention that is still read", SM90, "kEarly ? kEnd : kEnd - kJoined", "kEnd - kJoined"),
     Mutant("the attention is stored without its swizzle", SM90, "((chunk ^ (word & 7)) << 4)", "(chunk << 4)"),
     Mutant(
         "the regions are not shared in the cluster",
@@ -207,7 +236,12 @@ MUTANTS = [
         "k < (kKeep ? passes : pass + 1) * kConsumers; ++k) {",
         "k < (pass + 1) * kConsumers; ++k) {",
     ),
-    Mutant("sums are divided by before they are there", SM90, "          if (kKeep) sync();", "          "),
+    Mutant(
+        "sums are divided by before they are there",
+        SM90,
+        "          sync();\n        }\n        if (!kForm",
+        "        }\n        if (!kForm",
+    ),
     Mutant("the form of all of G keeps an old shift", SM80, "rescale_sums<kKeep ? 1 : 2, 2>", "rescale_sums<2, 2>"),
     Mutant(
         "the attention sees other affinities than its gradient",

@@ -1,4 +1,7 @@
-"""`python run_mutant.py MODULE`: whether a build of the emulated kernels is right; prints what is wrong and exits 1."""
+"""`python run_mutant.py MODULE sm_90a sm_80`: whether a build of the emulated kernels is right, for each of these.
+
+Prints what is wrong and exits 1.
+"""
 
 import sys
 from dataclasses import replace
@@ -18,6 +21,7 @@ CASES = (
     (problem("random", 2, 5, 250, 100, 200, seed=4), ("none, cosine", "paper")),
     (problem("random", 1, 2, 20, 200, 16, seed=2), ("released", "softmax, dot")),
     (problem("random", 1, 2, 390, 12, 232, seed=3), ("none, cosine", "paper")),
+    (problem("random", 1, 2, 361, 12, 16, seed=6), ("none, cosine",)),
 )
 GRADIENTS = (
     (problem("random", 2, 5, 200, 40, 40, seed=1), ("released", "none, cosine", "a scale that needs the maximum")),
@@ -28,8 +32,8 @@ GRADIENTS = (
 
 def main() -> None:
     kernels = emulation.load(Path(sys.argv[1]))
-    for hopper in (True, False):
-        check(kernels, hopper)
+    for architecture in sys.argv[2:]:
+        check(kernels, hopper=architecture == "sm_90a")
 
 
 def check(kernels: ModuleType, hopper: bool) -> None:

@@ -162,3 +162,15 @@ def test_an_image_longer_than_its_share_of_the_rows_has_no_score(kernels):
     found = cuda.forward(images, texts, SCORES["paper"])
     assert found[0].isfinite().all()
     assert found[1].isnan().all()
+
+
+@pytest.mark.parametrize("name", ["paper", "released", "none, cosine"])
+def test_an_image_without_regions_changes_no_other(kernels, name):
+    """On a GPU the host does not see the lengths, and cannot refuse it."""
+    given = problem("random", 2, 3, 10, 5, 24).to(torch.bfloat16)
+    texts = Ragged(given.words.flatten(0, 1), torch.arange(3) * 5, given.word_lengths)
+    rows, starts = given.regions.flatten(0, 1), torch.tensor([0, 10])
+    whole, without = (
+        cuda.forward(Ragged(rows, starts, torch.tensor([length, 10])), texts, SCORES[name]) for length in (10, 0)
+    )
+    assert torch.equal(without[1], whole[1])

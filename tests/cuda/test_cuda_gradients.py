@@ -129,6 +129,24 @@ def test_chunks_of_images_and_of_tiles(kernels, name, monkeypatch):
     assert_gradients_as_accurate(given, SCORES[name])
 
 
+SIDE, TILE, WIDTH = 384, 128, 768
+ROOM = (384 << 20) // 6
+
+
+@pytest.mark.parametrize("processors", [108, 132])
+@pytest.mark.parametrize("cosine", [False, True])
+def test_a_chunk_has_room_and_leaves_little_of_a_gpu_idle(processors, cosine):
+    images, tiles = cuda_gradients.sizes_of_chunk(1024, 403, SIDE, TILE, WIDTH, ROOM, processors, cosine)
+    assert 0.6 * ROOM < images * tiles * SIDE * TILE <= ROOM
+    waves = [rows / 128 * 3 / processors for rows in (images * SIDE, tiles * TILE)] + [images * 6 / processors] * cosine
+    assert sum(waves) / sum(map(math.ceil, waves)) > 0.85
+
+
+def test_a_chunk_is_all_there_is_or_one_of_each():
+    assert cuda_gradients.sizes_of_chunk(3, 5, SIDE, TILE, WIDTH, ROOM, 132, True) == (3, 5)
+    assert cuda_gradients.sizes_of_chunk(3, 5, SIDE, TILE, WIDTH, 0, 132, True) == (1, 1)
+
+
 @pytest.mark.parametrize("name", ["paper", "released"])
 def test_any_number_of_blocks_gives_the_same_bits(kernels, name):
     given = problem("random", 3, 12, 50, 40, 24).to(torch.bfloat16)

@@ -5,6 +5,7 @@ import torch
 
 from bench import cuda_code, cuda_model
 from bench.cuda_code import Instruction
+from bench.cuda_timeline import Phase, clocks_of_item
 from gloria_ops.backends.cuda.pack import pack_words
 from gloria_ops.tokens import Ragged
 
@@ -27,29 +28,62 @@ def test_the_shortest_way_that_does_the_work():
         Instruction(80, "BRA", 0, conditional=True),
         Instruction(96, "EXIT", None),
     ]
-    assert cuda_model.shortest(code, (("HMMA", 1),)) == 5
-    assert cuda_model.shortest(code, (("HMMA", -1),)) == 4
-    assert cuda_model.shortest(code, (("HMMA", 1),), uncounted=frozenset([32])) == 4
-    assert cuda_model.shortest(code, (("HMMA", 1),), first=64) == 6
+    assert len(cuda_model.shortest(code, (("HMMA", 1),))) == 5
+    assert len(cuda_model.shortest(code, (("HMMA", -1),))) == 4
+    assert len(cuda_model.shortest(code, (("HMMA", 1),), ends=frozenset([48]))) == 3
+    assert len(cuda_model.shortest(code, (("HMMA", 1),), first=64)) == 6
+
+
+def test_a_way_does_not_end_in_a_wait():
+    code = [
+        Instruction(0, "MOV", None),
+        Instruction(16, "SYNCS", None),
+        Instruction(32, "BRA", 16, conditional=True),
+        Instruction(48, "MUFU", None),
+        Instruction(64, "EXIT", None),
+    ]
+    assert [each.name for each in cuda_model.shortest(code, (("MUFU", -1),))] == ["MOV", "SYNCS", "BRA", "MUFU", "EXIT"]
+
+
+def test_a_way_is_cut_where_it_goes_past_a_product():
+    code = [
+        Instruction(0, "MOV", None),
+        Instruction(16, "BRA", 48, conditional=True),
+        Instruction(32, "HGMMA", None),
+        Instruction(48, "FADD", None),
+    ]
+    assert cuda_model.parts(code, cuda_model.shortest(code, (("HGMMA", -1),))) == [2, 1]
+
+
+PHASE = Phase(steps=10, fetch=10, product=100, code=(500,))
 
 
 @pytest.mark.parametrize(
-    ("groups", "meets", "clocks"),
+    ("phase", "groups", "clocks"),
     [
-        (1, False, 100 * 10 + 500),  # nothing runs beside the code
-        (2, True, 100 * 20 + 500),  # the first to come waits; the code of the second is beside no product
-        (2, False, 100 * 20),  # products of one group beside the code of the other
+        (PHASE, 1, 100 * 10 + 500),  # nothing runs beside the code
+        (PHASE._replace(meets=True), 2, 100 * 20 + 500),  # the code of the last to come is beside no product
+        (PHASE, 2, 100 * 20),  # products of one group beside the code of the other
+        (PHASE._replace(code=(50,) * 11, issued="between"), 1, 100 * 10),  # of one group beside its own code
+        (PHASE._replace(code=(200,) * 11, issued="between"), 1, 200 * 11),
+        (PHASE._replace(steps=3, code=(500,), issued="before"), 1, 500 + 100),  # the last two run while it goes on
     ],
 )
-def test_what_runs_beside_what(groups, meets, clocks):
-    phase = cuda_model.Phase(steps=10, fetch=10, product=100, code=500, meets=meets)
-    found = cuda_model.clocks_of_item([phase], groups, latency=50)
-    assert clocks <= found < 1.3 * clocks
+def test_what_runs_beside_what(phase, groups, clocks):
+    ahead = int(bool(phase.issued))
+    assert clocks <= clocks_of_item([phase], groups, latency=50, ahead=ahead) < 1.3 * clocks
 
 
 def test_slow_fetches_set_the_time():
-    phase = cuda_model.Phase(steps=10, fetch=400, product=100, code=0, meets=False)
-    assert cuda_model.clocks_of_item([phase], 2, latency=50) == pytest.approx(4000, rel=0.05)
+    phase = Phase(steps=10, fetch=400, product=100, code=(0,))
+    assert clocks_of_item([phase], 2, latency=50) == pytest.approx(4000, rel=0.05)
+
+
+def test_more_stages_hide_more_of_the_latency():
+    phase = Phase(steps=10, fetch=10, product=100, code=(0,))
+    few, many = (clocks_of_item([phase], 1, latency=800, stages=stages) for stages in (2, 16))
+    assert few == pytest.approx(10 * 900 / 2, rel=0.1)
+    assert many == pytest.approx(10 * 100, rel=0.1)
 
 
 def test_every_count_of_the_compiled_kernels_is_of_real_work():
@@ -62,6 +96,7 @@ def test_every_count_of_the_compiled_kernels_is_of_real_work():
                 blocks = cuda_model.BLOCKS[card.architecture, not cosine]
                 # Values of a pass that a lane has; each takes at least an exponential, a product and a sum.
                 values = blocks.regions * blocks.words / blocks.warps / 32
-                assert found.attention > 3 * values
-                assert (found.form > 2 * values) == cosine
+                assert sum(found.attention) > 3 * values
+                assert (sum(found.form) > 2 * values) == cosine
+                assert (found.finish > 0) == cosine
             assert 10 < cuda_model.gradient_instructions(card.architecture, cosine) < 60

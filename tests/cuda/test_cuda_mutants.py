@@ -21,19 +21,28 @@ SHORT = (
 )
 
 
+# By the files that a change may be in, any others last: what is compiled anew, and where the kernels are checked.
+BOTH = ("sm_90a", "sm_80")
+AFFECTED = {
+    ON_SM80: (("sm80.cu",), ("sm_80",)),
+    ON_SM90: (("sm90.cu",), ("sm_90a",)),
+    SMALL: (("common.cu",), BOTH),
+    (): (("sm80.cu", "sm90.cu"), BOTH),
+}
+
+
 def verdict(mutant: Mutant, folder: Path, unbroken: Path) -> subprocess.CompletedProcess:
     sources = folder / "cuda"
     shutil.copytree(emulation.SOURCES, sources)
     text = (sources / mutant.file).read_text()
     assert text.count(mutant.old) == 1, f"{mutant.file} has {text.count(mutant.old)} times {mutant.old!r}"
     (sources / mutant.file).write_text(text.replace(mutant.old, mutant.new))
-    alone = {"sm80.cu": ON_SM80, "sm90.cu": ON_SM90, "common.cu": SMALL}
-    units = next(((unit,) for unit, files in alone.items() if mutant.file in files), ("sm80.cu", "sm90.cu"))
+    units, architectures = next(found for files, found in AFFECTED.items() if mutant.file in files or not files)
     module = emulation.build(sources, units, "-O1", unbroken.parent)
     paths = os.pathsep.join(
         [str(emulation.ROOT), str(emulation.ROOT / "tests"), str(emulation.ROOT / "tests" / "cuda")]
     )
-    command = [sys.executable, emulation.ROOT / "tests" / "cuda" / "run_mutant.py", module]
+    command = [sys.executable, emulation.ROOT / "tests" / "cuda" / "run_mutant.py", module, *architectures]
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     found = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment, check=False)
     shutil.rmtree(module.parent)

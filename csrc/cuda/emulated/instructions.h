@@ -92,7 +92,10 @@ float high(uint32_t pair) {
   return T::value(static_cast<uint16_t>(pair >> 16));
 }
 
-inline int again(int x) { return x; }
+template <class T>
+T again(T x) {
+  return x;
+}
 
 // Shared memory.
 template <class T>

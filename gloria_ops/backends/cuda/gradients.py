@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from gloria_ops.backends.cuda.device import device_of, dtype_of, empty, loaded, zeros
+from gloria_ops.backends.cuda.device import device_of, dtype_of, empty, loaded, processors, zeros
 from gloria_ops.backends.cuda.pack import (
     Images,
     Words,
@@ -39,6 +41,9 @@ from gloria_ops.tokens import Ragged
 
 # Bytes of the matrices of a chunk (at least one image with one run of tiles).
 WORKSPACE_BYTES = 384 << 20
+# Rows and columns of a block of large products of cuBLAS. To read and write a sum takes as long as so much more depth
+# of the product would (H100 1,900, A100 1,100, by their data sheets). The kernel of the affinities is half as fast.
+_BLOCK, _DEPTH_OF_SUM, _SHARE = (128, 256), 1536, 0.5
 # Where float16 gradients end.
 _LARGEST = 2.0**15
 
@@ -50,6 +55,13 @@ class _Tiles(NamedTuple):
     counts: Tensor  # what stands for those of the plan
     first: int
     tiles: int
+
+
+class _Runs(NamedTuple):
+    """Tiles of each run, and how many runs, which come first, are of texts of several tiles."""
+
+    spans: list[int]
+    of_long_texts: int
 
 
 class _Scratch(NamedTuple):
@@ -93,10 +105,19 @@ def backward(grad_scores: Tensor, images: Ragged, texts: Ragged, score: LocalSco
     cosine = score.similarity == "cosine"
     # The score of an image longer than its share of the rows is NaN, and so are its gradients.
     grad_scores = grad_scores.float().masked_fill((images.lengths > most)[:, None], math.nan)
-    # As many images as columns of words: then the sums of both gradients are read and written least often.
     values = WORKSPACE_BYTES // _Scratch.bytes_of_value(images.rows.dtype, cosine)
-    at_once = max(1, min(count, math.isqrt(values) // side))
-    chunks = list(_chunks_of_tiles(words, values // (at_once * side * kernels.WORDS)))
+    runs = _runs(words)
+    at_once, tiles = sizes_of_chunk(
+        count,
+        sum(runs.spans),
+        side,
+        kernels.WORDS,
+        words.rows.shape[1],
+        values,
+        processors(images.rows),
+        cosine,
+    )
+    chunks = list(_chunks_of_tiles(runs, tiles, words.rows.device))
     values = at_once * side * max((chunk.tiles for chunk in chunks), default=0) * kernels.WORDS
     scratch = _Scratch.of(images.rows, values, cosine)
     grad_regions, grad_words = torch.zeros_like(images.rows), torch.zeros_like(texts.rows)
@@ -116,6 +137,50 @@ def backward(grad_scores: Tensor, images: Ragged, texts: Ragged, score: LocalSco
     of_columns.addcmul_(of_words[:, None], words.rows[:columns])
     _put(grad_words, words.kept["rows"].flatten()[:columns], of_columns)
     return grad_regions, grad_words
+
+
+@cache
+def sizes_of_chunk(
+    images: int, tiles: int, side: int, words: int, width: int, values: int, processors: int, cosine: bool
+) -> tuple[int, int]:
+    """How many images with how many tiles to take at once.
+
+    Where both have about as many rows, the sums of both gradients are read and written least often. Near that, what
+    leaves least of the GPU idle in the last wave of blocks of each product, and of pairs of a tile with an image.
+
+    Args:
+        images: in all.
+        tiles: in all.
+        side: rows of an image.
+        words: of a tile.
+        width: of the embeddings.
+        values: affinities that there is room for.
+        processors: of the GPU.
+        cosine: there is a product of each image alone.
+    """
+    if images * tiles * side * words <= values:
+        return images, tiles
+    square = math.isqrt(values)
+    some = np.arange(max(1, square // side // 2), max(1, min(images, square * 2 // side)) + 1)[:, None]
+    others = np.clip(values // (some * side * words) - np.arange(square // words // 3 + 1), 1, tiles)
+
+    def clocks(rows: np.ndarray, inner: np.ndarray, columns: int, batch: np.ndarray | int = 1) -> np.ndarray:
+        blocks = -(-rows // _BLOCK[0]) * -(-columns // _BLOCK[1]) * batch
+        return -(-blocks // processors) * (inner + _DEPTH_OF_SUM)
+
+    def of_chunk(some: np.ndarray, others: np.ndarray) -> np.ndarray:
+        rows, columns = some * side, others * words
+        found = clocks(columns, rows, width) + clocks(rows, columns, width)
+        if cosine:
+            found += clocks(np.array(side), columns, side, some)
+        item = side * words * (width + cosine * side) / (_BLOCK[0] * _BLOCK[1] * _SHARE)
+        return (found - (-some * others // processors) * item) * (rows * columns > 0)
+
+    whole, last = (images // some, tiles // others), (images % some, tiles % others)
+    found = whole[0] * whole[1] * of_chunk(some, others) + of_chunk(*last)
+    found += whole[0] * of_chunk(some, last[1]) + whole[1] * of_chunk(last[0], others)
+    row, column = np.unravel_index(found.argmin(), found.shape)
+    return int(some[row, 0]), int(others[row, column])
 
 
 def _add_images(
@@ -213,22 +278,26 @@ def _add_images(
         of_regions.view(rows.shape).addcmul_(products, of_gram / unscale[:, None, None])
 
 
-def _chunks_of_tiles(words: Words, tiles_at_once: int) -> Iterator[_Tiles]:
-    """Runs as many as fit, at least one; here alone the host waits for the device."""
+def _runs(words: Words) -> _Runs:
+    """Here alone the host waits for the device."""
     used = torch.cat([words.kept["counts"], words.kept["spans"]]).tolist()
-    runs, _, long_runs = used[:3]
-    spans = used[3 : 3 + runs]
+    return _Runs(used[3 : 3 + used[0]], used[2])
+
+
+def _chunks_of_tiles(runs: _Runs, tiles_at_once: int, device: torch.device) -> Iterator[_Tiles]:
+    """Runs as many as fit, at least one."""
+    spans, long_runs = runs
     cuts, tiles = [0], 0
     for run, span in enumerate(spans):
         if tiles and tiles + span > tiles_at_once:
             cuts.append(run)
             tiles = 0
         tiles += span
-    ends = [*cuts[1:], runs]
+    ends = [*cuts[1:], len(spans)]
     counts = [
         [end - run, sum(spans[run:end]), max(0, min(end, long_runs) - run)] for run, end in zip(cuts, ends, strict=True)
     ]
-    on_device = torch.tensor(counts, dtype=torch.int32).to(words.rows.device)
+    on_device = torch.tensor(counts, dtype=torch.int32).to(device)
     first = 0
     for run, end, of_chunk in zip(cuts, ends, on_device, strict=True):
         yield _Tiles(run, of_chunk, first, sum(spans[run:end]))
