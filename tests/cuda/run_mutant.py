@@ -21,12 +21,13 @@ CASES = (
     (problem("random", 2, 5, 250, 100, 200, seed=4), ("none, cosine", "paper")),
     (problem("random", 1, 2, 20, 200, 16, seed=2), ("released", "softmax, dot")),
     (problem("random", 1, 2, 390, 12, 232, seed=3), ("none, cosine", "paper")),
-    (problem("random", 1, 2, 361, 12, 16, seed=6), ("none, cosine",)),
+    (problem("random", 1, 2, 361, 12, 208, seed=6), ("released",)),
 )
 GRADIENTS = (
     (problem("random", 2, 5, 200, 40, 40, seed=1), ("released", "none, cosine", "a scale that needs the maximum")),
     (problem("random", 1, 2, 20, 200, 16, seed=2, magnitudes=(3, 3)), ("released",)),
     (problem("random", 1, 3, 250, 9, 24, seed=5), ("maxsim", "paper")),
+    (problem("random", 1, 2, 361, 9, 208, seed=6), ("released",)),
 )
 
 

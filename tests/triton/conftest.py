@@ -4,8 +4,10 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 HERE = Path(__file__).parent
@@ -44,16 +46,21 @@ def in_process():
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _language_replaced_once_a_launch():
-    """The interpreter replaces the functions of its language anew at each call of a device function, a third of its
-    time: once for each module and launch is enough."""
+def _interpreter_without_what_it_does_again():
+    """The interpreter's own ways take three times as long for the same.
+
+    It replaces the functions of its language anew at each call of a device function: once for each module and launch is
+    enough. It looks for overflow by four operations of the language: numpy has it in one. It lists all dtypes anew for
+    each array.
+    """
     if os.environ.get("TRITON_INTERPRET") != "1":
         yield
         return
-    from triton.runtime.interpreter import GridExecutor, InterpretedFunction, _patch_lang
+    from triton.language.semantic import TritonSemantic
+    from triton.runtime import interpreter
 
     modules = set()
-    launch = GridExecutor.__call__
+    launch = interpreter.GridExecutor.__call__
 
     def launch_anew(self, *args, **kwargs):
         modules.clear()
@@ -62,12 +69,29 @@ def _language_replaced_once_a_launch():
     def call(self, *args, **kwargs):
         if id(self.fn.__globals__) not in modules:
             modules.add(id(self.fn.__globals__))
-            _patch_lang(self.fn)
+            interpreter._patch_lang(self.fn)
         return self.rewrite()(*args, **kwargs)
 
+    def no_overflow(self, lhs, rhs, operation):
+        kind = lhs.type.scalar
+        if kind.int_bitwidth >= 64 or not self.builder.options.sanitize_overflow:
+            return
+        exact = {"add": np.add, "sub": np.subtract, "mul": np.multiply}[operation.__name__]
+        found = exact(lhs.handle.data, rhs.handle.data, dtype=np.int64)
+        fits = kind.get_int_min_value() <= found.min() and found.max() <= kind.get_int_max_value()
+        assert fits, f"{kind} overflows by {operation.__name__}: {found.min()} to {found.max()}"
+
+    of_any = interpreter._get_np_dtype
+    of_scalar = cache(of_any)
+
+    def numpys_dtype(kind):
+        return of_any(kind) if kind.scalar.is_ptr() else of_scalar(kind.scalar)  # a pointer's type has no hash
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(GridExecutor, "__call__", launch_anew)
-        patch.setattr(InterpretedFunction, "__call__", call)
+        patch.setattr(interpreter.GridExecutor, "__call__", launch_anew)
+        patch.setattr(interpreter.InterpretedFunction, "__call__", call)
+        patch.setattr(interpreter, "_get_np_dtype", numpys_dtype)
+        patch.setattr(TritonSemantic, "binary_op_sanitize_overflow_impl", no_overflow)
         yield
 
 
