@@ -85,13 +85,13 @@ def inside(code: list[Instruction], first: int, last: int) -> list[Instruction]:
 def product_spans(code: list[Instruction]) -> list[tuple[int, int]]:
     """Return the first and last address of each such loop."""
     spans = {(each.target, each.address) for each in code if each.target is not None and each.target < each.address}
-    products = [
-        span for span in sorted(spans) if any(each.name.startswith(("HMMA", "HGMMA")) for each in inside(code, *span))
-    ]
+    addresses = [each.address for each in code if each.name.startswith(("HMMA", "HGMMA"))]
+    products = [span for span in sorted(spans) if any(span[0] <= each <= span[1] for each in addresses)]
+    jumps = [(each.address, each.target) for each in code if each.target is not None]
 
     # Loops around it are longer; so is what waits apart from a loop and jumps back into its middle, or leads into it.
     def leads_to_shorter(first: int, last: int) -> bool:
-        targets = [each.target for each in inside(code, first, last) if each.target is not None]
+        targets = [target for address, target in jumps if first <= address <= last]
         return any(
             b - a < last - first and ((a <= last and first <= b) or any(a <= target <= b for target in targets))
             for a, b in products

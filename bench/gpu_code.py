@@ -119,7 +119,7 @@ def _compiled(kernel: Any, special: Specialization, capability: int) -> Code:
         shared_bytes=binary.metadata.shared,
         warps=binary.metadata.num_warps,
         tensor_cores=next((name for name in ("tcgen05.mma", "wgmma.mma_async", "mma.sync") if name in ptx), ""),
-        loops=loops(_tool("nvdisasm", binary.asm["cubin"], "-c")),
+        loops=loops(_tool("nvdisasm", binary.asm["cubin"], "-c", "-ndf")),
     )
 
 
