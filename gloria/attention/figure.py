@@ -19,6 +19,7 @@ from gloria.processing import GloriaProcessor
 from gloria_ops import attention_maps
 
 PER_ROW = 6
+TITLE = {"fontsize": 10, "y": 1.0}  # at a height that need not be searched for
 MOST_WORDS = 28  # with the image itself and the whole report, five rows of six
 # Even attention, or less, leaves the X-ray as it is; the strongest attention hides two thirds of it. The opacity rises
 # fast at first, since a pale color on a gray picture is easy to miss.
@@ -64,11 +65,11 @@ def attention_figure(
         axis.set_axis_off()
     for axis in panels[: len(chosen) + 2]:
         axis.imshow(gray, cmap="gray", vmin=0, vmax=1)
-    panels[0].set_title("image", fontsize=10)
+    panels[0].set_title("image", **TITLE)
     if outline is not None and outline.max() > 0.5:
         for axis in panels[:2]:
             axis.contour(outline, levels=[0.5], colors="cyan", linewidths=1)
-        panels[0].set_title("image, finding outlined", fontsize=10)
+        panels[0].set_title("image, finding outlined", **TITLE)
     height, width = gray.shape
     (upper, bottom), (left, right) = (regions_extent(model.config, width, each) for each in maps.shape[1:])
     top = scale_top(relative[chosen])
@@ -83,7 +84,7 @@ def attention_figure(
             extent=(left - 0.5, right - 0.5, bottom - 0.5, upper - 0.5),
         )
         axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
-        axis.set_title(name, fontsize=10, parse_math=False)
+        axis.set_title(name, **TITLE, parse_math=False)
     figure.colorbar(shown, cax=scale, label="attention, 1 = even\nover all regions or less", extend="max")
     return figure
 
@@ -91,13 +92,17 @@ def attention_figure(
 def _panels(rows: int, lines: int) -> tuple[Figure, np.ndarray, Axes]:
     """Return a figure, its panels, and axes for their scale, below so many lines of heading.
 
-    Places are in inches, since a layout that measures every text takes as long as the drawing.
+    Places are in inches, and there are no ticks: a layout that measures every text takes longer than the drawing.
     """
     width, height = 2.0 * PER_ROW + 1.0, 2.1 * rows + 0.2 * lines + 0.2
     edges = {"left": 0.1 / width, "right": 1 - 1.1 / width, "bottom": 0.1 / height}
     edges["top"] = 1 - (0.2 * lines + 0.4) / height
     figure, axes = plt.subplots(
-        rows, PER_ROW, figsize=(width, height), gridspec_kw={**edges, "wspace": 0.04, "hspace": 0.15}
+        rows,
+        PER_ROW,
+        figsize=(width, height),
+        subplot_kw={"xticks": [], "yticks": []},
+        gridspec_kw={**edges, "wspace": 0.04, "hspace": 0.15},
     )
     scale = figure.add_axes((1 - 1.0 / width, edges["bottom"], 0.15 / width, edges["top"] - edges["bottom"]))
     return figure, axes, scale
