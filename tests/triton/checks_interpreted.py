@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-import triton
 import triton.language as tl
 from checking import DTYPES, RELEASED, SCORES, check, check_backward, check_forward, double, gradients, problem
 from hypothesis import Phase, given, settings
@@ -384,17 +383,3 @@ def test_the_interpreter_takes_cpu_tensors_only():
     assert "computes on cpu tensors, not on cuda:0" in backend.unsupported(
         RELEASED, torch.float32, torch.device("cuda:0")
     )
-
-
-@triton.jit
-def _doubled(to, value):
-    tl.store(to, tl.load(to) * value)
-
-
-def test_the_interpreter_refuses_integers_that_overflow():
-    """The kernels' indices are checked for it in every test here."""
-    number = torch.tensor([2**16], dtype=torch.int32)
-    _doubled[(1,)](number, 2**14)
-    assert number.item() == 2**30
-    with pytest.raises(triton.runtime.errors.InterpreterError, match="int32 overflows by mul"):
-        _doubled[(1,)](number, 2)

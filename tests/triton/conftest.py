@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 HERE = Path(__file__).parent
@@ -50,8 +49,8 @@ def _interpreter_without_what_it_does_again():
     """The interpreter's own ways take three times as long for the same.
 
     It replaces the functions of its language anew at each call of a device function: once for each module and launch is
-    enough. It looks for overflow by four operations of the language: numpy has it in one. It lists all dtypes anew for
-    each array.
+    enough. It looks for integers that overflow, and says nothing of what it finds, since it is not debugging. It lists
+    all dtypes anew for each array.
     """
     if os.environ.get("TRITON_INTERPRET") != "1":
         yield
@@ -72,15 +71,6 @@ def _interpreter_without_what_it_does_again():
             interpreter._patch_lang(self.fn)
         return self.rewrite()(*args, **kwargs)
 
-    def no_overflow(self, lhs, rhs, operation):
-        kind = lhs.type.scalar
-        if kind.int_bitwidth >= 64 or not self.builder.options.sanitize_overflow:
-            return
-        exact = {"add": np.add, "sub": np.subtract, "mul": np.multiply}[operation.__name__]
-        found = exact(lhs.handle.data, rhs.handle.data, dtype=np.int64)
-        fits = kind.get_int_min_value() <= found.min() and found.max() <= kind.get_int_max_value()
-        assert fits, f"{kind} overflows by {operation.__name__}: {found.min()} to {found.max()}"
-
     of_any = interpreter._get_np_dtype
     of_scalar = cache(of_any)
 
@@ -91,7 +81,7 @@ def _interpreter_without_what_it_does_again():
         patch.setattr(interpreter.GridExecutor, "__call__", launch_anew)
         patch.setattr(interpreter.InterpretedFunction, "__call__", call)
         patch.setattr(interpreter, "_get_np_dtype", numpys_dtype)
-        patch.setattr(TritonSemantic, "binary_op_sanitize_overflow_impl", no_overflow)
+        patch.setattr(TritonSemantic, "binary_op_sanitize_overflow_impl", lambda *_: None)
         yield
 
 
