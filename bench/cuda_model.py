@@ -22,12 +22,10 @@ from bench.cases import Case
 from bench.cuda_code import Instruction
 from bench.cuda_timeline import Phase, clocks_of_item
 from bench.report import markdown
-from gloria_ops.backends.cuda.gradients import WORKSPACE_BYTES, sizes_of_chunk
+from gloria_ops.backends.cuda.gradients import CUBLAS_BLOCK, WORKSPACE_BYTES, sizes_of_chunk
 
 # Of the kernels (csrc/cuda/problem.h).
 WORDS, SLOT, ROWS = 128, 8, 128
-# A block of 64 reaches 1.8 D regions; rows of an operand of cuBLAS's usual tile.
-CUBLAS_ROWS, CUBLAS_COLUMNS = 128, 256
 
 
 @dataclass(frozen=True)
@@ -301,7 +299,7 @@ def of_cublas(card: Card, case: Case) -> Iterator[Stage]:
     chunks = [(images, of_tiles * WORDS, times) for images, of_tiles, times in _chunks(card, case)]
 
     def product(rows: int, inner: int, width: int, batch: int) -> float:
-        blocks = math.ceil(rows / CUBLAS_ROWS) * math.ceil(width / CUBLAS_COLUMNS) * batch
+        blocks = math.ceil(rows / CUBLAS_BLOCK[0]) * math.ceil(width / CUBLAS_BLOCK[1]) * batch
         waves = math.ceil(blocks / card.processors) * card.processors / blocks
         multiplied = 2 * rows * inner * width * batch / (card.of_cublas * card.cublas_tflops) / 1e9 * waves
         # A product is written, and read to be added to a sum.

@@ -43,7 +43,7 @@ from gloria_ops.tokens import Ragged
 WORKSPACE_BYTES = 384 << 20
 # Rows and columns of a block of large products of cuBLAS. To read and write a sum takes as long as so much more depth
 # of the product would (H100 1,900, A100 1,100, by their data sheets). The kernel of the affinities is half as fast.
-_BLOCK, _DEPTH_OF_SUM, _SHARE = (128, 256), 1536, 0.5
+CUBLAS_BLOCK, _DEPTH_OF_SUM, _SHARE = (128, 256), 1536, 0.5
 # Where float16 gradients end.
 _LARGEST = 2.0**15
 
@@ -165,7 +165,7 @@ def sizes_of_chunk(
     others = np.clip(values // (some * side * words) - np.arange(square // words // 3 + 1), 1, tiles)
 
     def clocks(rows: np.ndarray, inner: np.ndarray, columns: int, batch: np.ndarray | int = 1) -> np.ndarray:
-        blocks = -(-rows // _BLOCK[0]) * -(-columns // _BLOCK[1]) * batch
+        blocks = -(-rows // CUBLAS_BLOCK[0]) * -(-columns // CUBLAS_BLOCK[1]) * batch
         return -(-blocks // processors) * (inner + _DEPTH_OF_SUM)
 
     def of_chunk(some: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -173,7 +173,7 @@ def sizes_of_chunk(
         found = clocks(columns, rows, width) + clocks(rows, columns, width)
         if cosine:
             found += clocks(np.array(side), columns, side, some)
-        item = side * words * (width + cosine * side) / (_BLOCK[0] * _BLOCK[1] * _SHARE)
+        item = side * words * (width + cosine * side) / (CUBLAS_BLOCK[0] * CUBLAS_BLOCK[1] * _SHARE)
         return (found - (-some * others // processors) * item) * (rows * columns > 0)
 
     whole, last = (images // some, tiles // others), (images % some, tiles % others)
