@@ -100,6 +100,12 @@ def product_spans(code: list[Instruction]) -> list[tuple[int, int]]:
     return [span for span in products if not leads_to_shorter(*span)]
 
 
+def around(code: list[Instruction], first: int, last: int) -> tuple[int, int]:
+    """Return the first and last address of the smallest loop around a loop."""
+    spans = [(each.target, each.address) for each in code if each.target is not None and each.target < each.address]
+    return min((span for span in spans if span[0] < first and last < span[1]), key=lambda span: span[1] - span[0])
+
+
 def _path() -> str:
     """Where the tools are: in PATH, or in Triton, which brings them."""
     try:

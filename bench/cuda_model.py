@@ -2,8 +2,9 @@
 
 A model, not a measurement: no GPU was there. One block fills a multiprocessor. A step of a product takes as long as the
 busiest of the matrix units, the shared memory and the instructions, once its operands have come from the second cache;
-code outside the products runs at its own rate, and beside it, with wgmma, the products of the other warpgroups, as far
-as the stages in shared memory let them come apart, and those that a warpgroup has issued before (`cuda_timeline`).
+code outside the products runs at its own rate, and beside it the products of the other groups of warps, as far as the
+stages in shared memory or their barriers let them come apart, and those that a warpgroup has issued before
+(`cuda_timeline`).
 Instructions are those of the shortest way through the compiled code that does the wanted work, so that what a text's
 end in the middle of a tile adds (a few exchanges) is not among them.
 """
@@ -22,8 +23,15 @@ from bench.cases import Case
 from bench.cuda_code import Instruction
 from bench.cuda_timeline import Phase, clocks_of_item
 from bench.report import markdown
-from gloria_ops.backends.cuda.gradients import CUBLAS_BLOCK, WORKSPACE_BYTES, sizes_of_chunk
+from gloria_ops.backends.cuda.gradients import (
+    BYTES_OF_SCALED_SUM,
+    BYTES_OF_SUM,
+    CUBLAS_BLOCK,
+    WORKSPACE_BYTES,
+    sizes_of_chunk,
+)
 
+PRODUCTS = ("HMMA", "HGMMA")
 # Of the kernels (csrc/cuda/problem.h).
 WORDS, SLOT, ROWS = 128, 8, 128
 
@@ -48,8 +56,10 @@ class Card:
     exponentials: float = 16
     # Clocks from a request of a stage until its first byte is there.
     latency: float = 800
-    # Of the issue rate: code outside products with one block on a multiprocessor, and kernels without products.
+    # Of the issue rate: code outside products with one block on a multiprocessor, all that is issued where code and
+    # products run side by side, and kernels without products.
     straight: float = 0.6
+    beside: float = 0.8
     elementwise: float = 0.75
     # What plain products reach of cuBLAS's best rate.
     of_cublas: float = 0.93
@@ -65,7 +75,7 @@ class Blocks(NamedTuple):
     """A block of a kernel with products: words, regions of a pass, depth of a step, warps; words and regions that one
     warp or, by wgmma, four of them multiply at a time; groups of warps that do not wait for each other between steps;
     blocks that share the regions; stages of shared memory forward and for backward; steps that run while their warps
-    go on."""
+    go on; whether all meet at every step."""
 
     words: int
     regions: int
@@ -77,11 +87,12 @@ class Blocks(NamedTuple):
     sharing: int = 1
     stages: tuple[int, int] = (3, 3)
     ahead: int = 0
+    lockstep: bool = False
 
 
 # By architecture, and whether words are rows: without a norm over words, and by the dot product.
 BLOCKS = {
-    ("sm_80", False): Blocks(128, 128, 32, 8, 64, 32),
+    ("sm_80", False): Blocks(128, 128, 32, 8, 64, 32, groups=2, lockstep=True),
     ("sm_80", True): Blocks(256, 128, 64, 8, 64, 64),
     ("sm_90a", False): Blocks(128, 128, 64, 8, 128, 64, groups=2, sharing=2, stages=(4, 3), ahead=1),
     ("sm_90a", True): Blocks(128, 368, 64, 8, 64, 368, groups=2, sharing=2, ahead=1),
@@ -181,8 +192,8 @@ class Counts(NamedTuple):
 
 
 def parts(code: list[Instruction], way: list[Instruction]) -> list[int]:
-    """Instructions of the way, cut where it goes past a product by wgmma."""
-    products = [each.address for each in code if each.name.startswith("HGMMA")]
+    """Instructions of the way, cut where it goes past a product."""
+    products = [each.address for each in code if each.name.startswith(PRODUCTS)]
     cuts = [
         number
         for number, (one, other) in enumerate(pairwise(way), 1)
@@ -202,6 +213,12 @@ def counts(architecture: str, cosine: bool, keep: bool) -> Counts:
     released = f"forwardIN3gpu8BFloat16ELNS_8WordNormE1ELb1ELb1ELb{keep:d}"
     code = _kernel(architecture, released if cosine else f"rows{architecture[3:5]}7forwardIN3gpu8BFloat16ELb{keep:d}")
     loops = cuda_code.product_spans(code)
+    loop = cuda_code.inside(code, *loops[0])
+    step = shortest(loop, (*((name, 1) for name in PRODUCTS), ("LDGSTS", 1)))
+    if cosine and architecture == "sm_80":
+        # A turn of the loop multiplies, another copies. Around it is the loop over what is left of any product.
+        step += shortest(loop, (("LDGSTS", 1),))
+        loops = [cuda_code.around(code, *loops[0])]
     products = frozenset(each.address for span in loops for each in cuda_code.inside(code, *span))
     # From behind a loop to it again.
     behind = [next(each.address for each in code if each.address > last) for _, last in loops]
@@ -210,7 +227,7 @@ def counts(architecture: str, cosine: bool, keep: bool) -> Counts:
     form = shortest(code, (("MUFU.EX2", -1), ("SHFL", 1)), products, behind[-1]) if cosine else []
     item = shortest(code, (("MUFU.EX2", -1), ("MUFU.RSQ", 1), ("SHFL", 1)), products, behind[-1]) if cosine else []
     return Counts(
-        len(shortest(cuda_code.inside(code, *loops[0]), (("HMMA", 1), ("HGMMA", 1), ("LDGSTS", 1)))),
+        len(step),
         parts(code, attention),
         parts(code, form),
         len(item) - len(form),
@@ -255,7 +272,7 @@ def of_products(card: Card, case: Case, keep: bool) -> Stage:
 
     def phase(steps: int, words: int, code: tuple[float, ...], issued: str) -> Phase:
         *own, fetch = pipes(words).values()
-        return Phase(steps, fetch, max(own) / blocks.groups, code, issued if cosine and blocks.ahead else "")
+        return Phase(steps, fetch, max(own) / blocks.groups, code, issued if cosine else "")
 
     of_words = pipes(blocks.words)
     bound = max(of_words, key=of_words.__getitem__)
@@ -265,7 +282,7 @@ def of_products(card: Card, case: Case, keep: bool) -> Stage:
         # The words' side is the attention, on chip; forward takes the blocks of G up to the diagonal.
         form, (finish,) = clocks(instructions.form), clocks([instructions.finish])
         phases[-1] = phases[-1]._replace(meets=True)
-        first = "" if keep or passes == 1 else "before"
+        first = "" if keep or passes == 1 or blocks.lockstep else "before"
         for number in range(passes):
             steps = (passes if keep else number + 1) * blocks.regions // blocks.depth
             phases.append(phase(steps, 0, form, "between" if number else first))
@@ -275,7 +292,10 @@ def of_products(card: Card, case: Case, keep: bool) -> Stage:
         times * math.ceil(math.ceil(of_tiles / (blocks.words // WORDS)) * images / card.processors)
         for images, of_tiles, times in calls
     )
-    clocks = waves * clocks_of_item(phases, blocks.groups, card.latency, blocks.stages[keep], blocks.ahead)
+    of_item = clocks_of_item(phases, blocks.groups, card.latency, blocks.stages[keep], blocks.ahead, blocks.lockstep)
+    issued = instructions.step * sum(phase.steps for phase in phases) + instructions.finish
+    issued += passes * (sum(instructions.attention) + sum(instructions.form))
+    clocks = waves * max(of_item, issued * blocks.warps / card.issued / card.beside)
     return Stage("affinities", clocks / card.ghz / 1e6, bound)
 
 
@@ -298,19 +318,18 @@ def of_cublas(card: Card, case: Case) -> Iterator[Stage]:
     cosine, side = case.score.similarity == "cosine", _side(case)
     chunks = [(images, of_tiles * WORDS, times) for images, of_tiles, times in _chunks(card, case)]
 
-    def product(rows: int, inner: int, width: int, batch: int) -> float:
+    def product(rows: int, inner: int, width: int, batch: int = 1, moved: int = BYTES_OF_SUM) -> float:
         blocks = math.ceil(rows / CUBLAS_BLOCK[0]) * math.ceil(width / CUBLAS_BLOCK[1]) * batch
         waves = math.ceil(blocks / card.processors) * card.processors / blocks
         multiplied = 2 * rows * inner * width * batch / (card.of_cublas * card.cublas_tflops) / 1e9 * waves
-        # A product is written, and read to be added to a sum.
-        return multiplied + 16 * rows * width * batch / card.memory_tbps / 1e9
+        return multiplied + moved * rows * width * batch / card.memory_tbps / 1e9
 
     gradients = {
-        "gT": lambda count, columns: product(columns, count * side, case.width, 1),
-        "gV": lambda count, columns: product(count * side, columns, case.width, 1),
+        "gT": lambda count, columns: product(columns, count * side, case.width),
+        "gV": lambda count, columns: product(count * side, columns, case.width),
     }
     if cosine:
-        gradients["gG"] = lambda count, columns: product(side, columns, side, count)
+        gradients["gG"] = lambda count, columns: product(side, columns, side, count, BYTES_OF_SCALED_SUM)
     for name, milliseconds in gradients.items():
         yield Stage(name, sum(times * milliseconds(count, columns) for count, columns, times in chunks), "matrix units")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 
@@ -24,38 +23,69 @@ class Phase(NamedTuple):
     behind: float = 0.0
 
 
-def _of_group(phases: list[Phase]) -> Iterator[tuple[str, float]]:
+def _of_group(phases: list[Phase], lockstep: bool, late: bool) -> list[tuple[str, float]]:
     """What a group does, one thing after the other, each with its clocks."""
+    found: list[tuple[str, float]] = []
+    entered = False
+
+    def enter() -> None:
+        nonlocal entered
+        if lockstep and not entered:
+            found.append(("meet", 0.0))
+        entered = True
+
+    def steps(count: int, product: float) -> None:
+        nonlocal entered
+        for _ in range(count):
+            enter()
+            found.append(("step", product))
+            entered = False
+            if late:
+                enter()
+
+    def meet() -> None:
+        enter()
+        found.append(("meet", 0.0))
+
     left = phases[0].steps
     for phase, after in zip(phases, [*phases[1:], phases[0]._replace(steps=0)], strict=True):
-        yield from [("step", phase.product)] * left
-        yield "settle", 0.0
+        steps(left, phase.product)
+        found.append(("settle", 0.0))
         left = after.steps
         if after.issued == "before":
-            yield "meet", 0.0
-            yield from [("step", after.product)] * left
+            meet()
+            steps(left, after.product)
             left = 0
         for number, part in enumerate(phase.code):
             if number and left and after.issued == "between":
-                yield "step", after.product
+                steps(1, after.product)
                 left -= 1
-            yield "code", part
+            found.append(("code", part))
         if phase.meets:
-            yield "meet", 0.0
-            yield "code", phase.behind
+            meet()
+            found.append(("code", phase.behind))
+    enter()
+    return found
 
 
 def clocks_of_item(
-    phases: list[Phase], groups: int, latency: float, stages: int = 3, ahead: int = 0, items: int = 40
+    phases: list[Phase],
+    groups: int,
+    latency: float,
+    stages: int = 3,
+    ahead: int = 0,
+    lockstep: bool = False,
+    items: int = 40,
 ) -> float:
     """Clocks that an item takes among many.
 
     What all share does one thing after the other: the fetches, each into one of the `stages` once all groups have
     multiplied what was there; the products, first of the group that is ready first; the code. A group goes on when its
-    last step but `ahead` is done.
+    last step but `ahead` is done. `lockstep`: all meet before each step; the first group makes it then, the
+    others behind the code that comes before it.
     """
     fetches = [phase.fetch for phase in phases for _ in range(phase.steps)] * items
-    streams = [_of_group(phases * items) for _ in range(groups)]
+    streams = [iter(_of_group(phases * items, lockstep, late=lockstep and number > 0)) for number in range(groups)]
     coming = [next(stream, None) for stream in streams]
     there: list[float] = []
     done: list[list[float]] = [[] for _ in range(groups)]

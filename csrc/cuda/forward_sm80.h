@@ -2,7 +2,9 @@
 // by mma.sync, fed by cp.async. A warp has 32 regions and half of the tile's words, so that what it reads of shared
 // memory takes no longer than its products; of a text that crosses the middle, the two warps that have it exchange what
 // they know. For the cosine the attention of the whole image stays in shared memory, or in a scratch of the block, as
-// right operand of the product that gives |c|^2.
+// right operand of the product that gives |c|^2. The first steps of a product are made between the parts of the code
+// for the one before, once half of that has left its registers; half of the warps make them while the other half is at
+// that code.
 #pragma once
 
 #include "loader_sm80.h"
@@ -31,7 +33,7 @@ struct OtherHalf : NoOthers {
   // Levels of the next regions may be written before all of the last are read: they take turns.
   DEVICE OtherHalf in_turn(int turn) const {
     OtherHalf other = *this;
-    other.levels += turn % 2 * kLevelsOfTurn;
+    other.levels += turn * kLevelsOfTurn;
     return other;
   }
   // What both have of that text, for some regions of a lane. Both warps ask, or neither.
@@ -74,77 +76,85 @@ struct OtherHalf : NoOthers {
 // `kKeep`: for backward, what p.kept says is written.
 template <class T, WordNorm kNorm, bool kBounded, bool kCosine, bool kKeep>
 struct Forward {
-  // Regions that are attended at once: with shifts of their own there are registers for one.
-  static constexpr int kR = kBounded ? 2 : 1;
+  using Tall = Block<kN>[kTall];  // region r of a lane is r % 2 of block r / 2
+  static constexpr int kRegions = 2 * kTall, kValues = kRegions * 2 * kN;
 
   const ForwardProblem& p;
   const uint32_t shared;
-  const int lane, down, right;  // of the warps that share words, and of those that share regions
   Loader<kCosine> loader;
   Position<kCosine> at;
+  // The next product: its steps so far and in all (0: it has not begun), and whether it is one with the attention, and
+  // of which pass.
+  Tall next;
+  int step = 0, steps = 0, pass = 0;
+  bool form = false;
   int slot = 0;
+  bool entered = false;  // the step of that slot
   // Over the regions of this warp, relative to the last shift: sums of a s and a, then of |c|^2 and a^2 |v|^2.
   Folded<kN> first, second;
 
-  DEVICE Forward(const ForwardProblem& p, uint32_t shared)
-      : p(p),
-        shared(shared),
-        lane(thread() % 32),
-        down(thread() / 32 % kDown),
-        right(thread() / 32 / kDown),
-        loader(p, shared),
-        at(p) {}
+  DEVICE Forward(const ForwardProblem& p, uint32_t shared) : p(p), shared(shared), loader(p, shared), at(p) {}
 
   DEVICE void run() {
-    for (int i = 0; i < kStages - 1; ++i) loader.next(i, false);
+#pragma unroll 1
+    for (int i = 0; i < kStages - 1; ++i) loader.prepare(), loader.next(i, false);
+    meet();
+    at.store(parked());
+    if (!at.done()) begin(false, 0);
 #pragma unroll 1
     while (!at.done()) {
-      Tall s = {};
-      if (at.context() && at.pass == 0 && at.off_chip()) {
-        sync_block();  // the attention is complete: the loader may go on, and is waited for
-        for (int i = 0; i < kStages - 1; ++i) step([] {}, true);
-      }
+      Tall s;
+      take(s);
       if (at.pass == 0) {
 #pragma unroll
         for (int i = 0; i < kN / 4; ++i) first[i] = second[i] = 0;
       }
       if (at.context()) {
-        multiply_attention(s);
         if (kKeep && !at.direct())
 #pragma unroll
           for (int m = 0; m < kTall; ++m)
-            keep_products<T>(p, again(at.item.image), region(2 * m), again(at.tile) * kWords + right * kHalf,
-                             shared + kSums + right * kHalf * 8, s[m]);
+            keep_products<T>(p, again(at.item.image), region(2 * m), again(at.tile) * kWords + right() * kHalf,
+                             shared + kSums + right() * kHalf * 8, s[m]);
+        begin_ahead();
         at.direct() ? add_context(s) : add_form(s);
       } else {
-#pragma unroll 1
-        for (int k = 0; k < at.steps(); ++k) step([&] { multiply_words(s); }, false);
         if constexpr (kKeep)
 #pragma unroll
           for (int m = 0; m < kTall; ++m)
-            keep_affinities<T>(p, again(at.item.image), region(2 * m), again(at.tile) * kWords + right * kHalf, s[m]);
-        const Texts tile = texts_of(p.plan, at.tile), texts{tile.real >> right * 2 * kN, tile.continues >> right * kN};
-        const OtherHalf other(shared + kLevels + down * 2 * kLevelsOfTurn, right, 1 + down, tile.continues);
+            keep_affinities<T>(p, again(at.item.image), region(2 * m), again(at.tile) * kWords + right() * kHalf, s[m]);
+        const Texts tile = texts_of(p.plan, at.tile),
+                    texts{tile.real >> right() * 2 * kN, tile.continues >> right() * kN};
+        const OtherHalf other(shared + kLevels + down() * kTurns * kLevelsOfTurn, right(), 1 + down(), tile.continues);
         at.part == Part::kLevels ? add_levels(s, texts, other) : attend(s, texts, other);
       }
-      if (at.next_pass()) continue;
-      if (at.part != Part::kLevels) finish_part();
-      at.next_part();
+      at.load(parked());
+      if (!at.next_pass()) {
+        if (at.part != Part::kLevels) finish_part();
+        at.next_part();
+      }
+      at.store(parked());
+      if (!steps && !at.done()) begin(at.context(), at.pass);
     }
+    meet();
     wait_copies<0>();
   }
 
  private:
-  using Tall = Block<kN>[kTall];  // region r of a lane is r % 2 of block r / 2
-  static constexpr int kRegions = 2 * kTall;
-
+  DEVICE static float (&flat(Tall& s)) [kValues] { return reinterpret_cast<float (&)[kValues]>(s); } DEVICE
+      static int lane() {
+    return thread() % 32;
+  }
+  DEVICE static int down() { return thread() / 64; }       // of the warps that share words
+  DEVICE static int right() { return thread() / 32 % 2; }  // of those that share regions
+  // What is not needed beside the products waits in shared memory.
+  DEVICE uint32_t parked() const { return shared + kPositions + (thread() / 32 * 2 + 1) * 32; }
   DEVICE uint32_t attention() const { return shared + kAttention; }
   DEVICE uint32_t partials(int which) const { return shared + kPartials + which * kDown * kWords * 4; }
-  DEVICE uint32_t partial(int which) const { return partials(which) + (down * kWords + right * kHalf) * 4; }
+  DEVICE uint32_t partial(int which) const { return partials(which) + (down() * kWords + right() * kHalf) * 4; }
   DEVICE uint32_t shifts(int pass) const { return shared + (at.off_chip() ? kAttention : kShifts) + pass * kWords * 4; }
-  DEVICE uint32_t own_shifts(int pass) const { return shifts(pass) + right * kHalf * 4; }
-  DEVICE int row(int m) const { return at.pass * kRows + (down * kTall + m) * 16; }
-  DEVICE int region(int r) const { return row(0) + r * 8 + lane / 4; }
+  DEVICE uint32_t own_shifts(int pass) const { return shifts(pass) + right() * kHalf * 4; }
+  DEVICE int row(int m) const { return at.pass * kRows + (down() * kTall + m) * 16; }
+  DEVICE int region(int r) const { return row(0) + r * 8 + lane() / 4; }
   // Of a text that fills several tiles.
   DEVICE Level* level(int r) const {
     return reinterpret_cast<Level*>(p.levels) + static_cast<int64_t>(block()) * p.side + region(r);
@@ -152,71 +162,133 @@ struct Forward {
 
   DEVICE const Level* long_level(int r) const { return at.span() > 1 ? level(r) : nullptr; }
 
-  template <class Multiply>
-  DEVICE void step(Multiply&& multiply, bool attention_made) {
+  // Between two entries early warps multiply and then turn to other code; late ones, those of the lower half of the
+  // regions, do that code first.
+  DEVICE static bool late() { return gpu::any(thread() >= kThreads / 2); }
+  // All copies for the next step are there, and the one before has been multiplied by all warps.
+  DEVICE void enter(bool attention_made) {
     wait_copies<kStages - 2>();
     sync_block();
     loader.next(slot == 0 ? kStages - 1 : slot - 1, attention_made);
-    multiply();
-    slot = slot + 1 == kStages ? 0 : slot + 1;
+    entered = true;
+  }
+  // What all warps have done before is there for all. Late warps have entered the next step already.
+  DEVICE void meet() {
+    if (!entered) enter(false);
+    sync_block();
+  }
+  // In two turns, for either order of the same code.
+  template <class Multiply>
+  DEVICE void make_step(Multiply&& multiply, bool attention_made) {
+    const bool first = late();
+#pragma unroll 1
+    for (int turn = 0; turn < 2; ++turn)
+      if ((turn == 0) == first) {
+        multiply();
+        slot = slot + 1 == kStages ? 0 : slot + 1, entered = false;
+      } else if (!entered) {
+        enter(attention_made);
+      }
+  }
+  DEVICE void begin(bool of_form, int of_pass) {
+    form = of_form, pass = of_pass, step = 0;
+    steps = !form ? p.dim / kDepth : (at.full() ? at.passes : pass + 1) * kStepsOfPass;
+    // What was to be copied before the attention was made has not been.
+    if (form && pass == 0 && at.off_chip())
+#pragma unroll 1
+      for (int i = 0; i < kStages; ++i) make_step([] {}, true);
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) flat(next)[i] = 0;
+  }
+  // Begins the next product where it needs nothing of the code that is still to come. With fewer steps the loader would
+  // go further than it has prepared.
+  DEVICE void begin_ahead() {
+    if (p.dim < 4 * kDepth) return;
+    const bool same = at.pass + 1 < at.passes_of_part();
+    if (same || (at.context() == kCosine && at.goes_on())) begin(same && at.context(), at.pass + 1);
+  }
+  // Makes a step of the next product, where one is left. `kForm`: it may be one with the attention.
+  template <bool kForm>
+  DEVICE void go_on() {
+    if (step == steps) return;
+    const bool of_form = kForm && kCosine && form;
+    make_step([&] { of_form ? multiply_attention() : multiply_words(); }, of_form);
+    ++step;
+  }
+  // The rest of the steps, and what they come to.
+  DEVICE void take(Tall& s) {
+#pragma unroll 1
+    for (;;) {
+      loader.prepare();
+      if (step == steps) break;
+      go_on<true>();
+    }
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) flat(s)[i] = flat(next)[i];
+    step = steps = 0;
   }
 
-  DEVICE void multiply_words(Tall& s) const {
-    const uint32_t of_regions = shared + slot * kStage, of_words = of_regions + kOperand;
+  // The number of this thread. What is made of it is made anew, not kept in registers.
+  DEVICE static uint32_t anew() { return again(static_cast<uint32_t>(thread())); }
+  // Where this lane reads the left operand of a stage. For the next 16 columns chunks differ in one bit.
+  DEVICE static uint32_t of_left(uint32_t stage) {
+    const uint32_t number = anew(), lane = number % 32, down = number / 64;
+    return narrow(stage, down * kTall * 16 + lane % 16, lane / 16);
+  }
+  template <class Operand>
+  DEVICE void multiply(const uint32_t (&a)[kTall][4], const uint32_t (&b)[4], int n) {
+#pragma unroll
+    for (int m = 0; m < kTall; ++m)
+      mma<Operand>(next[m][n], a[m], b[0], b[1]), mma<Operand>(next[m][n + 1], a[m], b[2], b[3]);
+  }
+  DEVICE void multiply_words() {
+    const uint32_t stage = shared + slot * kStage, left = of_left(stage);
+    const uint32_t number = anew(), lane = number % 32, half = number / 32 % 2 * kHalf;
+    const uint32_t of_words = narrow(stage + kOperand, half + lane % 8 + lane / 16 * 8, lane / 8 % 2);
 #pragma unroll
     for (int k16 = 0; k16 < kDepth / 16; ++k16) {
       uint32_t a[kTall][4];
 #pragma unroll
-      for (int m = 0; m < kTall; ++m)
-        ldmatrix(a[m], narrow(of_regions, (down * kTall + m) * 16 + lane % 16, k16 * 2 + lane / 16));
+      for (int m = 0; m < kTall; ++m) ldmatrix(a[m], (left ^ k16 * 32) + m * 16 * kNarrow);
 #pragma unroll
       for (int n = 0; n < kN; n += 2) {
         uint32_t b[4];
-        const int word = right * kHalf + n * 8 + lane % 8 + lane / 16 * 8;
-        ldmatrix(b, narrow(of_words, word, k16 * 2 + lane / 8 % 2));
-#pragma unroll
-        for (int m = 0; m < kTall; ++m) mma<T>(s[m][n], a[m], b[0], b[1]), mma<T>(s[m][n + 1], a[m], b[2], b[3]);
+        ldmatrix(b, (of_words ^ k16 * 32) + n * kSlot * kNarrow);
+        multiply<T>(a, b, n);
       }
     }
   }
 
-  // The product of the left operand with the attention, pass after pass of the regions; each was stored relative to its
-  // own shift.
-  DEVICE void multiply_attention(Tall& y) {
-    const bool direct = at.direct(), off_chip = at.off_chip(), full = kKeep || direct;
-    const int last_row = row(kTall - 1);
-#pragma unroll 1
-    for (int k = 0; k < at.steps(); ++k) {
-      if (!kBounded && k && k % kStepsOfPass == 0)
+  // A step of the product of the left operand with the attention, pass after pass of the regions; each was stored
+  // relative to its own shift.
+  DEVICE void multiply_attention() {
+    const bool direct = at.direct(), full = kKeep || direct;
+    if (!kBounded && step && step % kStepsOfPass == 0)
 #pragma unroll
-        for (int m = 0; m < kTall; ++m)
-          rescale_block(y[m], own_shifts(k / kStepsOfPass - 1), own_shifts(k / kStepsOfPass));
-      auto multiply = [&] {
-        const uint32_t left = shared + slot * kStage;
-        const uint32_t attended = off_chip ? left + kOperand : attention() + k * kOperand;
+      for (int m = 0; m < kTall; ++m)
+        rescale_block(next[m], own_shifts(step / kStepsOfPass - 1), own_shifts(step / kStepsOfPass));
+    const uint32_t stage = shared + slot * kStage, left = of_left(stage);
+    const uint32_t number = anew(), lane = number % 32, down = number / 64, half = number / 32 % 2 * kN;
+    const uint32_t last_row = pass * kRows + (down * kTall + kTall - 1) * 16;
+    const uint32_t right =
+        wide(at.off_chip() ? stage + kOperand : attention() + step * kOperand, lane % 16, half + lane / 16);
 #pragma unroll
-        for (int k16 = 0; k16 < kDepth / 16; ++k16) {
-          if (!full && k * kDepth + k16 * 16 > last_row) continue;  // above the diagonal there are zeros
-          uint32_t a[kTall][4];
+    for (int k16 = 0; k16 < kDepth / 16; ++k16) {
+      if (!full && step * kDepth + k16 * 16 > last_row) continue;  // above the diagonal there are zeros
+      uint32_t a[kTall][4];
 #pragma unroll
-          for (int m = 0; m < kTall; ++m) {
-            const int block = down * kTall + m;
-            if (direct)
-              ldmatrix_transposed(a[m], wide(left, k16 * 16 + lane / 16 * 8 + lane % 8, block * 2 + lane / 8 % 2));
-            else
-              ldmatrix(a[m], narrow(left, block * 16 + lane % 16, k16 * 2 + lane / 16));
-          }
+      for (int m = 0; m < kTall; ++m)
+        if (direct)
+          ldmatrix_transposed(a[m],
+                              wide(stage, k16 * 16 + lane / 16 * 8 + lane % 8, (down * kTall + m) * 2 + lane / 8 % 2));
+        else
+          ldmatrix(a[m], (left ^ k16 * 32) + m * 16 * kNarrow);
 #pragma unroll
-          for (int n = 0; n < kN; n += 2) {
-            uint32_t b[4];
-            ldmatrix_transposed(b, wide(attended, k16 * 16 + lane % 16, right * kN + n + lane / 16));
-#pragma unroll
-            for (int m = 0; m < kTall; ++m)
-              mma<Float16>(y[m][n], a[m], b[0], b[1]), mma<Float16>(y[m][n + 1], a[m], b[2], b[3]);
-          }
-        }
-      };
-      step(multiply, true);
+      for (int n = 0; n < kN; n += 2) {
+        uint32_t b[4];
+        ldmatrix_transposed(b, (right ^ n * 16) + k16 * 16 * kWide);
+        multiply<Float16>(a, b, n);
+      }
     }
   }
 
@@ -230,7 +302,7 @@ struct Forward {
         word_exponentials<true>(s[r / 2], r % 2, texts, NoOthers(), e, top, sum);
         Level all[1] = {other.own(top[0], sum[0])};
         other.in_turn(r).join(all);
-        if (right == 0 && lane % 4 == 0) *level(r) = at.tile == at.first() ? all[0] : level(r)->join(all[0]);
+        if (right() == 0 && lane() % 4 == 0) *level(r) = at.tile == at.first() ? all[0] : level(r)->join(all[0]);
       }
   }
 
@@ -250,6 +322,7 @@ struct Forward {
 #pragma unroll
       for (int i = 0; i < kN / 4; ++i) best[i] = fmaxf(best[i], x[i]);
     }
+    meet();  // what was there has been read
     store_folded(best, partial(0));
     sync_block();
     if (thread() < kWords) {
@@ -264,45 +337,68 @@ struct Forward {
   DEVICE void attend(const Tall& s, const Texts& texts, const OtherHalf& other) {
     const int length = static_cast<int>(p.region_lengths[at.item.image]);
     if constexpr (!kBounded) raise_shifts(s, texts, other, length);
+    // The first half of the regions makes room for the next product. Two at a time take fewer instructions, for which
+    // there are registers where neither shifts nor exact logits are needed.
     Columns<kN> products, sums;
+    if constexpr (kBounded && !kKeep) {
+      attend_to<0, 2>(s, texts, other, length, products, sums);
+    } else {
+      attend_to<0, 1>(s, texts, other, length, products, sums);
+      attend_to<1, 1>(s, texts, other, length, products, sums);
+    }
+    begin_ahead();
+    attend_to<2, 1>(s, texts, other, length, products, sums);
+    attend_to<3, 1>(s, texts, other, length, products, sums);
+    go_on<false>();
+    add_folded(first, products);
+    go_on<false>();
+    add_folded(second, sums);
+  }
+  // Attends to kR regions of a lane from kFirst on.
+  template <int kFirst, int kR>
+  DEVICE void attend_to(const Tall& s, const Texts& texts, const OtherHalf& other, int length, Columns<kN>& products,
+                        Columns<kN>& sums) {
+    constexpr bool kBeside = kFirst >= kRegions / 2;
+    if (kFirst && never(p)) return;
     Columns<kN> x[kR];
     float weight[kR][kN];
+    logits<kNorm>(s[kFirst / 2], kFirst % 2, texts, other.in_turn(kFirst), p.scale, long_level(kFirst), x, weight);
+    if constexpr (kBeside) go_on<false>();
 #pragma unroll
-    for (int r = 0; r < kRegions; ++r) {
-      if (r % kR == 0 && r && never(p)) return;
-      if (r % kR == 0) logits<kNorm>(s[r / 2], r % 2, texts, other.in_turn(r / kR), p.scale, long_level(r), x, weight);
+    for (int i = 0; i < kR; ++i) {
+      const int r = kFirst + i;
       const float none = region(r) < length ? 0.f : infinity();
       uint32_t pairs[kN];
 #pragma unroll
       for (int n = 0; n < kN; ++n) {
         float a[2], shift[2] = {p.scale + none, p.scale + none};
         if constexpr (!kBounded) {
-          const float2 pair = load_shared<float2>(own_shifts(at.pass) + (n * kSlot + lane % 4 * 2) * 4);
+          const float2 pair = load_shared<float2>(own_shifts(at.pass) + (n * kSlot + lane() % 4 * 2) * 4);
           shift[0] = pair.x + none, shift[1] = pair.y + none;
         }
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const float above = relative < kKeep && !kBounded > (x[r % kR][2 * n + i], weight[r % kR][n], shift[i]);
-          a[i] = exp2_fast(above);
+        for (int j = 0; j < 2; ++j) {
+          const float above = relative < kKeep && !kBounded > (x[i][2 * n + j], weight[i][n], shift[j]);
+          a[j] = exp2_fast(above);
         }
         if constexpr (kCosine) {
           pairs[n] = pack<Float16>(a[0], a[1]);
           a[0] = low<Float16>(pairs[n]), a[1] = high<Float16>(pairs[n]);  // numerator and norm see the same attention
         }
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const float product = a[i] * s[r / 2][n][2 * (r % 2) + i];
-          products[2 * n + i] = r ? products[2 * n + i] + product : product;
-          sums[2 * n + i] = r ? sums[2 * n + i] + a[i] : a[i];
+        for (int j = 0; j < 2; ++j) {
+          const float product = a[j] * s[r / 2][n][2 * (r % 2) + j];
+          products[2 * n + j] = r ? products[2 * n + j] + product : product;
+          sums[2 * n + j] = r ? sums[2 * n + j] + a[j] : a[j];
         }
       }
       if constexpr (kCosine) store_attention(r, pairs);
     }
-    add_folded(first, products), add_folded(second, sums);
+    if constexpr (kBeside) go_on<false>();
   }
   DEVICE uint32_t* scratch(int r) const {
     return reinterpret_cast<uint32_t*>(p.scratch) +
-           ((static_cast<int64_t>(block()) * p.side + region(r)) * kWords + right * kHalf) / 2 + lane % 4;
+           ((static_cast<int64_t>(block()) * p.side + region(r)) * kWords + right() * kHalf) / 2 + lane() % 4;
   }
   DEVICE void store_attention(int r, const uint32_t (&pairs)[kN]) const {
     if (at.off_chip()) {
@@ -312,7 +408,7 @@ struct Forward {
     } else {
 #pragma unroll
       for (int n = 0; n < kN; ++n)
-        store_shared(wide(attention(), region(r), again(right) * kN + n) + lane % 4 * 4, pairs[n]);
+        store_shared(wide(attention(), region(r), again(right()) * kN + n) + lane() % 4 * 4, pairs[n]);
     }
   }
   DEVICE void load_attention(int r, uint32_t (&pairs)[kN]) const {
@@ -324,7 +420,7 @@ struct Forward {
 #pragma unroll
       for (int n = 0; n < kN; n += 4)
         ldmatrix(reinterpret_cast<uint32_t (&)[4]>(pairs[n]),
-                 wide(attention(), region(r) - lane / 4 + lane % 8, right * kN + n + lane / 8));
+                 wide(attention(), region(r) - lane() / 4 + anew() % 8, right() * kN + n + anew() % 32 / 8));
     }
   }
 
@@ -336,8 +432,9 @@ struct Forward {
     Columns<kN> form, diagonal;
 #pragma unroll
     for (int r = 0; r < kRegions; ++r) {
-      const float norm =
-          p.region_norms[static_cast<int64_t>(at.item.image) * p.side + region(r)] / p.unscale[at.item.image];
+      if (r) go_on<true>();
+      const int image = again(at.item.image);
+      const float norm = p.region_norms[static_cast<int64_t>(image) * p.side + region(r)] / p.unscale[image];
       uint32_t pairs[kN];
       load_attention(r, pairs);
 #pragma unroll
@@ -351,6 +448,7 @@ struct Forward {
         }
       }
     }
+    go_on<true>();
     add_folded(first, form), add_folded(second, diagonal);
   }
   DEVICE void add_context(const Tall& c) {
@@ -369,6 +467,7 @@ struct Forward {
 
   // The sums of all warps: of the affinities they are kept, with those of |c|^2 the similarity is complete.
   DEVICE void finish_part() {
+    meet();  // what was there has been read
     store_folded(first, partial(0));
     store_folded(second, partial(1));
     sync_block();

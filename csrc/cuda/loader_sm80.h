@@ -15,19 +15,23 @@ constexpr uint32_t kNarrow = kDepth * 2,
 constexpr uint32_t kOperand = kRows * kNarrow, kStage = 2 * kOperand;
 constexpr uint32_t kAttention = kStages * kStage, kAttentionBytes = kOnChip * kRows * kWide;
 constexpr uint32_t kPartials = kAttention + kAttentionBytes;      // two of 128 columns from each row of warps
-constexpr uint32_t kLevels = kPartials + 2 * kDown * kWords * 4;  // of 16 regions and two halves, in two turns
-constexpr uint32_t kLevelsOfTurn = 16 * 16, kShifts = kLevels + kDown * 2 * kLevelsOfTurn;
+constexpr uint32_t kLevels = kPartials + 2 * kDown * kWords * 4;  // of 16 regions and two halves, in turns
+constexpr uint32_t kTurns = 2 * kTall, kLevelsOfTurn = 16 * 16, kShifts = kLevels + kDown * kTurns * kLevelsOfTurn;
 // What is subtracted in exponents, for each pass. Where the attention is not on chip, its room is theirs.
 constexpr uint32_t kSums = kShifts + kOnChip * kWords * 4;  // sums of a s and of a, kept by one thread a column
-constexpr uint32_t kShared = kSums + 2 * kWords * 4;
+// What each thread copies in the next pass; of each warp, the positions of the loader and of the products.
+constexpr uint32_t kCopies = kSums + 2 * kWords * 4, kPositions = kCopies + kThreads * 24;
+constexpr uint32_t kShared = kPositions + kThreads / 32 * 64;
 static_assert(kMostPasses * kWords * 4 <= kAttentionBytes && kShared <= 163 << 10);
 static_assert(kWords == kRows && kDepth * kWide == kOperand);
 
 // Places of chunks of 16 bytes such that eight rows of a matrix never meet in a bank.
-DEVICE uint32_t narrow(uint32_t base, int row, int chunk) {
+DEVICE uint32_t narrow(uint32_t base, uint32_t row, uint32_t chunk) {
   return base + row * kNarrow + ((chunk ^ (row >> 1 & 3)) << 4);
 }
-DEVICE uint32_t wide(uint32_t base, int row, int chunk) { return base + row * kWide + ((chunk ^ (row & 7)) << 4); }
+DEVICE uint32_t wide(uint32_t base, uint32_t row, uint32_t chunk) {
+  return base + row * kWide + ((chunk ^ (row & 7)) << 4);
+}
 
 // What is multiplied next: affinities for the levels of a long text, affinities, or the product with the attention.
 enum class Part { kLevels, kAffinity, kContext };
@@ -57,6 +61,11 @@ struct Position {
     if (!context()) return p.dim / kDepth;
     return (full() ? passes : pass + 1) * kStepsOfPass;
   }
+  // Whether the last pass of a tile is followed by one that is known without a search.
+  DEVICE bool goes_on() const {
+    if (p.norm == Norm::kDirectWhereCancelled) return false;
+    return tile + 1 < first() + span() || number + blocks() < p.plan.counts[p.long_only ? 2 : 0] * p.images;
+  }
   // The next pass; whether it belongs to the same part.
   DEVICE bool next_pass() {
     if (++pass < passes_of_part()) return true;
@@ -74,7 +83,35 @@ struct Position {
     }
   }
 
+  // In shared memory, of a warp: 32 bytes.
+  DEVICE Position(const ForwardProblem& p, uint32_t from) : p(p) { load(from); }
+  DEVICE void load(uint32_t from) {
+    const auto which = load_shared<Which>(from);
+    const auto where = load_shared<Where>(from + sizeof which);
+    number = which.number, item = which.item, tile = which.tile;
+    passes = where.passes, part = where.part, pass = where.pass;
+  }
+  DEVICE void store(uint32_t to) const {
+    sync_warp();
+    if (thread() % 32 == 0) {
+      store_shared(to, Which{number, item, tile});
+      store_shared(to + sizeof(Which), Where{passes, part, pass, 0});
+    }
+    sync_warp();
+  }
+
  private:
+  struct Which {
+    int number;
+    Item item;
+    int tile;
+  };
+  struct Where {
+    int passes;
+    Part part;
+    int pass, unused;
+  };
+
   DEVICE void begin() {
     const int runs = p.plan.counts[p.long_only ? 2 : 0];
     const int items = runs * p.images;
@@ -86,41 +123,91 @@ struct Position {
       item = item_of(number, runs, p.images);
     } while (p.norm == Norm::kDirectWhereCancelled && !cancelled(p, item) && (number += blocks()));
     tile = first();
-    passes = static_cast<int>((p.region_lengths[item.image] + kRows - 1) / kRows);
+    // At least one: the host cannot see that an image has no regions.
+    const int length = static_cast<int>(p.region_lengths[item.image]);
+    passes = length > kRows ? (length + kRows - 1) / kRows : 1;
     part = span() > 1 ? Part::kLevels : Part::kAffinity, pass = 0;
   }
 };
 
 // Copies the operands of one step after the other to shared memory. Addresses are made once a pass and only move from
-// there: made for each copy they would take more issue slots than the products.
+// there: made for each copy they would take more issue slots than the products. They are made ahead and wait in shared
+// memory: what begins a pass stands between the parts of other code, many times, where few registers are free.
 template <bool kCosine>
 struct Loader {
-  Position<kCosine> at;
-  uint32_t shared;
-  int left = 0;
-  bool context = false;  // of the pass that is being loaded; `at` may be further
-  const uint16_t *rows = nullptr, *columns = nullptr;
-  int half = 0;  // elements from the first half of the left operand's rows to the second
+  struct Operands {
+    const uint16_t *rows, *columns;
+  };
+  // Of a pass; `half`: elements from the first half of the left operand's rows to the second.
+  struct Steps {
+    int left, half;
+  };
+  // Beside the number of steps that are left: they are with the attention; it must be complete.
+  static constexpr int kContext = 1 << 24, kWaits = 1 << 25;
 
-  DEVICE Loader(const ForwardProblem& p, uint32_t shared) : at(p), shared(shared) {}
+  const ForwardProblem& p;
+  const uint32_t shared;
+  Operands now = {};
+  Steps steps = {};
+
+  DEVICE Loader(const ForwardProblem& p, uint32_t shared) : p(p), shared(shared) {
+    store_shared(ready_steps(), Steps{});
+    Position<kCosine>(p).store(position());
+  }
 
   // Fills `slot`; nothing where all is done, or where attention is wanted that is not yet made.
   DEVICE void next(int slot, bool attention_made) {
-    if (!at.done() && (left || !(at.context() && at.off_chip() && at.pass == 0) || attention_made)) {
-      if (!left) begin();
+    if (!(steps.left % kContext)) {
+      const Steps ready = load_shared<Steps>(ready_steps());
+      if (ready.left && (attention_made || !(ready.left & kWaits))) {
+        now = load_shared<Operands>(ready_operands()), steps = ready;
+        store_shared(ready_steps(), Steps{});
+      }
+    }
+    if (steps.left % kContext) {
       const uint32_t to = shared + slot * kStage;
-      const bool wide_rows = kCosine && context && at.direct();
-      copy(to, rows, half, wide_rows);
-      rows += wide_rows ? 2 * half : kDepth;
-      if (!kCosine || !context) copy(to + kOperand, columns, half, false), columns += kDepth;
-      if (kCosine && context && at.off_chip())
-        copy(to + kOperand, columns, kDepth / 2 * kWords, true), columns += kDepth * kWords;
-      if (!--left && !at.next_pass()) at.next_part();
+      const bool context = kCosine && steps.left & kContext, wide_rows = context && p.norm != Norm::kGram;
+      copy(to, now.rows, steps.half, wide_rows);
+      now.rows += wide_rows ? 2 * steps.half : kDepth;
+      if (!context) copy(to + kOperand, now.columns, steps.half, false), now.columns += kDepth;
+      if (context && p.side > kOnChip * kRows)
+        copy(to + kOperand, now.columns, kDepth / 2 * kWords, true), now.columns += kDepth * kWords;
+      --steps.left;
     }
     commit_copies();
   }
+  // Makes ready the pass behind the one that is being copied. To be called before more than one is begun.
+  DEVICE void prepare() {
+    if (load_shared<Steps>(ready_steps()).left) return;
+    Position<kCosine> at(p, position());
+    if (at.done()) return;
+    const int row = thread() / 4, chunk = thread() % 4 * 8, wide_row = thread() / 16, wide_chunk = thread() % 16 * 8;
+    const int64_t image = at.item.image;
+    Operands from;
+    Steps ready{at.steps(), kRows / 2 * p.dim};
+    if (!at.context()) {
+      from.rows = p.regions + (image * p.side + at.pass * kRows + row) * p.dim + chunk;
+      from.columns = p.words + (static_cast<int64_t>(at.tile) * kWords + row) * p.dim + chunk;
+    } else {
+      ready.left |= kContext | (at.off_chip() && at.pass == 0 ? kWaits : 0);
+      from.columns = p.scratch + (static_cast<int64_t>(block()) * p.side + wide_row) * kWords + wide_chunk;
+      if (at.direct()) {
+        from.rows = p.left + (image * p.side + wide_row) * p.left_dim + at.pass * kRows + wide_chunk;
+        ready.half = kDepth / 2 * p.left_dim;
+      } else {
+        from.rows = p.left + (image * p.side + at.pass * kRows + row) * p.side + chunk;
+        ready.half = kRows / 2 * p.side;
+      }
+    }
+    store_shared(ready_operands(), from), store_shared(ready_steps(), ready);
+    if (!at.next_pass()) at.next_part();
+    at.store(position());
+  }
 
  private:
+  DEVICE uint32_t ready_operands() const { return shared + kCopies + thread() * 16; }
+  DEVICE uint32_t ready_steps() const { return shared + kCopies + kThreads * 16 + thread() * 8; }
+  DEVICE uint32_t position() const { return shared + kPositions + thread() / 32 * 64; }
   // Each thread copies two chunks of an operand; the second lies half an operand behind.
   DEVICE void copy(uint32_t to, const uint16_t* from, int half, bool is_wide) {
     if (is_wide) {
@@ -130,26 +217,6 @@ struct Loader {
       const int row = thread() / 4, chunk = thread() % 4;
       copy_async(narrow(to, row, chunk), from), copy_async(narrow(to, row + kRows / 2, chunk), from + half);
     }
-  }
-  DEVICE void begin() {
-    const ForwardProblem& p = at.p;
-    const int row = thread() / 4, chunk = thread() % 4 * 8, wide_row = thread() / 16, wide_chunk = thread() % 16 * 8;
-    const int64_t image = at.item.image;
-    left = at.steps(), context = at.context();
-    if (!kCosine || !context) {
-      rows = p.regions + (image * p.side + at.pass * kRows + row) * p.dim + chunk;
-      columns = p.words + (static_cast<int64_t>(at.tile) * kWords + row) * p.dim + chunk;
-      half = kRows / 2 * p.dim;
-      return;
-    }
-    if (at.direct()) {
-      rows = p.left + (image * p.side + wide_row) * p.left_dim + at.pass * kRows + wide_chunk;
-      half = kDepth / 2 * p.left_dim;
-    } else {
-      rows = p.left + (image * p.side + at.pass * kRows + row) * p.side + chunk;
-      half = kRows / 2 * p.side;
-    }
-    if (at.off_chip()) columns = p.scratch + (static_cast<int64_t>(block()) * p.side + wide_row) * kWords + wide_chunk;
   }
 };
 

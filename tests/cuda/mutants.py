@@ -37,8 +37,8 @@ MUTANTS = [
     Mutant(
         "halves of the right fragment are exchanged",
         SM80,
-        "lane % 8 + lane / 16 * 8;\n        ldmatrix(b, narrow(of_words, word, k16 * 2 + lane / 8 % 2));",
-        "lane % 8 + lane / 8 % 2 * 8;\n        ldmatrix(b, narrow(of_words, word, k16 * 2 + lane / 16));",
+        "lane % 8 + lane / 16 * 8, lane / 8 % 2);",
+        "lane % 8 + lane / 8 % 2 * 8, lane / 16);",
     ),
     Mutant(
         "the attention is stored where another row belongs",
@@ -65,18 +65,43 @@ MUTANTS = [
         "    if (at.pass) rescale_sums<1>(first, second, own_shifts(at.pass - 1), own_shifts(at.pass));\n",
         "",
     ),
-    Mutant("products keep an old shift", SM80, "if (!kBounded && k && k % kStepsOfPass == 0)", "if (false)"),
+    Mutant("products keep an old shift", SM80, "if (!kBounded && step && step % kStepsOfPass == 0)", "if (false)"),
     Mutant(
         "the loader does not wait for the attention",
         LOADER80,
-        "at.off_chip() && at.pass == 0) || attention_made",
-        "false) || attention_made",
+        "attention_made || !(ready.left & kWaits)",
+        "true",
+    ),
+    Mutant("late warps never enter a step", SM80, "} else if (!entered) {", "} else if (!entered && !first) {"),
+    Mutant(
+        "a step is taken for entered that is not",
+        SM80,
+        "kStages ? 0 : slot + 1, entered = false;",
+        "kStages ? 0 : slot + 1, entered = first;",
+    ),
+    Mutant(
+        "steps that waited for the attention are not made up for",
+        SM80,
+        "for (int i = 0; i < kStages; ++i) make_step",
+        "for (int i = 1; i < kStages; ++i) make_step",
+    ),
+    Mutant(
+        "the loader loads a pass twice",
+        LOADER80,
+        "steps = ready;\n        store_shared(ready_steps(), Steps{});",
+        "steps = ready;",
+    ),
+    Mutant(
+        "what a warp left is written over before it is read",
+        SM80,
+        "    meet();  // what was there has been read\n    store_folded(first",
+        "    store_folded(first",
     ),
     Mutant(
         "the product with G stops too early",
         SM80,
-        "k * kDepth + k16 * 16 > last_row) continue",
-        "k * kDepth + k16 * 16 >= last_row) continue",
+        "step * kDepth + k16 * 16 > last_row) continue",
+        "step * kDepth + k16 * 16 >= last_row) continue",
     ),
     Mutant("cancelling contexts are trusted", "problem.h", "kTrusted = 0.25f", "kTrusted = 0.f"),
     Mutant(
@@ -108,7 +133,7 @@ MUTANTS = [
     Mutant(
         "halves of a text are written over before they are read",
         SM80,
-        "    other.levels += turn % 2 * kLevelsOfTurn;\n",
+        "    other.levels += turn * kLevelsOfTurn;\n",
         "",
     ),
     Mutant("a text ends at the middle of its tile", SM80, "connected = continues >> kN & 1;", "connected = false;"),

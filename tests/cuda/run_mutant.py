@@ -21,7 +21,7 @@ CASES = (
     (problem("random", 2, 5, 250, 100, 200, seed=4), ("none, cosine", "paper")),
     (problem("random", 1, 2, 20, 200, 16, seed=2), ("released", "softmax, dot")),
     (problem("random", 1, 2, 390, 12, 232, seed=3), ("none, cosine", "paper")),
-    (problem("random", 1, 2, 361, 12, 208, seed=6), ("released",)),
+    (problem("random", 1, 2, 361, 12, 208, seed=6), ("released", "a scale that needs the maximum")),
 )
 GRADIENTS = (
     (problem("random", 2, 5, 200, 40, 40, seed=1), ("released", "none, cosine", "a scale that needs the maximum")),

@@ -16,10 +16,12 @@ from gloria_ops.backends.cuda import scores as cuda_scores
 from gloria_ops.tokens import Ragged
 
 DTYPES = (torch.bfloat16, torch.float16)
-# images, texts, M, W, D: several texts in a tile; texts of several tiles; more passes than fit on chip; one of
-# everything; more regions than the width makes worth a Gram matrix.
+# images, texts, M, W, D: several texts in a tile; several passes, of steps enough to begin beside the code for the one
+# before; texts of several tiles; more passes than fit on chip; one of everything; more regions than the width makes
+# worth a Gram matrix.
 SHAPES = {
     "short texts": (2, 9, 70, 20, 24),
+    "several passes": (2, 7, 270, 20, 300),
     "long texts": (2, 3, 150, 300, 72),
     "off chip": (2, 3, 400, 40, 232),
     "one": (1, 1, 1, 1, 3),

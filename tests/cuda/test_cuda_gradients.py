@@ -15,10 +15,11 @@ from gloria_ops.backends.cuda import gradients as cuda_gradients
 from gloria_ops.tokens import Ragged
 
 DTYPES = (torch.bfloat16, torch.float16)
-# images, texts, M, W, D: several texts in a tile; texts of several tiles; more passes than fit on chip; one of
-# everything.
+# images, texts, M, W, D: several texts in a tile; several passes, of steps enough to begin beside the code for the one
+# before; texts of several tiles; more passes than fit on chip; one of everything.
 SHAPES = {
     "short texts": (2, 9, 70, 20, 24),
+    "several passes": (1, 7, 270, 20, 300),
     "long texts": (2, 3, 60, 300, 40),
     "off chip": (1, 3, 400, 40, 136),
     "one": (1, 1, 1, 1, 3),
@@ -26,6 +27,7 @@ SHAPES = {
 # Beyond short texts in bfloat16, the short profile takes what has code of its own there.
 ELSEWHERE = {
     "short texts": ("released", "maxsim", "a scale that needs the maximum"),
+    "several passes": ("released", "softmax, dot", "a scale that needs the maximum"),
     "long texts": ("released", "paper"),
     "off chip": ("none, cosine", "maxsim"),
     "one": ("released",),

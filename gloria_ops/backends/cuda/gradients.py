@@ -41,9 +41,11 @@ from gloria_ops.tokens import Ragged
 
 # Bytes of the matrices of a chunk (at least one image with one run of tiles).
 WORKSPACE_BYTES = 384 << 20
-# Rows and columns of a block of large products of cuBLAS. To read and write a sum takes as long as so much more depth
-# of the product would (H100 1,900, A100 1,100, by their data sheets). The kernel of the affinities is half as fast.
-CUBLAS_BLOCK, _DEPTH_OF_SUM, _SHARE = (128, 256), 1536, 0.5
+# Rows and columns of a block of large products of cuBLAS. To move a byte of each value of a product takes as long as so
+# much more depth would (H100 120, A100 70, by their data sheets). The kernel of the affinities is half as fast.
+CUBLAS_BLOCK, _DEPTH_OF_BYTE, _SHARE = (128, 256), 96, 0.5
+# Bytes moved for a value of a product that is added to a float32 sum: by cuBLAS, or by a kernel behind it.
+BYTES_OF_SUM, BYTES_OF_SCALED_SUM = 8, 16
 # Where float16 gradients end.
 _LARGEST = 2.0**15
 
@@ -164,15 +166,17 @@ def sizes_of_chunk(
     some = np.arange(max(1, square // side // 2), max(1, min(images, square * 2 // side)) + 1)[:, None]
     others = np.clip(values // (some * side * words) - np.arange(square // words // 3 + 1), 1, tiles)
 
-    def clocks(rows: np.ndarray, inner: np.ndarray, columns: int, batch: np.ndarray | int = 1) -> np.ndarray:
+    def clocks(
+        rows: np.ndarray, inner: np.ndarray, columns: int, batch: np.ndarray | int = 1, moved: int = BYTES_OF_SUM
+    ) -> np.ndarray:
         blocks = -(-rows // CUBLAS_BLOCK[0]) * -(-columns // CUBLAS_BLOCK[1]) * batch
-        return -(-blocks // processors) * (inner + _DEPTH_OF_SUM)
+        return -(-blocks // processors) * (inner + moved * _DEPTH_OF_BYTE)
 
     def of_chunk(some: np.ndarray, others: np.ndarray) -> np.ndarray:
         rows, columns = some * side, others * words
         found = clocks(columns, rows, width) + clocks(rows, columns, width)
         if cosine:
-            found += clocks(np.array(side), columns, side, some)
+            found += clocks(np.array(side), columns, side, some, BYTES_OF_SCALED_SUM)
         item = side * words * (width + cosine * side) / (CUBLAS_BLOCK[0] * CUBLAS_BLOCK[1] * _SHARE)
         return (found - (-some * others // processors) * item) * (rows * columns > 0)
 
@@ -240,10 +244,10 @@ def _add_images(
         of_chunk = slice(tiles.first * kernels.WORDS, tiles.first * kernels.WORDS + pitch)
         of_words[of_chunk] += factors[kernels.OF_WORD].sum(0)
         # float16 takes what is brought to its range, by powers of two, and bfloat16 all.
-        bound = power_of_two_above(factors[kernels.BOUND], 0, 1) / _LARGEST
-        if rows.dtype == torch.bfloat16:
-            bound = torch.ones_like(bound)
-        factors[[kernels.OF_AFFINITY, kernels.OF_PRODUCT]] /= bound
+        bound = None
+        if rows.dtype == torch.float16:
+            bound = power_of_two_above(factors[kernels.BOUND], 0, 1) / _LARGEST
+            factors[[kernels.OF_AFFINITY, kernels.OF_PRODUCT]] /= bound
         weight = power_of_two_above(factors[kernels.OF_GRAM], 1)
         factors[kernels.OF_GRAM] /= weight[:, None]
         kernels.gradient(
@@ -267,8 +271,8 @@ def _add_images(
             cosine=cosine,
         )
         gs = matrices.gradient.flatten(0, 1)
-        of_columns[of_chunk].addcmul_(_products(gs.T, flat), bound)
-        of_regions.addcmul_(_products(gs, words.rows[of_chunk]), bound)
+        _add_product(of_columns[of_chunk], gs.T, flat, bound)
+        _add_product(of_regions, gs, words.rows[of_chunk], bound)
         if grad_grams is not None:
             grad_grams.addcmul_(_products(matrices.weighted, matrices.attention.mT), weight[:, None, None])
     if grad_grams is not None:
@@ -302,6 +306,14 @@ def _chunks_of_tiles(runs: _Runs, tiles_at_once: int, device: torch.device) -> I
     for run, end, of_chunk in zip(cuts, ends, on_device, strict=True):
         yield _Tiles(run, of_chunk, first, sum(spans[run:end]))
         first += sum(spans[run:end])
+
+
+def _add_product(to: Tensor, a: Tensor, b: Tensor, factor: Tensor | None) -> None:
+    """Add a product of matrices in 16 bits, times a factor, to a float32 sum: without a factor, in one kernel."""
+    if factor is None and a.is_cuda:
+        torch.addmm(to, a, b, out_dtype=torch.float32, out=to)
+    else:
+        to.addcmul_(_products(a, b), torch.ones((), device=a.device) if factor is None else factor)
 
 
 def _products(a: Tensor, b: Tensor) -> Tensor:
