@@ -1,12 +1,16 @@
 """What every test shares: the same random numbers and the same hypothesis cases on every run."""
 
 import os
+import signal
 from collections import Counter
 
 import pytest
 import torch
 from hypothesis import settings
 
+# A shell lets its background jobs ignore Ctrl-C, and so would the processes that tests interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Hypothesis must not depend on how busy the machine is, nor a run on chance; `make fuzz` searches on, anew each time.
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=30)
 settings.register_profile("long", deadline=None, max_examples=2500, print_blob=True)

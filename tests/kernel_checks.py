@@ -1,8 +1,9 @@
 """What a fused kernel computes, what eager PyTorch computes, and how far the first may be from the truth."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
+from itertools import product
 
 import torch
 from problems import Problem
@@ -25,6 +26,18 @@ def threads(count: int):
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def check_each(check: Callable[..., None], *values: Iterable[object]) -> None:
+    """Check every combination of values; a failure names its own.
+
+    A test for each would take pytest longer than the check.
+    """
+    for each in product(*values):
+        try:
+            check(*each)
+        except AssertionError as failure:
+            raise AssertionError(f"with {', '.join(map(str, each))}: {failure}") from failure
 
 
 def fused(given_problem: Problem, score: LocalScore, backend: str = "cpu") -> Results:
@@ -124,7 +137,7 @@ class _ByContent:
         return isinstance(other, _ByContent) and self._content == other._content
 
 
-@lru_cache(maxsize=256)  # as many as a test has for each engine, which all meet the same problems
+@lru_cache(maxsize=512)  # as many as a test has for each engine, which all meet the same problems
 def _plain_and_truth(rounded: _ByContent, score: LocalScore, orders: int) -> tuple[Results, Results]:
     """Eager PyTorch's results in the dtype of the problem and in float64."""
     truth = [each.expand(orders, *each.shape) for each in eager(rounded.problem.to(torch.float64), score)]

@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 import torch
-from kernel_checks import assert_as_accurate_as_eager, eager, fused, threads
+from kernel_checks import assert_as_accurate_as_eager, check_each, eager, fused, threads
 from problems import DELICATE, EVERY_SCORE, LEARNED_SCORES, PRESETS, problem
 from tolerances import FLOAT32
 
@@ -28,20 +28,22 @@ def isa(request):
         yield request.param
 
 
-@pytest.mark.parametrize("kind", ["random", "correlated", "unit"])
-@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", PRESETS)
-def test_presets_against_float64(isa, name, dtype, shape, kind):
-    assert_as_accurate_as_eager(problem(kind, **SHAPES[shape]).to(dtype), PRESETS[name])
+def test_presets_against_float64(isa, name, dtype):
+    def check(shape, kind):
+        assert_as_accurate_as_eager(problem(kind, **SHAPES[shape]).to(dtype), PRESETS[name])
+
+    check_each(check, SHAPES, ["random", "correlated", "unit"])
 
 
-@pytest.mark.parametrize("kind", DELICATE)
-@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", ["released", "paper", "scan_t2i", "scan_i2t", "maxsim"])
-def test_small_differences_of_large_numbers_against_float64(isa, name, dtype, shape, kind):
-    assert_as_accurate_as_eager(problem(kind, **SHAPES[shape]).to(dtype), PRESETS[name], orders=4)
+def test_small_differences_of_large_numbers_against_float64(isa, name, dtype):
+    def check(shape, kind):
+        assert_as_accurate_as_eager(problem(kind, **SHAPES[shape]).to(dtype), PRESETS[name], orders=4)
+
+    check_each(check, SHAPES, DELICATE)
 
 
 @pytest.mark.parametrize("kind", DELICATE)
@@ -100,12 +102,14 @@ def test_a_bounded_attention_far_below_its_bound(isa, scale, dtype):
 MAGNITUDES = [(1e-12, 1e-12), (1e-6, 1), (1, 1e-6), (1e-12, 1e12), (1e12, 1e-12), (1e12, 1), (1, 1e12), (1e12, 1e12)]
 
 
-@pytest.mark.parametrize("magnitudes", MAGNITUDES, ids=str)
 @pytest.mark.parametrize("kind", ["random", "correlated", *DELICATE])
 @pytest.mark.parametrize("name", ["released", "paper", "scan_t2i", "maxsim"])
-def test_any_magnitude_against_float64(name, kind, magnitudes):
-    one = problem(kind, images=3, texts=4, most_regions=29, most_words=15, width=64, magnitudes=magnitudes)
-    assert_as_accurate_as_eager(one.to(torch.float32), PRESETS[name], orders=4)
+def test_any_magnitude_against_float64(name, kind):
+    def check(magnitudes):
+        one = problem(kind, images=3, texts=4, most_regions=29, most_words=15, width=64, magnitudes=magnitudes)
+        assert_as_accurate_as_eager(one.to(torch.float32), PRESETS[name], orders=4)
+
+    check_each(check, MAGNITUDES)
 
 
 @pytest.mark.parametrize("magnitude", [1e-9, 1e-4])
@@ -127,11 +131,14 @@ def test_a_flat_attention_over_centered_regions(isa):
     torch.testing.assert_close(ours.double(), truth, rtol=1e-3, atol=0)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("score", EVERY_SCORE.values(), ids=EVERY_SCORE.keys())
-def test_every_knob_against_float64(isa, score, dtype):
+def test_every_knob_against_float64(isa, score):
     small = problem("random", images=4, texts=6, most_regions=40, most_words=15, width=64)
-    assert_as_accurate_as_eager(small.to(dtype), score)
+
+    def check(dtype):
+        assert_as_accurate_as_eager(small.to(dtype), score)
+
+    check_each(check, DTYPES)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -158,11 +165,12 @@ def test_sizes_that_no_tile_divides(isa, dtype):
     assert_as_accurate_as_eager(odd.to(dtype), LocalScore.released())
 
 
-@pytest.mark.parametrize(("regions", "words", "width"), [(1, 1, 4), (1, 7, 4), (7, 1, 4), (5, 3, 2), (2, 512, 8)])
 @pytest.mark.parametrize("name", PRESETS)
-def test_least_and_greatest_sizes(isa, name, regions, words, width):
-    small = problem("random", 8, 8, regions, words, width)
-    assert_as_accurate_as_eager(small.to(torch.float32), PRESETS[name])
+def test_least_and_greatest_sizes(isa, name):
+    def check(sizes):
+        assert_as_accurate_as_eager(problem("random", 8, 8, *sizes).to(torch.float32), PRESETS[name])
+
+    check_each(check, [(1, 1, 4), (1, 7, 4), (7, 1, 4), (5, 3, 2), (2, 512, 8)])
 
 
 @pytest.mark.parametrize("name", ["paper", "maxsim"])
@@ -209,13 +217,11 @@ def test_nan_in_a_real_token_shows_in_its_scores_only(isa, name):
     torch.testing.assert_close(scores, expected, rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize("kind", ["random", "centered"])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_batch_of_one_equals_its_row_bit_for_bit(isa, name, dtype, kind):
-    many = problem(kind, images=4, texts=11, most_regions=33, most_words=29, width=50).to(dtype)
-    scores, grad_regions, _ = fused(many, PRESETS[name])
-    for image in range(4):
+def test_a_batch_of_one_equals_its_row_bit_for_bit(isa, name):
+    def check(dtype, kind, image):
+        many = problem(kind, images=4, texts=11, most_regions=33, most_words=29, width=50).to(dtype)
+        scores, grad_regions, _ = fused(many, PRESETS[name])
         one = many._replace(
             regions=many.regions[image, None],
             region_lengths=many.region_lengths[image, None],
@@ -226,29 +232,34 @@ def test_a_batch_of_one_equals_its_row_bit_for_bit(isa, name, dtype, kind):
         if PRESETS[name].direction == "t2i":
             assert torch.equal(grad_row[0], grad_regions[image])
 
+    check_each(check, DTYPES, ["random", "centered"], range(4))
 
-@pytest.mark.parametrize("kind", ["random", "centered"])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+
 @pytest.mark.parametrize("name", PRESETS)
-def test_permuting_texts_permutes_columns(isa, name, dtype, kind):
-    one = problem(kind, **SHAPES["gram"]).to(dtype)
+def test_permuting_texts_permutes_columns(isa, name):
     texts = torch.tensor([2, 0, 3, 1])
-    permuted = one._replace(words=one.words[texts], word_lengths=one.word_lengths[texts])
-    assert torch.equal(fused(permuted, PRESETS[name])[0], fused(one, PRESETS[name])[0][:, texts])
+
+    def check(dtype, kind):
+        one = problem(kind, **SHAPES["gram"]).to(dtype)
+        permuted = one._replace(words=one.words[texts], word_lengths=one.word_lengths[texts])
+        assert torch.equal(fused(permuted, PRESETS[name])[0], fused(one, PRESETS[name])[0][:, texts])
+
+    check_each(check, DTYPES, ["random", "centered"])
 
 
-@pytest.mark.parametrize("kind", ["random", "centered"])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", PRESETS)
-def test_the_number_of_threads_changes_no_bit(isa, name, dtype, kind):
-    one = problem(kind, images=7, texts=6, most_regions=50, most_words=30, width=40)
-    one = one.learning(PRESETS[name]).to(dtype)
-    with threads(1):
-        alone = fused(one, PRESETS[name])
-    for count in (2, 3):
-        with threads(count):
-            for ours, before in zip(fused(one, PRESETS[name]), alone, strict=True):
-                assert torch.equal(ours, before)
+def test_the_number_of_threads_changes_no_bit(isa, name):
+    def check(dtype, kind):
+        one = problem(kind, images=7, texts=6, most_regions=50, most_words=30, width=40)
+        one = one.learning(PRESETS[name]).to(dtype)
+        with threads(1):
+            alone = fused(one, PRESETS[name])
+        for count in (2, 3):
+            with threads(count):
+                for ours, before in zip(fused(one, PRESETS[name]), alone, strict=True):
+                    assert torch.equal(ours, before)
+
+    check_each(check, DTYPES, ["random", "centered"])
 
 
 def test_huge_affinities_stay_finite(isa):

@@ -310,10 +310,12 @@ def _chunks_of_tiles(runs: _Runs, tiles_at_once: int, device: torch.device) -> I
 
 def _add_product(to: Tensor, a: Tensor, b: Tensor, factor: Tensor | None) -> None:
     """Add a product of matrices in 16 bits, times a factor, to a float32 sum: without a factor, in one kernel."""
-    if factor is None and a.is_cuda:
+    if factor is not None:
+        to.addcmul_(_products(a, b), factor)
+    elif a.is_cuda:
         torch.addmm(to, a, b, out_dtype=torch.float32, out=to)
     else:
-        to.addcmul_(_products(a, b), torch.ones((), device=a.device) if factor is None else factor)
+        to.add_(_products(a, b))
 
 
 def _products(a: Tensor, b: Tensor) -> Tensor:
