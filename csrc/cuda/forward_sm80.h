@@ -78,6 +78,7 @@ template <class T, WordNorm kNorm, bool kBounded, bool kCosine, bool kKeep>
 struct Forward {
   using Tall = Block<kN>[kTall];  // region r of a lane is r % 2 of block r / 2
   static constexpr int kRegions = 2 * kTall, kValues = kRegions * 2 * kN;
+  using Values = float[kValues];
 
   const ForwardProblem& p;
   const uint32_t shared;
@@ -140,10 +141,8 @@ struct Forward {
   }
 
  private:
-  DEVICE static float (&flat(Tall& s)) [kValues] { return reinterpret_cast<float (&)[kValues]>(s); } DEVICE
-      static int lane() {
-    return thread() % 32;
-  }
+  DEVICE static Values& flat(Tall& s) { return reinterpret_cast<Values&>(s); }
+  DEVICE static int lane() { return thread() % 32; }
   DEVICE static int down() { return thread() / 64; }       // of the warps that share words
   DEVICE static int right() { return thread() / 32 % 2; }  // of those that share regions
   // What is not needed beside the products waits in shared memory.
