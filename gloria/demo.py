@@ -41,10 +41,11 @@ from gloria.training import CHECKPOINTS, METRICS, PairCollator, TrainingOptions,
 from gloria_ops import local_contrastive_loss
 
 PHANTOMS = "phantoms"
-# Together under three minutes on two cores, most of it the training.
-PIXELS = 112
-STEPS = 400
-# 14 x 14 regions, each of which sees less than half of the image's width. A region of stage 3 sees nearly all of it, so
+# Together under three minutes on two cores, most of it the training. Fewer steps at more pixels learn less at some seeds
+# (bench/README.md).
+PIXELS = 96
+STEPS = 550
+# 12 x 12 regions, each of which sees half of the image's width. A region of stage 3 sees nearly all of it, so
 # that a word may find its finding in a region beside it. A sharper attention suits the smaller regions.
 REGION_STAGE = "stage2"
 ATTENTION_SCALE = 20.0
