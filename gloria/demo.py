@@ -41,8 +41,8 @@ from gloria.training import CHECKPOINTS, METRICS, PairCollator, TrainingOptions,
 from gloria_ops import local_contrastive_loss
 
 PHANTOMS = "phantoms"
-# Together under three minutes on two cores, most of it the training. Fewer steps at more pixels learn less at some seeds
-# (bench/README.md).
+# Together under three minutes on two cores, most of it the training. Fewer steps at more pixels learn less at some
+# seeds (bench/README.md).
 PIXELS = 96
 STEPS = 550
 # 12 x 12 regions, each of which sees half of the image's width. A region of stage 3 sees nearly all of it, so
