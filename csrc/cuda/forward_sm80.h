@@ -191,7 +191,7 @@ struct Forward {
   }
   DEVICE void begin(bool of_form, int of_pass) {
     form = of_form, pass = of_pass, step = 0;
-    steps = !form ? p.dim / kDepth : (at.full() ? at.passes : pass + 1) * kStepsOfPass;
+    steps = at.steps(form, pass);
     // What was to be copied before the attention was made has not been.
     if (form && pass == 0 && at.off_chip())
 #pragma unroll 1

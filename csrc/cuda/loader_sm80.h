@@ -57,9 +57,8 @@ struct Position {
   DEVICE bool context() const { return kCosine && part == Part::kContext; }
   DEVICE bool off_chip() const { return p.side > kOnChip * kRows; }
   DEVICE int passes_of_part() const { return context() && direct() ? p.left_dim / kRows : passes; }
-  DEVICE int steps() const {
-    if (!context()) return p.dim / kDepth;
-    return (full() ? passes : pass + 1) * kStepsOfPass;
+  DEVICE int steps(bool of_context, int of_pass) const {
+    return !of_context ? p.dim / kDepth : (full() ? passes : of_pass + 1) * kStepsOfPass;
   }
   // Whether the last pass of a tile is followed by one that is known without a search.
   DEVICE bool goes_on() const {
@@ -184,7 +183,7 @@ struct Loader {
     const int row = thread() / 4, chunk = thread() % 4 * 8, wide_row = thread() / 16, wide_chunk = thread() % 16 * 8;
     const int64_t image = at.item.image;
     Operands from;
-    Steps ready{at.steps(), kRows / 2 * p.dim};
+    Steps ready{at.steps(at.context(), at.pass), kRows / 2 * p.dim};
     if (!at.context()) {
       from.rows = p.regions + (image * p.side + at.pass * kRows + row) * p.dim + chunk;
       from.columns = p.words + (static_cast<int64_t>(at.tile) * kWords + row) * p.dim + chunk;
