@@ -21,6 +21,7 @@ class Instruction(NamedTuple):
     conditional: bool = False
 
 
+PRODUCTS = ("HMMA", "HGMMA")  # on tensor cores
 Kernels = dict[tuple[str, str], list[Instruction]]
 
 
@@ -85,7 +86,7 @@ def inside(code: list[Instruction], first: int, last: int) -> list[Instruction]:
 def product_spans(code: list[Instruction]) -> list[tuple[int, int]]:
     """Return the first and last address of each such loop."""
     spans = {(each.target, each.address) for each in code if each.target is not None and each.target < each.address}
-    addresses = [each.address for each in code if each.name.startswith(("HMMA", "HGMMA"))]
+    addresses = [each.address for each in code if each.name.startswith(PRODUCTS)]
     products = [span for span in sorted(spans) if any(span[0] <= each <= span[1] for each in addresses)]
     jumps = [(each.address, each.target) for each in code if each.target is not None]
 

@@ -31,7 +31,6 @@ from gloria_ops.backends.cuda.gradients import (
     sizes_of_chunk,
 )
 
-PRODUCTS = ("HMMA", "HGMMA")
 # Of the kernels (csrc/cuda/problem.h).
 WORDS, SLOT, ROWS = 128, 8, 128
 
@@ -193,7 +192,7 @@ class Counts(NamedTuple):
 
 def parts(code: list[Instruction], way: list[Instruction]) -> list[int]:
     """Instructions of the way, cut where it goes past a product."""
-    products = [each.address for each in code if each.name.startswith(PRODUCTS)]
+    products = [each.address for each in code if each.name.startswith(cuda_code.PRODUCTS)]
     cuts = [
         number
         for number, (one, other) in enumerate(pairwise(way), 1)
@@ -214,7 +213,7 @@ def counts(architecture: str, cosine: bool, keep: bool) -> Counts:
     code = _kernel(architecture, released if cosine else f"rows{architecture[3:5]}7forwardIN3gpu8BFloat16ELb{keep:d}")
     loops = cuda_code.product_spans(code)
     loop = cuda_code.inside(code, *loops[0])
-    step = shortest(loop, (*((name, 1) for name in PRODUCTS), ("LDGSTS", 1)))
+    step = shortest(loop, (*((name, 1) for name in cuda_code.PRODUCTS), ("LDGSTS", 1)))
     if cosine and architecture == "sm_80":
         # A turn of the loop multiplies, another copies. Around it is the loop over what is left of any product.
         step += shortest(loop, (("LDGSTS", 1),))
