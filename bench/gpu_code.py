@@ -6,7 +6,8 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,15 +51,21 @@ class Loop(NamedTuple):
         return sum(count for name, count in self.counts.items() if name.startswith(kinds))
 
 
-class Code(NamedTuple):
-    """What a kernel takes of a GPU; loops in the order of the code, that outside them first."""
+@dataclass(frozen=True)
+class Code:
+    """What a kernel takes of a GPU."""
 
     registers: int
     spilled_bytes: int
     shared_bytes: int
     warps: int
     tensor_cores: str
-    loops: tuple[Loop, ...]
+    cubin: bytes
+
+    @cached_property
+    def loops(self) -> tuple[Loop, ...]:
+        """In the order of the code, that outside them first. To ask for them takes longer than to compile."""
+        return loops(_tool("nvdisasm", self.cubin, "-c", "-ndf"))
 
     @property
     def in_products(self) -> tuple[Loop, ...]:
@@ -119,7 +126,7 @@ def _compiled(kernel: Any, special: Specialization, capability: int) -> Code:
         shared_bytes=binary.metadata.shared,
         warps=binary.metadata.num_warps,
         tensor_cores=next((name for name in ("tcgen05.mma", "wgmma.mma_async", "mma.sync") if name in ptx), ""),
-        loops=loops(_tool("nvdisasm", binary.asm["cubin"], "-c", "-ndf")),
+        cubin=binary.asm["cubin"],
     )
 
 

@@ -158,7 +158,7 @@ def loss_figure(history: Sequence[dict[str, float]]) -> Figure:
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
     """Write a figure as a picture and close it."""
-    figure.savefig(path, dpi=110)
+    figure.savefig(path)
     plt.close(figure)
     return Path(path)
 

@@ -39,12 +39,8 @@ def main() -> None:
 
 def check(kernels: ModuleType, hopper: bool) -> None:
     with device.emulated_by(kernels, 2, hopper):
-        for schedule in range(3):
-            kernels.set_schedule(schedule)
-            for given, names in CASES:
-                given = given.to(torch.bfloat16)
-                for name in names:
-                    assert_as_accurate(scores(given, SCORES[name]), given, SCORES[name])
+        # What is soon done comes first.
+        kernels.set_schedule(0)
         pooled = replace(SCORES["released"], pool_mean=True)
         cancelling = problem("random", 1, 2, 49, 30, 128)
         regions = cancelling.regions - cancelling.regions.mean(1, keepdim=True)
@@ -57,6 +53,12 @@ def check(kernels: ModuleType, hopper: bool) -> None:
         ):
             given = given.to(torch.float16)
             assert_as_accurate(scores(given, score), given, score)
+        for schedule in range(3):
+            kernels.set_schedule(schedule)
+            for given, names in CASES:
+                given = given.to(torch.bfloat16)
+                for name in names:
+                    assert_as_accurate(scores(given, SCORES[name]), given, SCORES[name])
         kernels.set_schedule(0)
         for given, names in GRADIENTS:
             for name in names:

@@ -77,7 +77,7 @@ def check_code(launches, capability, dtype_name):
         # sm_100 and up read their matrix instructions from a memory of their own, which the listing does not show.
         if capability <= 90 and multiplies(launch) and dtype_name != "float32" and not code.in_products:
             faults.append("has no loop with a product")
-        if code.narrow_loads():
+        if code.tensor_cores and code.narrow_loads():
             faults.append(f"{code.narrow_loads()} loads of single values feed a product")
         if faults:
             wrong[launch.name] = faults
