@@ -24,9 +24,9 @@ from bench.cuda_code import Instruction
 from bench.cuda_timeline import Phase, clocks_of_item
 from bench.report import markdown
 from gloria_ops.backends.cuda.gradients import (
-    BYTES_OF_SCALED_SUM,
     BYTES_OF_SUM,
     CUBLAS_BLOCK,
+    GRAM_BLOCK,
     WORKSPACE_BYTES,
     sizes_of_chunk,
 )
@@ -62,10 +62,12 @@ class Card:
     elementwise: float = 0.75
     # What plain products reach of cuBLAS's best rate.
     of_cublas: float = 0.93
+    # What mma.sync reaches of the matrix units: on an H100, 62.9 % were measured (arXiv:2501.12084).
+    by_warps: float = 1
 
 
 CARDS = (
-    Card("H100", "sm_90a", 132, 1.60, 2048, 5120 / 132, 3.0, 750),
+    Card("H100", "sm_90a", 132, 1.60, 2048, 5120 / 132, 3.0, 750, by_warps=0.629),
     Card("A100", "sm_80", 108, 1.35, 1024, 5120 / 108, 1.7, 260),
 )
 
@@ -244,6 +246,14 @@ def gradient_instructions(architecture: str, cosine: bool) -> float:
     return len(shortest(cuda_code.inside(code, first, last), (("STG", 1),))) / SLOT
 
 
+@cache
+def gram_step_instructions(architecture: str) -> int:
+    """Of a warp, for a step of the kernel for gG."""
+    code = _kernel("sm_90" if architecture == "sm_90a" else architecture, "gram_gradient")
+    loop = cuda_code.inside(code, *cuda_code.product_spans(code)[0])
+    return len(shortest(loop, (*((name, 1) for name in cuda_code.PRODUCTS), ("LDGSTS", 1))))
+
+
 def of_products(card: Card, case: Case, keep: bool) -> Stage:
     """The kernel that makes the affinities and the attention, of all tiles with all images."""
     cosine = case.score.similarity == "cosine"
@@ -302,7 +312,7 @@ def of_gradient(card: Card, case: Case) -> Stage:
     """The elementwise kernel."""
     cosine = case.score.similarity == "cosine"
     values = tiles(case.lengths) * WORDS * case.batch * _side(case)
-    from_memory = values * (10 if cosine else 4) / card.memory_tbps / 1e9
+    from_memory = values * (8 if cosine else 4) / card.memory_tbps / 1e9
     instructions = values / 32 * gradient_instructions(card.architecture, cosine)
     issue = instructions / (card.processors * card.issued * card.elementwise) / card.ghz / 1e6
     return Stage("gradient", max(from_memory, issue), "memory" if from_memory > issue else "instructions")
@@ -314,29 +324,47 @@ def _side(case: Case) -> int:
 
 def of_cublas(card: Card, case: Case) -> Iterator[Stage]:
     """The plain products, chunk by chunk, with what their last wave leaves idle, and the sums read and written."""
-    cosine, side = case.score.similarity == "cosine", _side(case)
-    chunks = [(images, of_tiles * WORDS, times) for images, of_tiles, times in _chunks(card, case)]
+    side, chunks = _side(case), [(images, of_tiles * WORDS, times) for images, of_tiles, times in _chunks(card, case)]
 
-    def product(rows: int, inner: int, width: int, batch: int = 1, moved: int = BYTES_OF_SUM) -> float:
-        blocks = math.ceil(rows / CUBLAS_BLOCK[0]) * math.ceil(width / CUBLAS_BLOCK[1]) * batch
+    def product(rows: int, inner: int) -> float:
+        blocks = math.ceil(rows / CUBLAS_BLOCK[0]) * math.ceil(case.width / CUBLAS_BLOCK[1])
         waves = math.ceil(blocks / card.processors) * card.processors / blocks
-        multiplied = 2 * rows * inner * width * batch / (card.of_cublas * card.cublas_tflops) / 1e9 * waves
-        return multiplied + moved * rows * width * batch / card.memory_tbps / 1e9
+        multiplied = 2 * rows * inner * case.width / (card.of_cublas * card.cublas_tflops) / 1e9 * waves
+        return multiplied + BYTES_OF_SUM * rows * case.width / card.memory_tbps / 1e9
 
-    gradients = {
-        "gT": lambda count, columns: product(columns, count * side, case.width),
-        "gV": lambda count, columns: product(count * side, columns, case.width),
+    of_words = sum(times * product(columns, count * side) for count, columns, times in chunks)
+    of_regions = sum(times * product(count * side, columns) for count, columns, times in chunks)
+    yield Stage("gT", of_words, "matrix units")
+    yield Stage("gV", of_regions, "matrix units")
+
+
+def of_gram_gradient(card: Card, case: Case) -> Stage:
+    """The kernel for gG, chunk by chunk: two blocks of four warps on a multiprocessor, 64 rows and columns a warp."""
+    depth, warps, warp = 64, 4, 64
+    down = _side(case) // GRAM_BLOCK
+    squares = down * (down + 1) // 2
+    # Rows that are read for a block; one on the diagonal needs its own only.
+    rows = GRAM_BLOCK * down * down / squares
+    instructions = gram_step_instructions(card.architecture)
+    pipes = {
+        "matrix units": GRAM_BLOCK**2 * depth / (card.multiply_adds * card.by_warps),
+        "shared memory": (rows + warps * 2 * warp) * 2 * depth / card.shared_memory,
+        "instructions": instructions * warps / card.issued / card.beside,
+        "second cache": rows * 2 * depth / card.second_cache,
     }
-    if cosine:
-        gradients["gG"] = lambda count, columns: product(side, columns, side, count, BYTES_OF_SCALED_SUM)
-    for name, milliseconds in gradients.items():
-        yield Stage(name, sum(times * milliseconds(count, columns) for count, columns, times in chunks), "matrix units")
+    bound = max(pipes, key=pipes.__getitem__)
+    clocks, moved = 0.0, 0.0
+    for images, of_tiles, times in _chunks(card, case):
+        waves = math.ceil(images * squares / card.processors)
+        clocks += times * waves * of_tiles * WORDS / depth * pipes[bound]
+        moved += times * images * squares * GRAM_BLOCK**2 * BYTES_OF_SUM
+    return Stage("gG", clocks / card.ghz / 1e6 + moved / card.memory_tbps / 1e9, bound)
 
 
 def _chunks(card: Card, case: Case) -> list[tuple[int, int, int]]:
     """Images and tiles of the chunks of backward, each with how often it occurs."""
     cosine, side, all_tiles = case.score.similarity == "cosine", _side(case), tiles(case.lengths)
-    values = WORKSPACE_BYTES // (6 if cosine else 2)
+    values = WORKSPACE_BYTES // (4 if cosine else 2)
     sizes = sizes_of_chunk(case.batch, all_tiles, side, WORDS, case.width, values, card.processors, cosine)
     return [
         (images, of_tiles, number * times)
@@ -373,6 +401,8 @@ def stages(card: Card, case: Case, mode: str) -> Iterator[Stage]:
         if direction == "backward":
             yield of_gradient(card, case)
             yield from of_cublas(card, case)
+            if case.score.similarity == "cosine":
+                yield of_gram_gradient(card, case)
 
 
 def share(card: Card, case: Case, mode: str) -> float:

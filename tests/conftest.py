@@ -28,7 +28,7 @@ def _same_random_numbers():
 
 @pytest.fixture(autouse=True, scope="module")
 def _modules_are_no_garbage():
-    """Accelerate collects garbage with every run of training, and would walk through all of torch's modules each time."""
+    """Accelerate collects garbage with every run of training, and would walk through all of torch each time."""
     gc.freeze()
     yield
     gc.unfreeze()

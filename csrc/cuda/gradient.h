@@ -1,8 +1,8 @@
-// The gradient of the affinities, elementwise, and for the cosine the attention, and the attention weighted for gG.
+// The gradient of the affinities, elementwise, and for the cosine the attention.
 // Half a warp takes a row of a tile, a lane one slot of it: what belongs to a word is loaded once for all regions, and
 // rows are read and written 16 bytes at a time.
 //
-// Limits, for an affinity: 4 bytes of memory without a cosine and 10 with one (1.3 and 3.3 ps at 3 TB/s), or 21 and 48
+// Limits, for an affinity: 4 bytes of memory without a cosine and 8 with one (1.3 and 2.7 ps at 3 TB/s), or 21 and 45
 // instructions with no and with a norm over words (1.0 and 2.4 ps of an H100). Memory decides.
 #pragma once
 
@@ -24,7 +24,7 @@ struct Gradient {
   int image, tile, length;
   // Of this lane's slot in the tile: which columns are words, and the lanes of this half that hold the same text.
   int words, first, last;
-  Slot norms, shifts, of_affinity, means, of_product, product_means, of_gram;
+  Slot norms, shifts, of_affinity, means, of_product, product_means;
 
   DEVICE Gradient(const GradientProblem& p) : p(p), lane(thread() % 32), slot(lane % kSlots) {}
 
@@ -72,7 +72,6 @@ struct Gradient {
     if constexpr (kCosine) {
       load(product_means, p.kept.statistics + kMeanProduct * plane() + at);
       load(of_product, p.coefficients + kOfProduct * plane() + at);
-      load(of_gram, p.coefficients + kOfGram * plane() + at);
     }
   }
   DEVICE static void load(Slot& to, const float* from) {
@@ -152,18 +151,14 @@ struct Gradient {
     if constexpr (kNorm == WordNorm::kSoftmax) r.inner = over_text(inner, plus);
   }
   DEVICE void write(Row& r, int row) const {
-    Slot gs, weighted;
+    Slot gs;
 #pragma unroll
     for (int i = 0; i < kSlot; ++i) {
       gs[i] = of_affinity[i] * r.e[i] + (kNorm == WordNorm::kSoftmax ? r.x[i] * (r.gx[i] - r.inner) : r.gx[i]);
       if (row >= length) gs[i] = 0;
-      if constexpr (kCosine) weighted[i] = of_gram[i] * r.e[i];
     }
     store<T>(p.gradient + place(row), gs);
-    if constexpr (kCosine) {
-      store<Float16>(p.weighted + place(row), weighted);
-      store<Float16>(p.attention + place(row), r.e);
-    }
+    if constexpr (kCosine) store<Float16>(p.attention + place(row), r.e);
   }
 
   DEVICE void short_row(int row) const {

@@ -16,6 +16,7 @@ void pack(const PackProblem& problem, const Device& device);
 void pool(const PoolProblem& problem, const Device& device);
 void coefficients(const CoefficientProblem& problem, const Device& device);
 void gradient(const GradientProblem& problem, DType dtype, const Device& device);
+void gram_gradient(const GramGradientProblem& problem, const Device& device);
 void forward(const ForwardProblem& problem, DType dtype, const Device& device);
 
 void forward_sm80(const ForwardProblem& problem, DType dtype, const Device& device);

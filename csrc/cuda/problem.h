@@ -129,9 +129,9 @@ struct CoefficientProblem {
 struct GradientProblem {
   Plan plan;
   Kept kept;
-  // As matrices of the same pitch: gs in the dtype of the problem, and in float16 the attention weighted for gG and the
-  // attention, neither normalized. The first two may take the place of what was kept, where that has 16 bits.
-  uint16_t *gradient, *weighted, *attention;
+  // As matrices of the same pitch: gs in the dtype of the problem, and in float16 the attention, not normalized. They
+  // may take the places of the affinities and products that were kept, where those have 16 bits.
+  uint16_t *gradient, *attention;
   const float* coefficients;
   const float* word_norms;
   const float* region_norms;  // (images, side)
@@ -140,6 +140,16 @@ struct GradientProblem {
   float scale, attention_scale;  // as in forward, and as in coefficients
   WordNorm word_norm;
   bool hard, cosine;
+};
+
+// What the gradient of the Gram matrices is made of: the attention, not normalized, and the weight of each word's.
+struct GramGradientProblem {
+  const uint16_t* attention;  // (images, side, pitch) float16
+  const uint16_t* weights;    // (images, pitch) float16
+  const float* factors;       // (images), of the weights
+  float* sums;                // (images, side, side); only the blocks of kRows on and below the diagonal are added to
+  int64_t pitch;
+  int32_t images, side;
 };
 
 // A word that waits for the direct way is marked by this similarity, which no cosine is.

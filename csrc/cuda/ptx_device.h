@@ -58,6 +58,12 @@ DEVICE float high(uint32_t pair) {
   asm("{\n.reg .b16 l, h;\nmov.b32 {l, h}, %1;\ncvt.f32.f16 %0, h;\n}" : "=f"(value) : "r"(pair));
   return value;
 }
+// Of both halves, each rounded.
+DEVICE uint32_t product_of_halves(uint32_t a, uint32_t b) {
+  uint32_t pair;
+  asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(pair) : "r"(a), "r"(b));
+  return pair;
+}
 
 // The same value, unknown to the compiler: what is made of it is made here, and not kept in registers from before.
 template <class T>

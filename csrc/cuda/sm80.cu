@@ -1,6 +1,7 @@
 // The kernels for sm_80 and later, which take every problem.
 #include "execute.h"
 #include "forward_sm80.h"
+#include "gram_gradient.h"
 #include "launch.h"
 #include "word_rows_sm80.h"
 
@@ -41,6 +42,10 @@ void word_rows(const Grid& grid, const ForwardProblem& problem) {
 void word_rows_sm80(const ForwardProblem& problem, DType dtype, const Device& device) {
   const Grid grid{device.processors, rows80::kThreads, rows80::kShared, device.stream};
   dtype == DType::kBFloat16 ? word_rows<BFloat16>(grid, problem) : word_rows<Float16>(grid, problem);
+}
+
+void gram_gradient(const GramGradientProblem& problem, const Device& device) {
+  execute<gram80::gram_gradient>({2 * device.processors, gram80::kThreads, gram80::kShared, device.stream}, problem);
 }
 
 void forward_sm80(const ForwardProblem& problem, DType dtype, const Device& device) {

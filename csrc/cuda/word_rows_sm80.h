@@ -1,23 +1,21 @@
 // Similarities of words that nothing is normalized over, on sm_80 and later (see word_rows.h): two tiles of words and
-// 128 regions at a time by mma.sync, fed by cp.async. A warp has 64 words x 64 regions, so that what it reads of shared
-// memory takes less time than its products.
+// 128 regions at a time, fed by cp.async.
 #pragma once
 
+#include "warp_products.h"
 #include "word_rows.h"
 
 namespace gloria_cuda {
 namespace rows80 {
 
-constexpr int kThreads = 256, kLeft = 2 * kWords, kDepth = 64, kStages = 3, kWarpWords = 64, kWarpRegions = 64;
-constexpr int kAcross = kRows / kWarpRegions;  // warps that share words
-constexpr int kM = kWarpWords / 16, kN = kWarpRegions / 8;
-constexpr uint32_t kRow = 2 * kDepth, kStage = (kLeft + kRows) * kRow;
+using namespace warp_products;
+
+constexpr int kThreads = 256, kLeft = 2 * kWords, kStages = 3;
+constexpr int kAcross = kRows / kSide;  // warps that share words
+constexpr uint32_t kStage = (kLeft + kRows) * kRow;
 constexpr uint32_t kPartials = kStages * kStage;  // of each word and each of the warps that share it
 constexpr uint32_t kShared = kPartials + kAcross * kLeft * 16;
-static_assert(kThreads == kLeft && kThreads / 32 == kLeft / kWarpWords * kAcross && kShared <= 163 << 10);
-
-// Places of chunks of 16 bytes such that eight rows never meet in a bank.
-DEVICE uint32_t place(uint32_t base, int row, int chunk) { return base + row * kRow + ((chunk ^ (row & 7)) << 4); }
+static_assert(kThreads == kLeft && kThreads / 32 == kLeft / kSide * kAcross && kShared <= 163 << 10);
 
 struct Work : WordWork {
   DEVICE Work(const ForwardProblem& p) : WordWork{p, block()} {}
@@ -68,29 +66,11 @@ struct Loader {
 };
 static_assert(kWords == kRows);
 
-template <class T>
-DEVICE void multiply(float (&s)[kM][kN][4], uint32_t left, uint32_t right) {
-  const int lane = thread() % 32;
-#pragma unroll
-  for (int k16 = 0; k16 < kDepth / 16; ++k16) {
-    uint32_t a[kM][4];
-#pragma unroll
-    for (int m = 0; m < kM; ++m) ldmatrix(a[m], place(left, m * 16 + lane % 16, k16 * 2 + lane / 16));
-#pragma unroll
-    for (int n = 0; n < kN; n += 2) {
-      uint32_t b[4];
-      ldmatrix(b, place(right, n * 8 + lane % 8 + lane / 16 * 8, k16 * 2 + lane / 8 % 2));
-#pragma unroll
-      for (int m = 0; m < kM; ++m) mma<T>(s[m][n], a[m], b[0], b[1]), mma<T>(s[m][n + 1], a[m], b[2], b[3]);
-    }
-  }
-}
-
 template <class T, bool kKeep>
 KERNEL LAUNCH_BOUNDS(kThreads, 1) void forward(const GRID_CONSTANT ForwardProblem p) {
   const uint32_t shared = shared_base();
   const int warp = thread() / 32, lane = thread() % 32;
-  const int word = warp / kAcross * kWarpWords, region = warp % kAcross * kWarpRegions;
+  const int word = warp / kAcross * kSide, region = warp % kAcross * kSide;
   auto partial = [&](int of_word, int across) { return shared + kPartials + (across * kLeft + of_word) * 16; };
   Loader loader(p, shared);
   int slot = 0;
@@ -102,7 +82,7 @@ KERNEL LAUNCH_BOUNDS(kThreads, 1) void forward(const GRID_CONSTANT ForwardProble
     Seen seen[kM][2];
 #pragma unroll 1
     for (int first = 0; first < length; first += kRows) {
-      float s[kM][kN][4] = {};
+      Sums s = {};
 #pragma unroll 1
       for (int k = 0; k < p.dim; k += kDepth) {
         wait_copies<kStages - 2>();

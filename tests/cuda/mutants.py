@@ -20,7 +20,8 @@ ROWS = "word_rows.h"
 ROWS80 = "word_rows_sm80.h"
 ROWS90 = "word_rows_sm90.h"
 # What each architecture has for itself, and the kernels around the products.
-ON_SM80 = (SM80, LOADER80, ROWS80)
+GRAM, PRODUCTS = "gram_gradient.h", "warp_products.h"
+ON_SM80 = (SM80, LOADER80, ROWS80, GRAM, PRODUCTS)
 ON_SM90 = (SM90, RING, ROWS90)
 SMALL = ("plan.h", "pack.h", "pool.h", "coefficients.h", "gradient.h")
 MUTANTS = [
@@ -246,7 +247,10 @@ MUTANTS = [
         "parts of a word are read before they are there", ROWS80, "    sync_block();\n    Seen all;", "    Seen all;"
     ),
     Mutant(
-        "words and regions of the wrong rows are multiplied", ROWS80, "lane % 8 + lane / 16 * 8, k16", "lane % 16, k16"
+        "words and regions of the wrong rows are multiplied",
+        PRODUCTS,
+        "lane % 8 + lane / 16 * 8, k16",
+        "lane % 16, k16",
     ),
     Mutant("a stage is given back too early", ROWS90, "      wgmma_wait<1>();\n", ""),
     Mutant("sums under way are read", ROWS90, "wgmma_wait<0>(s[0], s[1]);", "wgmma_wait<1>(s[0], s[1]);"),
@@ -292,7 +296,14 @@ MUTANTS = [
     Mutant("a slot has the sum up to itself", "gradient.h", "shuffle(v, lane - slot + last)", "shuffle(v, lane)"),
     Mutant("only the last tile of a long text counts", "gradient.h", "inner += r.inner;", "inner = r.inner;"),
     Mutant("padding behind the regions has attention", "gradient.h", "row >= length ? 0.f : ", ""),
-    Mutant("the weighted attention lacks its weight", "gradient.h", "of_gram[i] * r.e[i]", "r.e[i]"),
+    Mutant("the attention lacks its weight", GRAM, "product_of_halves(a[m][i], w[i / 2])", "a[m][i]"),
+    Mutant("halves of the weights are exchanged", GRAM, "w[i / 2]", "w[1 - i / 2]"),
+    Mutant("every step has the weights of the first", GRAM, "    weights += kDepth;\n", ""),
+    Mutant("copies are not waited for", GRAM, "      wait_copies<0>();\n", ""),
+    Mutant("the copies fill a stage that is read", GRAM, "      sync_block();\n", ""),
+    Mutant("a diagonal block reads what is not copied", GRAM, "at.down == at.across ? 0 : kOperand", "kOperand"),
+    Mutant("blocks of other rows are added up", GRAM, "found.across -= ++found.down", "++found.down, --found.across"),
+    Mutant("the gradient of G lacks its scale", GRAM, "p.factors[at.image]", "1.f"),
 ]
 # Changes that are none: they must pass, or the checks catch too much.
 CONTROLS = [

@@ -23,8 +23,8 @@ from gloria_ops.backends.cuda.pack import pack_words
 from gloria_ops.tokens import Ragged
 
 # Of each architecture, the kernels with products: two dtypes, forward and for backward; words as rows; else cosine
-# without a norm over words, and dot and cosine with one, with and (but on sm_90a) without a bound.
-KERNELS = {"sm_80": 24, "sm_90": 24, "sm_90a": 16}
+# without a norm over words, and dot and cosine with one, with and (but on sm_90a) without a bound. One for gG.
+KERNELS = {"sm_80": 25, "sm_90": 25, "sm_90a": 16}
 # At least so many places of forward_sm90.h issue a step: between the parts of the attention.
 STEPS = 12
 
@@ -42,7 +42,7 @@ def instructions(resources):
 
 
 def products(kernels):
-    return {key: value for key, value in kernels.items() if "forward" in key[1]}
+    return {key: value for key, value in kernels.items() if re.search("forward|gram_gradient", key[1])}
 
 
 def elementwise(kernels):
@@ -69,7 +69,7 @@ def test_nothing_is_spilled(resources, instructions):
 
 def test_products_run_on_tensor_cores(instructions):
     for (architecture, kernel), names in products(instructions).items():
-        rows = re.search(r"rows[89]0", kernel) is not None
+        rows = re.search(r"rows[89]0|gram80", kernel) is not None
         # Behind the norm: bounded, cosine, for backward.
         cosine = not rows and re.search(r"WordNormE\dELb\dELb(\d)", kernel)[1] == "1"
         if architecture == "sm_90a":
@@ -84,8 +84,8 @@ def test_products_run_on_tensor_cores(instructions):
             # Products that the compiler ran one by one would have a wait behind each.
             assert sum(name.startswith("WARPGROUP.DEPBAR") for name in names) < counts[0] / 2, kernel
         else:
-            # A step: four times 32 products where words are rows; else of the affinities two times 16, of the cosine
-            # as many with the attention.
+            # A step: four times 32 products where words are rows, and for gG; else of the affinities two times 16, of
+            # the cosine as many with the attention.
             wanted = 128 if rows else 64 if cosine else 32
             assert sum(name.startswith("HMMA.16816.F32") for name in names) >= wanted, kernel
             assert any(name.startswith("LDGSTS") for name in names), kernel
@@ -265,3 +265,5 @@ def test_every_count_of_the_compiled_kernels_is_of_real_work():
                 assert (sum(found.form) > 2 * values) == cosine
                 assert (found.finish > 0) == cosine
             assert 10 < cuda_model.gradient_instructions(card.architecture, cosine) < 60
+        # Four times 32 products, and what they read.
+        assert 160 < cuda_model.gram_step_instructions(card.architecture) < 400

@@ -2,6 +2,7 @@
 
 import math
 
+import emulation
 import pytest
 import torch
 from cuda_checks import LONG, SCHEDULES, SCORES, assert_gradients_as_accurate, gradients
@@ -132,7 +133,7 @@ def test_chunks_of_images_and_of_tiles(kernels, name, monkeypatch):
 
 
 SIDE, TILE, WIDTH = 384, 128, 768
-ROOM = (384 << 20) // 6
+ROOM = (384 << 20) // 4
 
 
 @pytest.mark.parametrize("processors", [108, 132])
@@ -156,6 +157,32 @@ def test_any_number_of_blocks_gives_the_same_bits(kernels, name):
     with device.emulated_by(kernels, 4, device.emulated.hopper):
         again = gradients(given, PRESETS[name])
     assert all(map(torch.equal, whole, again))
+
+
+@pytest.mark.parametrize(("images", "side", "pitch"), [(3, 128, 256), (2, 256, 384), (1, 384, 128), (2, 640, 128)])
+def test_the_gradient_of_gram_matrices(built, images, side, pitch):
+    """Attention weighted by word, on and below the diagonal, added to what is there; above it nothing changes."""
+    kernels = emulation.load(built)
+    random = torch.Generator().manual_seed(side)
+    attention = torch.rand(images, side, pitch, generator=random).half()
+    weights = torch.randn(images, pitch, generator=random).half()
+    factors = torch.tensor([0.5, 2.0, 0.25])[:images]
+    before = torch.randn(images, side, side, generator=random)
+    # In float64, but for the weighted attention, whose 11 bits are the kernel's.
+    added = factors[:, None, None] * ((attention * weights[:, None]).double() @ attention.double().mT)
+    block = torch.arange(side) // kernels.ROWS
+    expected = torch.where(block[:, None] >= block, before + added, before.double())
+    found = []
+    for schedule, processors in enumerate((1, 2)):
+        kernels.set_schedule(schedule)
+        kernels.take_counters()
+        with device.emulated_by(kernels, processors):
+            found.append(before.clone())
+            cuda_gradients.add_gram_gradient(found[-1], attention, weights * factors[:, None])
+        assert kernels.take_counters()["conflicts"] == 0
+    assert torch.equal(*found)
+    torch.testing.assert_close(found[0].double(), expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(found[0][:, block[:, None] < block], before[:, block[:, None] < block])
 
 
 def test_rows_of_nobody_get_zeros_and_a_longer_image_nan(kernels):

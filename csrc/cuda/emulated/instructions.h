@@ -91,6 +91,9 @@ template <class T>
 float high(uint32_t pair) {
   return T::value(static_cast<uint16_t>(pair >> 16));
 }
+inline uint32_t product_of_halves(uint32_t a, uint32_t b) {
+  return pack<Float16>(low<Float16>(a) * low<Float16>(b), high<Float16>(a) * high<Float16>(b));
+}
 
 template <class T>
 T again(T x) {

@@ -7,10 +7,10 @@ A chunk of images with a chunk of tiles has, for each affinity,
     s       bfloat16 problems keep float16 of it, float16 ones float32
     G a     likewise; for the cosine only
     gs      in the dtype of the problem; in the place of s, where that has 16 bits
-    w a     float16, with w the weight of a word's attention in gG; in the place of G a, likewise
-    a       float16
+    a       float16; in the place of G a, likewise
 
-as matrices (images, side, columns), and the products are gT += gsᵀ V, gV += gs T and gG += (w a) aᵀ.
+as matrices (images, side, columns). The products are gT += gsᵀ V and gV += gs T, by torch, and gG += a diag(w) aᵀ, with
+w the weight of a word's attention, by a kernel that takes half of it: gG is symmetric.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from gloria_ops.tokens import Ragged
 WORKSPACE_BYTES = 384 << 20
 # Rows and columns of a block of large products of cuBLAS. To move a byte of each value of a product takes as long as so
 # much more depth would (H100 120, A100 70, by their data sheets). The kernel of the affinities is half as fast.
-CUBLAS_BLOCK, _DEPTH_OF_BYTE, _SHARE = (128, 256), 96, 0.5
-# Bytes moved for a value of a product that is added to a float32 sum: by cuBLAS, or by a kernel behind it.
-BYTES_OF_SUM, BYTES_OF_SCALED_SUM = 8, 16
+CUBLAS_BLOCK, GRAM_BLOCK, _DEPTH_OF_BYTE, _SHARE = (128, 256), 128, 96, 0.5
+# Bytes moved for a value of a product that is added to a float32 sum.
+BYTES_OF_SUM = 8
 # Where float16 gradients end.
 _LARGEST = 2.0**15
 
@@ -72,23 +72,21 @@ class _Scratch(NamedTuple):
     affinities: Tensor
     products: Tensor
     gradient: Tensor
-    weighted: Tensor
     attention: Tensor
 
     @staticmethod
     def bytes_of_value(dtype: torch.dtype, cosine: bool) -> int:
         """Of all matrices together."""
-        wide = dtype == torch.float16
-        return (6 if wide else 2) + cosine * (8 if wide else 4)
+        return (6 if dtype == torch.float16 else 2) * (1 + cosine)
 
     @classmethod
     def of(cls, rows: Tensor, values: int, cosine: bool) -> _Scratch:
         """Room for so many values in each."""
         wide, half = rows.dtype == torch.float16, torch.float16
-        of_cosine = values * cosine
-        s, h = (empty(rows, each, dtype=torch.float32 if wide else half) for each in (values, of_cosine))
-        gs, wa = (empty(rows, each, dtype=half) for each in (values, of_cosine)) if wide else (s, h)
-        return cls(s, h, gs.view(rows.dtype), wa, empty(rows, of_cosine, dtype=half))
+        sizes = values, values * cosine
+        s, h = (empty(rows, each, dtype=torch.float32 if wide else half) for each in sizes)
+        gs, a = (empty(rows, each, dtype=half) for each in sizes) if wide else (s, h)
+        return cls(s, h, gs.view(rows.dtype), a)
 
     def matrices(self, *shape: int) -> _Scratch:
         """Those of a chunk."""
@@ -166,17 +164,17 @@ def sizes_of_chunk(
     some = np.arange(max(1, square // side // 2), max(1, min(images, square * 2 // side)) + 1)[:, None]
     others = np.clip(values // (some * side * words) - np.arange(square // words // 3 + 1), 1, tiles)
 
-    def clocks(
-        rows: np.ndarray, inner: np.ndarray, columns: int, batch: np.ndarray | int = 1, moved: int = BYTES_OF_SUM
-    ) -> np.ndarray:
-        blocks = -(-rows // CUBLAS_BLOCK[0]) * -(-columns // CUBLAS_BLOCK[1]) * batch
-        return -(-blocks // processors) * (inner + moved * _DEPTH_OF_BYTE)
+    def clocks(blocks: np.ndarray, inner: np.ndarray) -> np.ndarray:
+        return -(-blocks // processors) * (inner + BYTES_OF_SUM * _DEPTH_OF_BYTE)
 
     def of_chunk(some: np.ndarray, others: np.ndarray) -> np.ndarray:
         rows, columns = some * side, others * words
-        found = clocks(columns, rows, width) + clocks(rows, columns, width)
+        tall, across = CUBLAS_BLOCK[0], -(-width // CUBLAS_BLOCK[1])
+        found = clocks(-(-columns // tall) * across, rows) + clocks(-(-rows // tall) * across, columns)
         if cosine:
-            found += clocks(np.array(side), columns, side, some, BYTES_OF_SCALED_SUM)
+            # Half as large are the blocks of the kernel for gG, of which an image has those up to the diagonal.
+            down = side // GRAM_BLOCK
+            found = found + clocks(some * down * (down + 1) // 2, columns) / 2
         item = side * words * (width + cosine * side) / (CUBLAS_BLOCK[0] * CUBLAS_BLOCK[1] * _SHARE)
         return (found - (-some * others // processors) * item) * (rows * columns > 0)
 
@@ -248,15 +246,12 @@ def _add_images(
         if rows.dtype == torch.float16:
             bound = power_of_two_above(factors[kernels.BOUND], 0, 1) / _LARGEST
             factors[[kernels.OF_AFFINITY, kernels.OF_PRODUCT]] /= bound
-        weight = power_of_two_above(factors[kernels.OF_GRAM], 1)
-        factors[kernels.OF_GRAM] /= weight[:, None]
         kernels.gradient(
             device_of(rows),
             plan,
             kept,
             dtype_of(rows),
             gradient=matrices.gradient.data_ptr(),
-            weighted=matrices.weighted.data_ptr(),
             attention=matrices.attention.data_ptr(),
             coefficients=factors.data_ptr(),
             word_norms=words.norms.data_ptr(),
@@ -274,9 +269,11 @@ def _add_images(
         _add_product(of_columns[of_chunk], gs.T, flat, bound)
         _add_product(of_regions, gs, words.rows[of_chunk], bound)
         if grad_grams is not None:
-            grad_grams.addcmul_(_products(matrices.weighted, matrices.attention.mT), weight[:, None, None])
+            add_gram_gradient(grad_grams, matrices.attention, factors[kernels.OF_GRAM])
     if grad_grams is not None:
-        # gG is symmetric, and only half of it is of each place: V receives it whole.
+        # Only half of it is of each place: V receives it whole.
+        block = torch.arange(side, device=rows.device) // kernels.ROWS
+        grad_grams = torch.where(block[:, None] >= block, grad_grams, grad_grams.mT)
         of_gram = power_of_two_above(grad_grams, 1, 2)[:, None, None]
         products = _products((grad_grams / of_gram).half(), regions)[:, :, :dim]
         of_regions.view(rows.shape).addcmul_(products, of_gram / unscale[:, None, None])
@@ -316,6 +313,29 @@ def _add_product(to: Tensor, a: Tensor, b: Tensor, factor: Tensor | None) -> Non
         torch.addmm(to, a, b, out_dtype=torch.float32, out=to)
     else:
         to.add_(_products(a, b))
+
+
+def add_gram_gradient(to: Tensor, attention: Tensor, weights: Tensor) -> None:
+    """Add what a chunk of words gives to gG, in its blocks on and below the diagonal.
+
+    Args:
+        to: (images, side, side) float32, with the side a multiple of 128.
+        attention: (images, side, columns) float16, not normalized, with the columns a multiple of 128.
+        weights: (images, columns) float32, of each word's.
+    """
+    # float16 takes weights up to 1.
+    factors = power_of_two_above(weights, 1)
+    halves = (weights / factors[:, None]).half()
+    loaded().gram_gradient(
+        device_of(to),
+        attention=attention.data_ptr(),
+        weights=halves.data_ptr(),
+        factors=factors.data_ptr(),
+        sums=to.data_ptr(),
+        pitch=attention.shape[2],
+        images=to.shape[0],
+        side=to.shape[1],
+    )
 
 
 def _products(a: Tensor, b: Tensor) -> Tensor:
