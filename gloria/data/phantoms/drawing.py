@@ -5,9 +5,12 @@ The patient's left is on the right of the picture, as in radiographs.
 """
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -118,11 +121,11 @@ def write_phantoms(
         raise ValueError(f"count is {count} and seed {seed}; expected at least one phantom, and a seed of 0 or more")
     if not 0 <= second <= 1:
         raise ValueError(f"second is {second}; expected a share of the phantoms, 0 to 1")
-    numbered = (
-        (f"phantom-{seed}-{number:05d}", draw_phantom(_findings_of(number, seed, second), [seed, number], size), "")
+    wanted = [
+        _Wanted(number, f"phantom-{seed}-{number:05d}", _findings_of(number, seed, second), [seed, number])
         for number in range(count)
-    )
-    return _write(Path(folder), numbered, count, progress)
+    ]
+    return _write(Path(folder), wanted, size, progress)
 
 
 def write_five_by_200(
@@ -149,16 +152,18 @@ def write_five_by_200(
     """
     if of_each < 1 or seed < 0:
         raise ValueError(f"of_each is {of_each} and seed {seed}; expected at least 1, and a seed of 0 or more")
-    numbered = (
-        (
+    wanted = [
+        _Wanted(
+            number * len(COMPETITION) + place,
             f"5x200-{seed}-{number:04d}-{name}",
-            draw_phantom(_with_side(name.lower(), number), [seed, number, FIVE_BY_200], size),
+            [_with_side(name.lower(), number)],
+            [seed, number, FIVE_BY_200],
             name,
         )
         for number in range(of_each)
-        for name in COMPETITION
-    )
-    return _write(Path(folder), numbered, of_each * len(COMPETITION), progress)
+        for place, name in enumerate(COMPETITION)
+    ]
+    return _write(Path(folder), wanted, size, progress)
 
 
 def rows_of_finding(rows: Sequence[Row], kind: str) -> list[Row]:
@@ -229,26 +234,45 @@ def _findings_of(number: int, seed: int, second: float) -> list[str]:
     return [first, str(random.choice(others))]
 
 
-def _write(folder: Path, phantoms: Iterable[tuple[str, Phantom, str]], count: int, progress: bool) -> Path:
-    """Write (patient, phantom, label) as files and a table; the label "" stands for the finding."""
+class _Wanted(NamedTuple):
+    """A phantom to be written: its number in the table, and what it is drawn from; the label "" is the finding."""
+
+    number: int
+    patient: str
+    findings: list[str]
+    seed: list[int]
+    label: str = ""
+
+
+def _write(folder: Path, wanted: Sequence[_Wanted], size: int, progress: bool) -> Path:
+    """Write phantoms as files, and a table of them."""
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.zeros((size, size), bool)).save(folder / "masks" / EMPTY)
     table = folder / "phantoms.csv"
-    shown = tqdm(phantoms, "drawing phantoms", count, unit="image", disable=None if progress else True, leave=False)
-    with table.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for number, (patient, phantom, label) in enumerate(shown):
-            image, mask = f"images/{number:05d}.png", f"masks/{number:05d}.png"
-            if not number:
-                Image.fromarray(np.zeros_like(phantom.mask)).save(folder / "masks" / EMPTY)
-            Image.fromarray(phantom.image).save(folder / image)
-            Image.fromarray(phantom.mask).save(folder / mask)
-            present = {each.kind: own for each, own in zip(phantom.findings, phantom.masks, strict=True)}
-            labels = "; ".join(f"{kind.title()}={int(kind in present)}" for kind in KINDS)
-            for kind in {*KINDS} & {*present}:
-                Image.fromarray(present[kind]).save(_mask_of(folder / mask, kind))
-            severity = " and ".join(str(finding.severity) for finding in phantom.findings)
-            name = phantom.finding
-            writer.writerow([image, phantom.report, patient, label or name, name, severity, mask, labels])
+    pool = ThreadPoolExecutor()  # NumPy draws, and Pillow compresses, without the interpreter's lock
+    try:
+        lines = pool.map(partial(_draw, folder, size), wanted)
+        with table.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
+            quiet = None if progress else True
+            writer.writerows(tqdm(lines, "drawing phantoms", len(wanted), unit="image", disable=quiet, leave=False))
+    finally:
+        pool.shutdown(cancel_futures=True)
     return table
+
+
+def _draw(folder: Path, size: int, wanted: _Wanted) -> list[str]:
+    """Write one phantom, and return its line of the table."""
+    phantom = draw_phantom(wanted.findings, wanted.seed, size)
+    image, mask = f"images/{wanted.number:05d}.png", f"masks/{wanted.number:05d}.png"
+    Image.fromarray(phantom.image).save(folder / image)
+    Image.fromarray(phantom.mask).save(folder / mask)
+    present = {each.kind: own for each, own in zip(phantom.findings, phantom.masks, strict=True)}
+    labels = "; ".join(f"{kind.title()}={int(kind in present)}" for kind in KINDS)
+    for kind in {*KINDS} & {*present}:
+        Image.fromarray(present[kind]).save(_mask_of(folder / mask, kind))
+    severity = " and ".join(str(finding.severity) for finding in phantom.findings)
+    name = phantom.finding
+    return [image, phantom.report, wanted.patient, wanted.label or name, name, severity, mask, labels]
