@@ -32,7 +32,7 @@ from gloria_ops.backends.cuda.gradients import (
 )
 
 # Of the kernels (csrc/cuda/problem.h).
-WORDS, SLOT, ROWS = 128, 8, 128
+WORDS, SLOT, ROWS, KEPT_ROWS = 128, 8, 128, 16
 
 
 @dataclass(frozen=True)
@@ -311,7 +311,7 @@ def of_products(card: Card, case: Case, keep: bool) -> Stage:
 def of_gradient(card: Card, case: Case) -> Stage:
     """The elementwise kernel."""
     cosine = case.score.similarity == "cosine"
-    values = tiles(case.lengths) * WORDS * case.batch * _side(case)
+    values = tiles(case.lengths) * WORDS * case.batch * _height(case)
     from_memory = values * (8 if cosine else 4) / card.memory_tbps / 1e9
     instructions = values / 32 * gradient_instructions(card.architecture, cosine)
     issue = instructions / (card.processors * card.issued * card.elementwise) / card.ghz / 1e6
@@ -322,9 +322,15 @@ def _side(case: Case) -> int:
     return math.ceil(case.regions / ROWS) * ROWS
 
 
+def _height(case: Case) -> int:
+    """Rows of an image in the matrices of backward."""
+    return math.ceil(case.regions / KEPT_ROWS) * KEPT_ROWS
+
+
 def of_cublas(card: Card, case: Case) -> Iterator[Stage]:
     """The plain products, chunk by chunk, with what their last wave leaves idle, and the sums read and written."""
-    side, chunks = _side(case), [(images, of_tiles * WORDS, times) for images, of_tiles, times in _chunks(card, case)]
+    height = _height(case)
+    chunks = [(images, of_tiles * WORDS, times) for images, of_tiles, times in _chunks(card, case)]
 
     def product(rows: int, inner: int) -> float:
         blocks = math.ceil(rows / CUBLAS_BLOCK[0]) * math.ceil(case.width / CUBLAS_BLOCK[1])
@@ -332,8 +338,8 @@ def of_cublas(card: Card, case: Case) -> Iterator[Stage]:
         multiplied = 2 * rows * inner * case.width / (card.of_cublas * card.cublas_tflops) / 1e9 * waves
         return multiplied + BYTES_OF_SUM * rows * case.width / card.memory_tbps / 1e9
 
-    of_words = sum(times * product(columns, count * side) for count, columns, times in chunks)
-    of_regions = sum(times * product(count * side, columns) for count, columns, times in chunks)
+    of_words = sum(times * product(columns, count * height) for count, columns, times in chunks)
+    of_regions = sum(times * product(count * height, columns) for count, columns, times in chunks)
     yield Stage("gT", of_words, "matrix units")
     yield Stage("gV", of_regions, "matrix units")
 
@@ -363,9 +369,9 @@ def of_gram_gradient(card: Card, case: Case) -> Stage:
 
 def _chunks(card: Card, case: Case) -> list[tuple[int, int, int]]:
     """Images and tiles of the chunks of backward, each with how often it occurs."""
-    cosine, side, all_tiles = case.score.similarity == "cosine", _side(case), tiles(case.lengths)
+    cosine, height, all_tiles = case.score.similarity == "cosine", _height(case), tiles(case.lengths)
     values = WORKSPACE_BYTES // (4 if cosine else 2)
-    sizes = sizes_of_chunk(case.batch, all_tiles, side, WORDS, case.width, values, card.processors, cosine)
+    sizes = sizes_of_chunk(case.batch, all_tiles, height, WORDS, case.width, values, card.processors, cosine)
     return [
         (images, of_tiles, number * times)
         for images, number in _parts(case.batch, sizes[0])

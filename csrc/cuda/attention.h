@@ -246,12 +246,14 @@ struct KeptRow {
   static constexpr bool kWide = __is_same(T, Float16);
   using Pair = std::conditional_t<kWide, float2, uint32_t>;
   Pair* at;
+  float norm = 0;  // of the region
 
   DEVICE KeptRow(const ForwardProblem& p, void* matrix, int image, int region, int column) : at(nullptr) {
-    if (region >= p.side) return;
-    const int64_t row = static_cast<int64_t>(image) * p.side + region;
+    if (region >= p.kept.height) return;
+    const int row = image * p.kept.height + region;  // a chunk has not 2^31
+    norm = p.kept.region_norms[row];
     column += thread() % 4 * 2 - p.kept.first_tile * kWords;
-    at = static_cast<Pair*>(matrix) + (row * p.kept.pitch + column) / 2;
+    at = static_cast<Pair*>(matrix) + (static_cast<int64_t>(row) * p.kept.pitch + column) / 2;
   }
   // Stores the words of slot n, which become what is kept.
   DEVICE void store(int n, float& x, float& y) const {
@@ -273,9 +275,7 @@ DEVICE void keep_affinities(const ForwardProblem& p, int image, int region, int 
   for (int r = 0; r < 2; ++r) {
     if (r && never(p)) return;
     const KeptRow<T> row(p, p.kept.affinities, image, region + 8 * r, column);
-    float of_region = 0;
-    if (row.at) of_region = p.region_norms[static_cast<int64_t>(image) * p.side + region + 8 * r];
-    const float inverse = of_region == 0 ? 0.f : reciprocal(of_region);
+    const float inverse = row.norm == 0 ? 0.f : reciprocal(row.norm);
 #pragma unroll
     for (int n = 0; n < kN; ++n) {
       float &x = s[n][2 * r], &y = s[n][2 * r + 1];
@@ -286,7 +286,7 @@ DEVICE void keep_affinities(const ForwardProblem& p, int image, int region, int 
         x *= inverse * (of_words.x == 0 ? 0.f : reciprocal(of_words.x));
         y *= inverse * (of_words.y == 0 ? 0.f : reciprocal(of_words.y));
         row.store(n, x, y);
-        x = rounded_product(x, of_words.x * of_region), y = rounded_product(y, of_words.y * of_region);
+        x = rounded_product(x, of_words.x * row.norm), y = rounded_product(y, of_words.y * row.norm);
       }
     }
   }

@@ -42,6 +42,7 @@ PYBIND11_MODULE(GLORIA_MODULE, m) {
   m.attr("WORDS") = kWords;
   m.attr("SLOT") = kSlot;
   m.attr("ROWS") = kRows;
+  m.attr("KEPT_ROWS") = kKeptRows;
   m.attr("ON_CHIP") = kOnChip;
   m.attr("MOST_PASSES") = kMostPasses;
 
@@ -71,13 +72,18 @@ PYBIND11_MODULE(GLORIA_MODULE, m) {
            py::arg("tiles"));
 
   py::class_<Kept>(m, "Kept", py::module_local())
-      .def(py::init(
-               [](uintptr_t affinities, uintptr_t products, uintptr_t statistics, int64_t pitch, int32_t first_tile) {
-                 return Kept{address<void>(affinities), address<void>(products), address<float>(statistics), pitch,
-                             first_tile};
-               }),
+      .def(py::init([](uintptr_t affinities, uintptr_t products, uintptr_t statistics, uintptr_t region_norms,
+                       int64_t pitch, int32_t height, int32_t first_tile) {
+             return Kept{address<void>(affinities),
+                         address<void>(products),
+                         address<float>(statistics),
+                         address<const float>(region_norms),
+                         pitch,
+                         height,
+                         first_tile};
+           }),
            py::kw_only(), py::arg("affinities") = 0, py::arg("products") = 0, py::arg("statistics") = 0,
-           py::arg("pitch") = 0, py::arg("first_tile") = 0);
+           py::arg("region_norms") = 0, py::arg("pitch") = 0, py::arg("height") = 0, py::arg("first_tile") = 0);
   m.attr("STATISTICS") = static_cast<int>(kStatistics);
   m.attr("COEFFICIENTS") = static_cast<int>(kCoefficients);
   m.attr("OF_AFFINITY") = static_cast<int>(kOfAffinity);
@@ -179,28 +185,28 @@ PYBIND11_MODULE(GLORIA_MODULE, m) {
   m.def(
       "gradient",
       [](const Device& device, const Plan& tiles, const Kept& kept, DType dtype, uintptr_t grad_affinities,
-         uintptr_t attention, uintptr_t factors, uintptr_t word_norms, uintptr_t region_norms, uintptr_t region_lengths,
-         int32_t images, int32_t side, float scale, float attention_scale, WordNorm word_norm, bool hard, bool cosine) {
-        gradient(
-            {tiles, kept, address<uint16_t>(grad_affinities), address<uint16_t>(attention),
-             address<const float>(factors), address<const float>(word_norms), address<const float>(region_norms),
-             address<const int64_t>(region_lengths), images, side, scale, attention_scale, word_norm, hard, cosine},
-            dtype, device);
+         uintptr_t attention, uintptr_t factors, uintptr_t word_norms, uintptr_t region_lengths, int32_t images,
+         float scale, float attention_scale, WordNorm word_norm, bool hard, bool cosine) {
+        gradient({tiles, kept, address<uint16_t>(grad_affinities), address<uint16_t>(attention),
+                  address<const float>(factors), address<const float>(word_norms),
+                  address<const int64_t>(region_lengths), images, scale, attention_scale, word_norm, hard, cosine},
+                 dtype, device);
       },
       py::arg("device"), py::arg("plan"), py::arg("kept"), py::arg("dtype"), py::kw_only(), py::arg("gradient"),
-      py::arg("attention"), py::arg("coefficients"), py::arg("word_norms"), py::arg("region_norms"),
-      py::arg("region_lengths"), py::arg("images"), py::arg("side"), py::arg("scale"), py::arg("attention_scale"),
-      py::arg("word_norm"), py::arg("hard"), py::arg("cosine"), py::call_guard<py::gil_scoped_release>());
+      py::arg("attention"), py::arg("coefficients"), py::arg("word_norms"), py::arg("region_lengths"),
+      py::arg("images"), py::arg("scale"), py::arg("attention_scale"), py::arg("word_norm"), py::arg("hard"),
+      py::arg("cosine"), py::call_guard<py::gil_scoped_release>());
   m.def(
       "gram_gradient",
       [](const Device& device, uintptr_t attention, uintptr_t weights, uintptr_t factors, uintptr_t sums, int64_t pitch,
-         int32_t images, int32_t side) {
+         int32_t images, int32_t height, int32_t side) {
         gram_gradient({address<const uint16_t>(attention), address<const uint16_t>(weights),
-                       address<const float>(factors), address<float>(sums), pitch, images, side},
+                       address<const float>(factors), address<float>(sums), pitch, images, height, side},
                       device);
       },
       py::arg("device"), py::kw_only(), py::arg("attention"), py::arg("weights"), py::arg("factors"), py::arg("sums"),
-      py::arg("pitch"), py::arg("images"), py::arg("side"), py::call_guard<py::gil_scoped_release>());
+      py::arg("pitch"), py::arg("images"), py::arg("height"), py::arg("side"),
+      py::call_guard<py::gil_scoped_release>());
 
 #ifdef GLORIA_EMULATED
   m.def("set_schedule", [](uint64_t seed) { schedule = seed; });

@@ -114,7 +114,7 @@ struct Forward {
         if (kKeep && !at.direct())
 #pragma unroll
           for (int m = 0; m < kTall; ++m)
-            keep_products<T>(p, again(at.item.image), region(2 * m), again(at.tile) * kWords + right() * kHalf,
+            keep_products<T>(p, again(at.item.image), region(2 * m), again(at.tile) * kWords + again(right()) * kHalf,
                              shared + kSums + right() * kHalf * 8, s[m]);
         begin_ahead();
         at.direct() ? add_context(s) : add_form(s);

@@ -13,7 +13,7 @@ namespace gloria_cuda {
 using namespace gpu;
 
 constexpr int kGradientThreads = 256, kRowsAtOnce = kGradientThreads / kSlots, kGradientRows = 64;
-static_assert(kSlots == 16 && kRows % kGradientRows == 0);
+static_assert(kSlots == 16 && kRowsAtOnce == kKeptRows);
 
 using Slot = float[kSlot];
 
@@ -29,19 +29,22 @@ struct Gradient {
   DEVICE Gradient(const GradientProblem& p) : p(p), lane(thread() % 32), slot(lane % kSlots) {}
 
   DEVICE void run() {
-    const int blocks_of_image = p.side / kGradientRows;
+    const int blocks_of_image = (p.kept.height + kGradientRows - 1) / kGradientRows;
     const int64_t items = static_cast<int64_t>(p.plan.counts[0]) * p.images * blocks_of_image;
 #pragma unroll 1
     for (int64_t item = block(); item < items; item += blocks()) {
       const int run = static_cast<int>(item / (p.images * blocks_of_image));
       image = static_cast<int>(item / blocks_of_image % p.images);
       length = static_cast<int>(p.region_lengths[image]);
-      const int row = static_cast<int>(item % blocks_of_image) * kGradientRows + thread() / kSlots;
+      const int first = static_cast<int>(item % blocks_of_image) * kGradientRows;
+      const int left = p.kept.height - first, count = left < kGradientRows ? left : kGradientRows;
       const int from = p.plan.runs[run], span = p.plan.spans[run];
       if (span == 1) load_tile(from);
 #pragma unroll 1
-      for (int i = 0; i < kGradientRows; i += kRowsAtOnce)
-        span == 1 ? short_row(row + i) : long_row(row + i, from, span);
+      for (int i = 0; i < count; i += kRowsAtOnce) {  // the same for all threads, so that a warp stays together
+        const int row = first + i + thread() / kSlots;
+        span == 1 ? short_row(row) : long_row(row, from, span);
+      }
     }
   }
 
@@ -54,7 +57,9 @@ struct Gradient {
 
   DEVICE int64_t plane() const { return p.images * p.kept.pitch; }
   DEVICE int64_t column() const { return (tile - p.kept.first_tile) * static_cast<int64_t>(kWords) + slot * kSlot; }
-  DEVICE int64_t place(int row) const { return (static_cast<int64_t>(image) * p.side + row) * p.kept.pitch + column(); }
+  DEVICE int64_t place(int row) const {
+    return (static_cast<int64_t>(image) * p.kept.height + row) * p.kept.pitch + column();
+  }
 
   DEVICE void load_tile(int number) {
     tile = number;
@@ -109,7 +114,7 @@ struct Gradient {
   DEVICE void load_affinities(Row& r, int row) const {
     load_kept(r.s, p.kept.affinities, row);
     if constexpr (__is_same(T, Float16)) return;
-    const float norm = p.region_norms[static_cast<int64_t>(image) * p.side + row];
+    const float norm = p.kept.region_norms[static_cast<int64_t>(image) * p.kept.height + row];
 #pragma unroll
     for (int i = 0; i < kSlot; ++i) r.s[i] = rounded_product(r.s[i], norms[i] * norm);
   }

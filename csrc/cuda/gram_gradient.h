@@ -18,7 +18,7 @@ using namespace warp_products;
 constexpr int kThreads = 128, kStages = 2, kAcross = kRows / kSide;
 constexpr uint32_t kOperand = kRows * kRow, kWeights = 2 * kOperand, kStage = kWeights + kRow,
                    kShared = kStages * kStage;
-static_assert(kThreads / 32 == kAcross * kAcross && 2 * kShared <= 163 << 10);
+static_assert(kThreads / 32 == kAcross * kAcross && 2 * kShared <= 163 << 10 && kThreads / 8 == kKeptRows);
 // A block's first step is then never in the stage that the block before it read last.
 static_assert(kWords / kDepth % kStages == 0);
 
@@ -33,13 +33,14 @@ DEVICE Square square_of(int item, int blocks_of_image) {
 }
 
 struct Loader {
-  static constexpr int kAtOnce = kThreads / 8;  // rows, eight threads each
+  static constexpr int kAtOnce = kKeptRows;  // eight threads each
 
+  const GramGradientProblem& p;
+  const Square& at;
   const uint16_t *left, *right, *weights;  // right: null where it is the left
-  const int64_t pitch;
 
-  DEVICE Loader(const GramGradientProblem& p, const Square& at) : pitch(p.pitch) {
-    const int64_t first = static_cast<int64_t>(at.image) * p.side + thread() / 8;
+  DEVICE Loader(const GramGradientProblem& p, const Square& at) : p(p), at(at) {
+    const int64_t first = static_cast<int64_t>(at.image) * p.height + thread() / 8, pitch = p.pitch;
     const uint16_t* from = p.attention + first * pitch + thread() % 8 * 8;
     left = from + at.down * kRows * pitch;
     right = at.down == at.across ? nullptr : from + at.across * kRows * pitch;
@@ -47,16 +48,21 @@ struct Loader {
   }
   DEVICE void next(uint32_t stage) {
     const uint32_t to = place(stage, thread() / 8, thread() % 8);
-    copy(to, left), left += kDepth;
-    if (right) copy(to + kOperand, right), right += kDepth;
+    copy(to, left, at.down), left += kDepth;
+    if (right) copy(to + kOperand, right, at.across), right += kDepth;
     if (thread() < 8) copy_async(stage + kWeights + thread() * 16, weights);
     weights += kDepth;
   }
 
  private:
-  DEVICE void copy(uint32_t to, const uint16_t* from) const {
+  // In the place of rows that an image does not have, the last that it has once more.
+  DEVICE void copy(uint32_t to, const uint16_t* from, int block) const {
+    const int last = p.height - kAtOnce - block * kRows;
 #pragma unroll
-    for (int i = 0; i < kRows / kAtOnce; ++i) copy_async(to + i * kAtOnce * kRow, from + i * kAtOnce * pitch);
+    for (int row = 0; row < kRows; row += kAtOnce) {
+      copy_async(to + row * kRow, from);
+      if (row < last) from += kAtOnce * p.pitch;
+    }
   }
 };
 
@@ -64,7 +70,7 @@ KERNEL LAUNCH_BOUNDS(kThreads, 2) void gram_gradient(const GRID_CONSTANT GramGra
   const uint32_t shared = shared_base();
   const int warp = thread() / 32, lane = thread() % 32;
   const int row = warp / kAcross * kSide, column = warp % kAcross * kSide;
-  const int blocks_down = p.side / kRows, blocks_of_image = blocks_down * (blocks_down + 1) / 2;
+  const int blocks_down = (p.height + kRows - 1) / kRows, blocks_of_image = blocks_down * (blocks_down + 1) / 2;
   const int steps = static_cast<int>(p.pitch / kDepth);
 #pragma unroll 1
   for (int item = block(); item < p.images * blocks_of_image; item += blocks()) {

@@ -10,6 +10,7 @@ constexpr int kWords = 128;  // columns of a tile of words
 constexpr int kSlot = 8;     // a text owns whole slots of a tile
 constexpr int kSlots = kWords / kSlot;
 constexpr int kRows = 128;        // regions of a pass
+constexpr int kKeptRows = 16;     // the height of matrices of what is kept is a multiple of it
 constexpr int kOnChip = 3;        // passes whose attention stays in shared memory
 constexpr int kMostPasses = 128;  // of one image
 constexpr int kImagesAtOnce =
@@ -58,16 +59,18 @@ struct PackProblem {
   DType dtype;
 };
 
-// What backward keeps of the affinities of a chunk of tiles, in matrices (images, side, pitch) whose first column is
-// that of `first_tile`; planes of single words are (images, pitch).
+// What backward keeps of the affinities of a chunk of tiles, in matrices (images, height, pitch) whose first column is
+// that of `first_tile`; planes of single words are (images, pitch). Passes may reach beyond the height: not all is
+// kept.
 struct Kept {
   // Of bfloat16 problems s / (|t| |v|) in float16, as good for a bfloat16 gradient as float32; of float16 ones s in
   // float32. Null where nothing is kept.
   void* affinities;
-  void* products;     // r^2 G a, likewise
-  float* statistics;  // (kStatistics, images, pitch)
+  void* products;             // r^2 G a, likewise
+  float* statistics;          // (kStatistics, images, pitch)
+  const float* region_norms;  // (images, height)
   int64_t pitch;
-  int32_t first_tile;
+  int32_t height, first_tile;
 };
 // Of a word and an image: what is subtracted in the exponents of its attention, the sum of the exponentials, the means
 // of s and of r^2 G a by the attention, and |c|.
@@ -134,9 +137,8 @@ struct GradientProblem {
   uint16_t *gradient, *attention;
   const float* coefficients;
   const float* word_norms;
-  const float* region_norms;  // (images, side)
   const int64_t* region_lengths;
-  int32_t images, side;
+  int32_t images;
   float scale, attention_scale;  // as in forward, and as in coefficients
   WordNorm word_norm;
   bool hard, cosine;
@@ -144,12 +146,13 @@ struct GradientProblem {
 
 // What the gradient of the Gram matrices is made of: the attention, not normalized, and the weight of each word's.
 struct GramGradientProblem {
-  const uint16_t* attention;  // (images, side, pitch) float16
+  const uint16_t* attention;  // (images, height, pitch) float16
   const uint16_t* weights;    // (images, pitch) float16
   const float* factors;       // (images), of the weights
-  float* sums;                // (images, side, side); only the blocks of kRows on and below the diagonal are added to
+  float* sums;                // (images, side, side); only the blocks of kRows on and below the diagonal are added to,
+                              // beyond the height anything finite
   int64_t pitch;
-  int32_t images, side;
+  int32_t images, height, side;
 };
 
 // A word that waits for the direct way is marked by this similarity, which no cosine is.

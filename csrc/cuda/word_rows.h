@@ -69,7 +69,7 @@ DEVICE void keep_affinities(const ForwardProblem& p, int image, int tile, int co
                             float (&s)[kBlocks][4]) {
   using Value = std::conditional_t<__is_same(T, Float16), float, uint16_t>;
   region += thread() % 4 * 2;
-  const int64_t first = static_cast<int64_t>(image) * p.side + region;
+  const int64_t first = static_cast<int64_t>(image) * p.kept.height + region;
   Value* to =
       static_cast<Value*>(p.kept.affinities) + first * p.kept.pitch + (tile - p.kept.first_tile) * kWords + column;
   float of_words[2], inverse[2];
@@ -82,13 +82,13 @@ DEVICE void keep_affinities(const ForwardProblem& p, int image, int tile, int co
   for (int n = 0; n < kBlocks; ++n)
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      if (region + n * 8 >= p.side) return;
+      if (region + n * 8 >= p.kept.height) return;
       Value* at = to + (n * 8 + i) * p.kept.pitch;
       float &x = s[n][i], &y = s[n][2 + i];
       if constexpr (__is_same(T, Float16)) {
         at[0] = x, at[8] = y;
       } else {
-        const float of_region = p.region_norms[first + n * 8 + i];
+        const float of_region = p.kept.region_norms[first + n * 8 + i];
         const float of_both = of_region == 0 ? 0.f : reciprocal(of_region);
         const uint32_t pair = gpu::pack<Float16>(x * of_both * inverse[0], y * of_both * inverse[1]);
         at[0] = static_cast<uint16_t>(pair), at[8] = static_cast<uint16_t>(pair >> 16);

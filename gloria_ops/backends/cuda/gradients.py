@@ -9,8 +9,8 @@ A chunk of images with a chunk of tiles has, for each affinity,
     gs      in the dtype of the problem; in the place of s, where that has 16 bits
     a       float16; in the place of G a, likewise
 
-as matrices (images, side, columns). The products are gT += gsᵀ V and gV += gs T, by torch, and gG += a diag(w) aᵀ, with
-w the weight of a word's attention, by a kernel that takes half of it: gG is symmetric.
+as matrices (images, height, columns). The products are gT += gsᵀ V and gV += gs T, by torch, and gG += a diag(w) aᵀ,
+with w the weight of a word's attention, by a kernel that takes half of it: gG is symmetric.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class _Runs(NamedTuple):
 
 
 class _Scratch(NamedTuple):
-    """The matrices of a chunk: (images, side, columns), or flat, for one chunk after the other."""
+    """The matrices of a chunk: (images, height, columns), or flat, for one chunk after the other."""
 
     affinities: Tensor
     products: Tensor
@@ -100,7 +100,7 @@ def backward(grad_scores: Tensor, images: Ragged, texts: Ragged, score: LocalSco
         NotImplementedError: more regions an image than the kernels take.
     """
     kernels, count, most = loaded(), images.starts.numel(), longest(images)
-    side = padded(most, kernels.ROWS)
+    side, height = padded(most, kernels.ROWS), padded(most, kernels.KEPT_ROWS)
     words = pack_words(texts)
     cosine = score.similarity == "cosine"
     # The score of an image longer than its share of the rows is NaN, and so are its gradients.
@@ -110,7 +110,7 @@ def backward(grad_scores: Tensor, images: Ragged, texts: Ragged, score: LocalSco
     at_once, tiles = sizes_of_chunk(
         count,
         sum(runs.spans),
-        side,
+        height,
         kernels.WORDS,
         words.rows.shape[1],
         values,
@@ -118,7 +118,7 @@ def backward(grad_scores: Tensor, images: Ragged, texts: Ragged, score: LocalSco
         cosine,
     )
     chunks = list(_chunks_of_tiles(runs, tiles, words.rows.device))
-    values = at_once * side * max((chunk.tiles for chunk in chunks), default=0) * kernels.WORDS
+    values = at_once * height * max((chunk.tiles for chunk in chunks), default=0) * kernels.WORDS
     scratch = _Scratch.of(images.rows, values, cosine)
     grad_regions, grad_words = torch.zeros_like(images.rows), torch.zeros_like(texts.rows)
     columns = sum(chunk.tiles for chunk in chunks) * kernels.WORDS
@@ -126,13 +126,13 @@ def backward(grad_scores: Tensor, images: Ragged, texts: Ragged, score: LocalSco
     for first in range(0, count, at_once):
         which = slice(first, first + at_once)
         chunk = pack_images(images, which, side)
-        own = zeros(chunk.rows, chunk.norms.numel(), chunk.rows.shape[2])
+        own = zeros(chunk.rows, chunk.lengths.numel(), height, chunk.rows.shape[2])
         _add_images(
             chunk, words, chunks, texts, grad_scores[which].contiguous(), score, scratch, own, of_columns, of_words
         )
-        position = torch.arange(side, device=own.device)
+        position = torch.arange(height, device=own.device)
         rows = images.starts[which, None] + position
-        _put(grad_regions, torch.where(position < chunk.lengths[:, None], rows, -1).flatten(), own)
+        _put(grad_regions, torch.where(position < chunk.lengths[:, None], rows, -1).flatten(), own.flatten(0, 1))
     # For the cosine, a word's own vector has a part.
     of_columns.addcmul_(of_words[:, None], words.rows[:columns])
     _put(grad_words, words.kept["rows"].flatten()[:columns], of_columns)
@@ -141,7 +141,7 @@ def backward(grad_scores: Tensor, images: Ragged, texts: Ragged, score: LocalSco
 
 @cache
 def sizes_of_chunk(
-    images: int, tiles: int, side: int, words: int, width: int, values: int, processors: int, cosine: bool
+    images: int, tiles: int, height: int, words: int, width: int, values: int, processors: int, cosine: bool
 ) -> tuple[int, int]:
     """How many images with how many tiles to take at once.
 
@@ -151,31 +151,31 @@ def sizes_of_chunk(
     Args:
         images: in all.
         tiles: in all.
-        side: rows of an image.
+        height: rows of an image.
         words: of a tile.
         width: of the embeddings.
         values: affinities that there is room for.
         processors: of the GPU.
         cosine: there is a product of each image alone.
     """
-    if images * tiles * side * words <= values:
+    if images * tiles * height * words <= values:
         return images, tiles
     square = math.isqrt(values)
-    some = np.arange(max(1, square // side // 2), max(1, min(images, square * 2 // side)) + 1)[:, None]
-    others = np.clip(values // (some * side * words) - np.arange(square // words // 3 + 1), 1, tiles)
+    some = np.arange(max(1, square // height // 2), max(1, min(images, square * 2 // height)) + 1)[:, None]
+    others = np.clip(values // (some * height * words) - np.arange(square // words // 3 + 1), 1, tiles)
 
     def clocks(blocks: np.ndarray, inner: np.ndarray) -> np.ndarray:
         return -(-blocks // processors) * (inner + BYTES_OF_SUM * _DEPTH_OF_BYTE)
 
     def of_chunk(some: np.ndarray, others: np.ndarray) -> np.ndarray:
-        rows, columns = some * side, others * words
+        rows, columns = some * height, others * words
         tall, across = CUBLAS_BLOCK[0], -(-width // CUBLAS_BLOCK[1])
         found = clocks(-(-columns // tall) * across, rows) + clocks(-(-rows // tall) * across, columns)
         if cosine:
             # Half as large are the blocks of the kernel for gG, of which an image has those up to the diagonal.
-            down = side // GRAM_BLOCK
+            down = -(-height // GRAM_BLOCK)
             found = found + clocks(some * down * (down + 1) // 2, columns) / 2
-        item = side * words * (width + cosine * side) / (CUBLAS_BLOCK[0] * CUBLAS_BLOCK[1] * _SHARE)
+        item = height * words * (width + cosine * height) / (CUBLAS_BLOCK[0] * CUBLAS_BLOCK[1] * _SHARE)
         return (found - (-some * others // processors) * item) * (rows * columns > 0)
 
     whole, last = (images // some, tiles // others), (images % some, tiles % others)
@@ -199,15 +199,15 @@ def _add_images(
 ) -> None:
     """Adds the gradients that some images give themselves and the words, chunk by chunk of tiles."""
     kernels, rows, cosine = loaded(), chunk.rows, score.similarity == "cosine"
-    count, side, dim = rows.shape
-    flat = rows.flatten(0, 1)
+    (count, side, dim), height = rows.shape, of_regions.shape[1]
+    flat, norms = rows[:, :height].flatten(0, 1), chunk.norms.view(count, side)[:, :height].contiguous()
     hard = math.isinf(score.attention_scale)
     regions, unscale = scaled(chunk, padded(dim, kernels.ROWS))
     grams = gram(regions).half() if cosine else None
     grad_grams = zeros(rows, count, side, side) if cosine else None
     for tiles in chunks:
         pitch = tiles.tiles * kernels.WORDS
-        matrices = scratch.matrices(count, side, pitch)
+        matrices = scratch.matrices(count, height, pitch)
         statistics = zeros(rows, kernels.STATISTICS, count, pitch)
         factors = zeros(rows, kernels.COEFFICIENTS, count, pitch)
         plan = words.plan(tiles.first_run, tiles.counts)
@@ -215,7 +215,9 @@ def _add_images(
             affinities=matrices.affinities.data_ptr(),
             products=matrices.products.data_ptr(),
             statistics=statistics.data_ptr(),
+            region_norms=norms.data_ptr(),
             pitch=pitch,
+            height=height,
             first_tile=tiles.first,
         )
         found = similarities(chunk, words, score, plan, kept, regions, grams, unscale)
@@ -255,10 +257,8 @@ def _add_images(
             attention=matrices.attention.data_ptr(),
             coefficients=factors.data_ptr(),
             word_norms=words.norms.data_ptr(),
-            region_norms=chunk.norms.data_ptr(),
             region_lengths=chunk.lengths.data_ptr(),
             images=count,
-            side=side,
             scale=exponent_scale(score),
             attention_scale=0.0 if hard else score.attention_scale,
             word_norm=getattr(kernels.WordNorm, score.word_norm),
@@ -267,16 +267,16 @@ def _add_images(
         )
         gs = matrices.gradient.flatten(0, 1)
         _add_product(of_columns[of_chunk], gs.T, flat, bound)
-        _add_product(of_regions, gs, words.rows[of_chunk], bound)
+        _add_product(of_regions.flatten(0, 1), gs, words.rows[of_chunk], bound)
         if grad_grams is not None:
             add_gram_gradient(grad_grams, matrices.attention, factors[kernels.OF_GRAM])
     if grad_grams is not None:
         # Only half of it is of each place: V receives it whole.
         block = torch.arange(side, device=rows.device) // kernels.ROWS
-        grad_grams = torch.where(block[:, None] >= block, grad_grams, grad_grams.mT)
+        grad_grams = torch.where(block[:, None] >= block, grad_grams, grad_grams.mT)[:, :height, :height]
         of_gram = power_of_two_above(grad_grams, 1, 2)[:, None, None]
-        products = _products((grad_grams / of_gram).half(), regions)[:, :, :dim]
-        of_regions.view(rows.shape).addcmul_(products, of_gram / unscale[:, None, None])
+        products = _products((grad_grams / of_gram).half(), regions[:, :height])[:, :, :dim]
+        of_regions.addcmul_(products, of_gram / unscale[:, None, None])
 
 
 def _runs(words: Words) -> _Runs:
@@ -320,7 +320,8 @@ def add_gram_gradient(to: Tensor, attention: Tensor, weights: Tensor) -> None:
 
     Args:
         to: (images, side, side) float32, with the side a multiple of 128.
-        attention: (images, side, columns) float16, not normalized, with the columns a multiple of 128.
+        attention: (images, height, columns) float16, not normalized, with the height a multiple of 16, at most the
+            side, and the columns one of 128.
         weights: (images, columns) float32, of each word's.
     """
     # float16 takes weights up to 1.
@@ -334,6 +335,7 @@ def add_gram_gradient(to: Tensor, attention: Tensor, weights: Tensor) -> None:
         sums=to.data_ptr(),
         pitch=attention.shape[2],
         images=to.shape[0],
+        height=attention.shape[1],
         side=to.shape[1],
     )
 
