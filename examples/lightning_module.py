@@ -1,6 +1,6 @@
 """GloriaModel in Lightning, with clipping as released: the model's forward gives the loss, Lightning does the rest.
 
-pip install 'gloria-ops[examples]'; python examples/lightning_module.py reports.csv
+In the clone: pip install '.[examples]'; python examples/lightning_module.py reports.csv
 """
 
 import sys

@@ -32,6 +32,12 @@ def batches(items: Sequence[Any], size: int, what: str, progress: bool) -> Itera
         yield list(items[start : start + size])
 
 
+def check_text(what: str, text: Any) -> None:
+    """Raise ValueError if a text is empty or blank: the model would read [CLS] alone; `what` begins the message."""
+    if isinstance(text, str) and not text.strip():
+        raise ValueError(f"{what} is empty; expected some words")
+
+
 def encode_texts(
     model: GloriaModel, processor: GloriaProcessor, texts: Sequence[str], batch_size: int, progress: bool = False
 ) -> Embeddings:

@@ -1,4 +1,4 @@
-"""Makes text from files safe to print: escapes characters that control a terminal, and cuts what is too long."""
+"""Makes messages: text from files safe to print, without control characters and cut, and numbers with their nouns."""
 
 import re
 import reprlib
@@ -19,6 +19,11 @@ _short.maxlevel = 3
 def shown(value: object) -> str:
     """Return a short `repr` of a value from a file, however large or deeply nested the value is."""
     return _short.repr(value)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with a noun whose plural ends in s: "1 row", "2 rows"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def plain(text: str, most: int = LINE) -> str:

@@ -23,7 +23,8 @@ SHARED_WIDTH = 96
 # Chosen by single runs from scratch (bench/README.md). With a pool in the range of a cosine the local loss learned
 # nearly as fast as the global one; with the released pool it barely learned. One layer of BERT mixes the words less.
 SCORE = replace(LocalScore.released(), word_norm="none", attention_scale=10.0, pool_divide=True, logit_scale=20.0)
-PIXELS = 160  # 10 x 10 regions in stage 3
+STRIDE = 16  # pixels of a side of a region in stage 3
+PIXELS = 10 * STRIDE
 LONGEST = 97  # most word pieces of a report, as in the released code
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MOST_WORDS = 4000

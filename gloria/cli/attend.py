@@ -17,8 +17,9 @@ from gloria.attention import (
     localize_rows,
     save_figure,
 )
-from gloria.cli.common import OutFolder, Run, Table, load_run, plain_errors, say
+from gloria.cli.common import OutFolder, Run, Table, load_run, plain_errors, refuse_overwriting, say
 from gloria.data import Row, read_table
+from gloria.encoding import check_text
 from gloria.training.options import Cpu
 
 GRID, PAGE = "attention.png", "attention.html"
@@ -60,6 +61,8 @@ def localize(
 ) -> None:
     """Measure on a table with masks or boxes how well attention falls on findings, beside what chance would give."""
     with plain_errors():
+        if out is not None:
+            refuse_overwriting(out, table)
         rows = read_table(table)
         if not any(row.mask or row.boxes for row in rows):
             raise ValueError(f"{table} names no mask and no box; expected a column mask or boxes, filled in some rows")
@@ -82,6 +85,7 @@ def _chosen_row(image: Path | None, report: str | None, mask: Path | None, table
     if not by_hand and not by_table:
         raise ValueError("expected either --image and --report (and --mask, if there is one), or --table and --line")
     if table is None:
+        check_text("--report", report)
         return Row(0, image, str(report), mask=mask)
     rows = {row.line: row for row in read_table(table)}
     if line not in rows:
@@ -90,6 +94,7 @@ def _chosen_row(image: Path | None, report: str | None, mask: Path | None, table
         )
     if rows[line].fault or rows[line].image is None:
         raise ValueError(f"{table}, line {line}: {rows[line].fault or 'the image is not named'}")
+    check_text(f"{table}, line {line}: the report", rows[line].report)
     return rows[line]
 
 

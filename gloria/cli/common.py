@@ -10,9 +10,9 @@ import typer
 from transformers.utils import logging as transformers_logging
 
 from gloria.data import Problem, Row, find_problems, find_warnings, read_table
-from gloria.data.table import REQUIRED
+from gloria.data.table import REQUIRED, is_there
 from gloria.folders import check_folder
-from gloria.messages import plain, plain_lines
+from gloria.messages import counted, plain, plain_lines
 from gloria.modeling import GloriaModel
 from gloria.processing import GloriaProcessor
 from gloria.retrieval import By
@@ -77,8 +77,15 @@ def good_rows(table: Path, skip: bool, reports: bool = True) -> list[Row]:
     if not good:
         raise ValueError(f"{table} has no good row")
     if bad:
-        say(f"skipping {len(bad)} bad rows of {len(rows)}", err=True)
+        say(f"skipping {counted(len(bad), 'bad row')} of {len(rows)}", err=True)
     return good
+
+
+def refuse_overwriting(out: Path, *read: Path | None) -> None:
+    """Raise ValueError if `--out` is one of the files that a command reads, under any name."""
+    for file in read:
+        if file is not None and is_there(file) and is_there(out) and out.samefile(file):
+            raise ValueError(f"--out is {out}, a file that is read; name another file")
 
 
 def load_run(run: Path, cpu: bool) -> tuple[GloriaModel, GloriaProcessor]:

@@ -9,6 +9,7 @@ from gloria.cli.common import plain_errors, say
 from gloria.data import write_table
 from gloria.data.layouts import LAYOUTS
 from gloria.data.sections import Section
+from gloria.messages import counted
 
 
 def import_table(
@@ -35,6 +36,9 @@ def import_table(
     with plain_errors():
         if layout not in LAYOUTS:
             raise ValueError(f"the data set is {layout!r}; expected one of {', '.join(map(repr, LAYOUTS))}")
+        for option, folder in (("ROOT", root), ("--reports", reports)):
+            if folder is not None and not folder.is_dir():
+                raise ValueError(f"{option} is {folder}, and there is no such folder; expected the unpacked data set")
         read, draw, meant = LAYOUTS[layout].read, LAYOUTS[layout].draw, LAYOUTS[layout].options
         options = {"reports": reports, "section": section, "all_views": all_views, "masks": masks, "five": five}
         given = {name: value for name, value in options.items() if value}
@@ -56,6 +60,6 @@ def import_table(
                     f"for {out}; draw fewer (--of-each), or leave --five out"
                 )
             write_table(five, chosen)
-            say(f"wrote {five}: {len(chosen)} rows")
+            say(f"wrote {five}: {counted(len(chosen), 'row')}")
         write_table(out, rows)
-        say(f"wrote {out}: {len(rows)} rows")
+        say(f"wrote {out}: {counted(len(rows), 'row')}")

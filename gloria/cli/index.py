@@ -21,10 +21,12 @@ from gloria.cli.common import (
     say_hits,
 )
 from gloria.data import read_table
+from gloria.encoding import check_text
 from gloria.index import EmbeddingIndex, Retriever, build_index, build_nearest
 from gloria.index.evaluate import KS, format_evaluation
 from gloria.index.evaluate import evaluate as evaluate_index
 from gloria.lock import only_writer
+from gloria.messages import counted
 from gloria.retrieval import BY, By
 from gloria.training.options import Cpu
 from gloria_ops import ItemKind
@@ -66,9 +68,9 @@ def build(
             index = build_nearest(index, faiss)
     size = sum(file.size for file in index.manifest.shards) / 2**20
     kind = f", FAISS {index.manifest.factory}" if index.manifest.factory else ""
-    say(f"{out}: {len(index)} {of}, {len(index.shards)} shards, {size:.1f} MiB{kind}")
+    say(f"{out}: {len(index)} {of}, {counted(len(index.shards), 'shard')}, {size:.1f} MiB{kind}")
     if index.manifest.bad:
-        say(f"left out {len(index.manifest.bad)} bad rows of {index.manifest.rows}", err=True)
+        say(f"left out {counted(len(index.manifest.bad), 'bad row')} of {index.manifest.rows}", err=True)
 
 
 @app.command()
@@ -90,8 +92,7 @@ def search(
         other, option = (image, "--query") if index.manifest.of == "images" else (query, "--image")
         if asked is None or other is not None:
             raise ValueError(f"{folder} holds {index.manifest.of}; expected {option}, and it alone")
-        if query is not None and not query.strip():
-            raise ValueError("--query is empty; expected some words")
+        check_text("--query", query)
         hits: Sequence[Any] = Retriever(*load_run(run, cpu), index)(asked, k, by=by, candidates=candidates)
     say_hits((hit.score, hit.row) for hit in hits)
 

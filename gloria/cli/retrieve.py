@@ -14,6 +14,7 @@ from gloria.cli.common import (
     say,
     say_hits,
 )
+from gloria.encoding import check_text
 from gloria.retrieval import format_precision, precision_table, similarities
 from gloria.training.options import Cpu
 
@@ -32,8 +33,7 @@ def retrieve(
     with plain_errors():
         if query is not None and image is not None:
             raise ValueError("--query and --image are both given; choose one, or neither to measure Precision@K")
-        if query is not None and not query.strip():
-            raise ValueError("--query is empty; expected some words")
+        check_text("--query", query)
         rows = good_rows(table, skip=True)
         model, processor = load_run(run, cpu)
         images = [row.image for row in rows] if image is None else [image]

@@ -6,6 +6,7 @@ import typer
 
 from gloria.cli.common import BadRows, HeldOut, OutFolder, Table, good_rows, plain_errors, say
 from gloria.data import split_rows, write_shards, write_table
+from gloria.messages import counted
 from gloria.training import HELD_OUT
 
 
@@ -25,4 +26,7 @@ def shards(
         training, held = split_rows(good_rows(table, skip=bad_rows == "skip"), held_out, seed)
         paths = write_shards(training, out, shards, longest_side, seed, progress=True)
         write_table(out / HELD_OUT, held)
-        say(f"wrote {len(training)} rows to {len(paths)} shards in {out}, and {len(held)} to {out / HELD_OUT}")
+        say(
+            f"wrote {counted(len(training), 'row')} to {counted(len(paths), 'shard')} in {out}, and {len(held)} to "
+            f"{out / HELD_OUT}"
+        )

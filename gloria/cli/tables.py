@@ -7,6 +7,7 @@ import typer
 
 from gloria.cli.common import Table, plain_errors, say
 from gloria.data import find_problems, find_warnings, read_table, write_five_by_200, write_phantoms
+from gloria.messages import counted
 
 
 def validate_data(
@@ -18,13 +19,13 @@ def validate_data(
     """Name every bad row of a table with its line, and warn of what is odd; exit with 1 if there is a bad row."""
     with plain_errors():
         rows = read_table(table)
-        problems = find_problems(rows, progress=True, need_reports=not without_reports)
+        problems = find_problems(rows, progress=True, need_reports=not without_reports, all_columns=True)
     for warning in find_warnings(rows):
         say(f"{table}: warning: {warning}")
     for problem in problems:
         say(f"{table}, {problem}")
     bad = len({problem.line for problem in problems if problem.bad})
-    say(f"{len(rows)} rows, {len(rows) - bad} good, {bad} bad")
+    say(f"{counted(len(rows), 'row')}, {len(rows) - bad} good, {bad} bad")
     raise typer.Exit(1 if bad else 0)
 
 
@@ -45,6 +46,8 @@ def phantoms(
             raise ValueError(
                 "--set 5x200 has its own number of phantoms, with one finding each; leave --count and --second out"
             )
+        if (out / "phantoms.csv").exists():
+            raise ValueError(f"{out} already holds phantoms.csv; name another folder")
         if set_:
             table = write_five_by_200(out, seed, size, progress=True)
         else:

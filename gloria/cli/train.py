@@ -10,24 +10,26 @@ from typing import Annotated, Any, NoReturn
 import torch
 import typer
 from accelerate import PartialState
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from gloria.cli.common import BadRows, HeldOut, good_rows, plain_errors, say
 from gloria.cli.from_dataclass import takes_fields_of
 from gloria.data import Row, ShardDataset, read_table, split_rows
 from gloria.data.shards import INDEX
 from gloria.images import GloriaImageProcessor
+from gloria.messages import counted
 from gloria.modeling import GloriaModel
 from gloria.objectives import OBJECTIVES, OPTIONS, objective_fields
 from gloria.processing import GloriaProcessor
 from gloria.recipes import available_recipes, load_recipe
 from gloria.retrieval import format_precision
-from gloria.small import small_model
+from gloria.small import PIXELS, STRIDE, small_model
 from gloria.training import HELD_OUT, METRICS, TrainingOptions, count_rows, last_checkpoint
 from gloria.training import train as run_training
 from gloria.training.processes import on_first_process, only_run
 
 FROM_SCRATCH = 1e-3  # the learning rate of a preset
+RELEASED_PIXELS = 299  # of a side, as in the released code
 NOT_OF_A_RECIPE = {"table", "out", "recipe", "resume", "change"}
 
 
@@ -69,11 +71,21 @@ def train(
     objective: Annotated[
         str, typer.Option(help=f"What is trained, with the same encoders: {', '.join(OBJECTIVES)}.")
     ] = "gloria",
-    image_size: Annotated[int, typer.Option(min=32, help="Pixels of a side that the image encoder sees.")] = 299,
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            min=32,
+            help=f"Pixels of a side that the image encoder sees. Default: {RELEASED_PIXELS}, or {PIXELS} of the small "
+            "preset.",
+        ),
+    ] = None,
     held_out: HeldOut = 0.2,
     bad_rows: BadRows = "refuse",
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in OUT from its last whole checkpoint, with its options.")
+        bool,
+        typer.Option(
+            "--resume", help="Give the same command again with this: it goes on from the last whole checkpoint."
+        ),
     ] = False,
     change: Annotated[
         list[str] | None,
@@ -89,13 +101,17 @@ def train(
     with plain_errors():
         # What the command line starts from replaces what the recipe would start from.
         if recipe and _is_given(context, "preset"):
-            image_encoder, text_encoder = (
-                value if _is_given(context, name) else None
-                for name, value in (("image_encoder", image_encoder), ("text_encoder", text_encoder))
+            image_encoder, text_encoder, image_size = (
+                context.params[name] if _is_given(context, name) else None
+                for name in ("image_encoder", "text_encoder", "image_size")
             )
         elif recipe and (_is_given(context, "image_encoder") or _is_given(context, "text_encoder")):
             preset = None
         _check_encoders(preset, image_encoder, text_encoder)
+        if image_size is None:
+            image_size = PIXELS if preset else RELEASED_PIXELS
+        if preset and image_size % STRIDE:
+            raise ValueError(f"--image-size is {image_size}; expected a multiple of {STRIDE} with --preset small")
         if preset and not _is_given(context, "learning_rate", by=("COMMANDLINE", "DEFAULT_MAP")):
             options = replace(options, learning_rate=FROM_SCRATCH)
         fields = objective_fields(objective)
@@ -107,9 +123,8 @@ def train(
             "image_encoder": image_encoder,
             "text_encoder": text_encoder,
             "objective": objective,
+            "image_size": str(image_size),
         }
-        if not preset:
-            origin["image_size"] = str(image_size)
         with only_run(out, options.cpu):  # before the table is read, which may take long
             rows, held = _split_table(table, held_out, options.seed, skip=bad_rows == "skip")
             if resume and (checkpoint := on_first_process(lambda: last_checkpoint(out))):
@@ -119,7 +134,7 @@ def train(
                     raise ValueError(
                         "--preset small makes its vocabulary of a table's reports; give the table, not shards"
                     )
-                model, processor = small_model([row.report for row in rows], options.seed, **fields)
+                model, processor = small_model([row.report for row in rows], options.seed, image_size, **fields)
             else:
                 model, processor = _pretrained_model(
                     str(image_encoder), str(text_encoder), image_size, options.seed, fields
@@ -127,7 +142,7 @@ def train(
             process = PartialState()
             training = _open_shards(table, processor, options) if rows is None else rows
             echo = say if process.is_main_process else lambda _: None
-            echo(f"{count_rows(training)} rows to train on, {len(held)} held out")
+            echo(f"{counted(count_rows(training), 'row')} to train on, {len(held)} held out")
             names = [name.replace("-", "_") for name in change or ()]
             with _report_interruption(out, process.is_main_process):
                 metrics = run_training(model, processor, training, held, out, options, resume, origin, names)
@@ -197,6 +212,20 @@ def _pretrained_model(
     image_encoder: str, text_encoder: str, image_size: int, seed: int, fields: dict[str, Any]
 ) -> tuple[GloriaModel, GloriaProcessor]:
     torch.manual_seed(seed)
-    tokenizer = AutoTokenizer.from_pretrained(text_encoder)
+    with _naming("--text-encoder", text_encoder):
+        tokenizer = AutoTokenizer.from_pretrained(text_encoder)
+    with _naming("--image-encoder", image_encoder):
+        AutoConfig.from_pretrained(image_encoder)
     processor = GloriaProcessor(GloriaImageProcessor(crop_size=image_size), tokenizer)
     return GloriaModel.from_image_text_pretrained(image_encoder, text_encoder, **fields), processor
+
+
+@contextmanager
+def _naming(option: str, name: str) -> Iterator[None]:
+    """Name the option and its value where an encoder cannot be loaded, which the hub's message does not."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        here = Path(name).is_dir()
+        where = "this folder could not be loaded" if here else "no folder here, and it could not be loaded from the hub"
+        raise ValueError(f"{option} is {name!r}: {where}: {str(error).strip().splitlines()[0]}") from error

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gloria.cli.common import BatchSize, Run, good_rows, load_run, plain_errors, say
+from gloria.cli.common import BatchSize, Run, good_rows, load_run, plain_errors, refuse_overwriting, say
 from gloria.data import Row, read_table
 from gloria.data.formats import is_table
 from gloria.prompts import COMPETITION, PER_CLASS, Prompts, generated_prompts, named_prompts, read_prompts
@@ -36,7 +36,9 @@ def classify(
     ] = "generated",
     classes: Annotated[
         list[str] | None,
-        typer.Option("--class", help="A class, once for each. Default: those of FILE, else the table's labels."),
+        typer.Option(
+            "--class", help="A class, once for each. Default: those of the --prompts file, else the table's labels."
+        ),
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="Prompts drawn for each class.")] = PER_CLASS,
     seed: Annotated[int, typer.Option(min=0, help="Of that drawing.")] = 0,
@@ -54,6 +56,7 @@ def classify(
 ) -> None:
     """Classify the images of a table by classes given in words; with labels, print how well that went."""
     with plain_errors():
+        refuse_overwriting(out, table, calibrate, Path(prompts))
         rows = good_rows(table, skip=True, reports=False)
         texts = _choose_prompts(prompts, table, rows, classes, count, seed)
         labels = _true_labels(rows, list(texts), table)
@@ -89,7 +92,10 @@ def _choose_prompts(
 ) -> Prompts:
     of_labels = list(dict.fromkeys(row.label for row in rows if row.label))
     if given == "generated":
-        return generated_prompts(classes or of_labels or COMPETITION, count, seed)
+        try:
+            return generated_prompts(classes or of_labels or COMPETITION, count, seed)
+        except ValueError as error:
+            raise ValueError(f"{error}: --prompts FILE.yaml, or --prompts name") from error
     if given == "name":
         if not (classes or of_labels):
             raise ValueError(f"--prompts is 'name', but {table} has no labels; name the classes, each with --class")

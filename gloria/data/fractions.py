@@ -55,8 +55,9 @@ def draw_fraction(rows: Sequence[Row], fraction: float, seed: int = 0) -> list[R
         count += len(patients[patient])
     if missing:
         raise ValueError(
-            f"fraction is {fraction}, {wanted} of {len(rows)} rows, and none of those that it draws is "
-            f"{', '.join(_said(kind) for kind in sorted(missing))}; ask for more rows than there are classes"
+            f"the draw of {wanted} of {len(rows)} rows has none "
+            f"{', none '.join(('with ' if value else 'without ') + name for name, value in sorted(missing))}; take a "
+            "larger share"
         )
     return [row for row in rows if patient_of(row) in drawn]
 

@@ -1,4 +1,4 @@
-"""Checks the image of a row: faults, and warnings about images that can still be used."""
+"""Checks the image and the mask of a row: faults, and warnings about images that can still be used."""
 
 import hashlib
 import warnings
@@ -9,7 +9,7 @@ from PIL import Image
 
 from gloria.data.table import Row, is_there
 from gloria.dicom import DicomWarning
-from gloria.images import to_rgb
+from gloria.images import read_mask, to_rgb
 from gloria.messages import PATH, plain
 
 # In real radiographs, 98 % of the pixels span at least 100 gray levels; 12 bits read as 16 leave 16 levels.
@@ -48,6 +48,19 @@ def check_image(row: Row, seen: dict[bytes, Row]) -> tuple[list[str], list[str]]
     else:
         odd.append(_few_levels(picture))
     return list(filter(None, faults)), list(filter(None, odd))
+
+
+def check_mask(row: Row) -> str:
+    """Decode the mask of a row, and return its fault: "" if it can be used, or if there is none."""
+    if row.mask is None:
+        return ""
+    if not is_there(row.mask):
+        return f"the mask {plain(str(row.mask), PATH)} does not exist"
+    try:
+        read_mask(row.mask)
+    except (OSError, ValueError) as error:
+        return f"the mask is unreadable: {error}"
+    return ""
 
 
 def _used_before(row: Row, earlier: Row) -> str:

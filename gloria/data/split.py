@@ -1,9 +1,10 @@
 """Splits rows into rows to train on and rows to hold out, with no patient in both."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from gloria.data.table import Row
+from gloria.messages import counted
 
 # The released code's data sets and the common hubs name the held-out part differently.
 TRAINING = ("train", "training")
@@ -35,7 +36,9 @@ def split_rows(rows: Sequence[Row], held_out: float = 0.2, seed: int = 0) -> tup
         raise ValueError(f"held_out is {held_out}; expected a share of the patients between 0 and 1, such as 0.2")
     patients = sorted({patient_of(row) for row in rows})
     if len(patients) < 2:
-        raise ValueError(f"there are {len(patients)} patients; expected at least two, to train on and to hold out")
+        raise ValueError(
+            f"the rows have {counted(len(patients), 'patient')}; expected at least two, to train on and to hold out"
+        )
     random.Random(seed).shuffle(patients)
     count = min(max(1, round(held_out * len(patients))), len(patients) - 1)
     chosen = set(patients[:count])
@@ -50,30 +53,36 @@ def patient_of(row: Row) -> tuple[str, int]:
     return (row.patient, 0) if row.patient else ("", row.line)
 
 
-def _split_by_column(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
-    parts: dict[str, list[Row]] = {"train": [], "validation": [], "test": []}
+def split_faults(rows: Sequence[Row]) -> Iterator[tuple[Row, str]]:
+    """Yield each row that the split column makes bad, and why; none if no row has a split."""
+    if not any(row.split for row in rows):
+        return
+    of_training = {patient_of(row): row for row in rows if row.split.lower() in TRAINING}
     for row in rows:
-        for part, names in zip(parts, (TRAINING, VALIDATION, TEST), strict=True):
-            if row.split.lower() in names:
-                parts[part].append(row)
-                break
-        else:
-            raise ValueError(
-                f"{row.where}: the split is {row.split!r}; expected 'train', 'validation' or 'test' in every row, "
-                "or no split column"
+        name, other = row.split.lower(), of_training.get(patient_of(row))
+        if name not in (*TRAINING, *VALIDATION, *TEST):
+            fault = (
+                f"the split is {row.split!r}; expected 'train', 'validation' or 'test' in every row, or no such column"
             )
-    training, held_out = parts["train"], parts["validation"] or parts["test"]
+            yield row, fault
+        elif name not in TRAINING and other is not None:
+            fault = (
+                f"patient {row.patient!r} is in the split {row.split!r}, and in {other.split!r} on {other.where}; put "
+                "all rows of a patient in one split"
+            )
+            yield row, fault
+
+
+def _split_by_column(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    for row, fault in split_faults(rows):
+        raise ValueError(f"{row.where}: {fault}")
+    training, validation, test = (
+        [row for row in rows if row.split.lower() in names] for names in (TRAINING, VALIDATION, TEST)
+    )
+    held_out = validation or test
     if not training or not held_out:
         raise ValueError(
-            f"the split column gives {len(training)} rows to train on and {len(held_out)} to hold out; expected at "
-            "least one of each"
+            f"the split column gives {counted(len(training), 'row')} to train on and {len(held_out)} to hold out; "
+            "expected at least one of each"
         )
-    of_training = {patient_of(row): row for row in training}
-    for row in parts["validation"] + parts["test"]:
-        other = of_training.get(patient_of(row))
-        if other is not None:
-            raise ValueError(
-                f"patient {row.patient!r} is in the split {other.split!r} on {other.where} and in {row.split!r} on "
-                f"{row.where}; put all rows of a patient in one split"
-            )
     return training, held_out

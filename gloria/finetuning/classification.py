@@ -13,7 +13,7 @@ from gloria.finetuning.pixels import LabeledImages, framing, to_pixels
 from gloria.finetuning.probe import fit_classifier
 from gloria.finetuning.start import start_from
 from gloria.finetuning.targets import classes_of
-from gloria.finetuning.training import check_out, save_head, train_head
+from gloria.finetuning.training import check_labels, check_out, save_head, train_head
 from gloria.heads import GloriaForImageClassification
 from gloria.heads.classification import PROBLEM_TYPES
 from gloria.images import GloriaImageProcessor
@@ -63,6 +63,7 @@ def finetune_classifier(
         `out` already; an image that cannot be read.
     """
     check_out(out)
+    check_labels(labels)
     classes = classes_of(training)
     drawn = draw_fraction(training, labels, seed)
     problem_type = PROBLEM_TYPES[classes.exclusive]

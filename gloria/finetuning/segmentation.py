@@ -12,7 +12,7 @@ from gloria.data import Row, draw_fraction
 from gloria.finetuning.options import FINETUNING, FinetuningOptions
 from gloria.finetuning.pixels import LabeledImages, framing, to_pixels
 from gloria.finetuning.start import start_from
-from gloria.finetuning.training import check_out, save_head, train_head
+from gloria.finetuning.training import check_labels, check_out, save_head, train_head
 from gloria.heads import GloriaForSemanticSegmentation
 from gloria.images import GloriaImageProcessor, read_mask, to_rgb
 from gloria.metrics import dice_table
@@ -53,12 +53,15 @@ def finetune_segmenter(
         "training_rows", those that were drawn, and "held_out_rows".
 
     Raises:
-        ValueError: no masks; a mask of another size than its image; too small a fraction; a folder without an image
-        encoder; a model in `out` already; an image that cannot be read.
+        ValueError: no masks; a mask that is unreadable, or of another size than its image; too small a fraction; a
+        folder without an image encoder; a model in `out` already; an image that cannot be read.
     """
     check_out(out)
+    check_labels(labels)
     training, held_out = (_with_masks(rows, name) for rows, name in ((training, "training"), (held_out, "held_out")))
     drawn = draw_fraction(training, labels, seed) if labels != 1 else training
+    for row in (*drawn, *held_out):  # before hours of training, not after them
+        _checked_mask(row)
     model, image_processor = start_from(
         run, GloriaForSemanticSegmentation, [BACKGROUND, finding], seed, random_start, options.cpu
     )
@@ -119,8 +122,10 @@ def _with_masks(rows: Sequence[Row], name: str) -> list[Row]:
 
 
 def _checked_mask(row: Row) -> np.ndarray:
-    mask = read_mask(row.mask)
-    width, height = to_rgb(row.image).size
+    try:
+        mask, (width, height) = read_mask(row.mask), to_rgb(row.image).size
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{row.where}: {error}") from error
     if mask.shape != (height, width):
         raise ValueError(
             f"{row.where}: the mask {row.mask} has {mask.shape[1]} x {mask.shape[0]} pixels and the image {width} x "

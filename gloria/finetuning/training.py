@@ -63,3 +63,9 @@ def check_out(out: str | Path | None) -> None:
     """Refuse to write over a model."""
     if out is not None and (Path(out) / "config.json").exists():
         raise ValueError(f"{out} already holds a model; name another folder")
+
+
+def check_labels(labels: float) -> None:
+    """Refuse what is no fraction of the training rows."""
+    if not 0 < labels <= 1:
+        raise ValueError(f"labels is {labels}; expected a fraction above 0 and up to 1, such as 0.01")

@@ -101,7 +101,7 @@ def _import_faiss() -> Any:
         import faiss
     except ImportError as error:
         raise ValueError(
-            f"a search by candidates needs FAISS, which cannot be imported ({error}): pip install 'gloria-ops[faiss]'; "
-            "without candidates every item is scored"
+            f"a search by candidates needs FAISS, which cannot be imported ({error}): pip install '.[faiss]' in the "
+            "clone; without candidates every item is scored"
         ) from error
     return faiss

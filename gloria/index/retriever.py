@@ -8,7 +8,7 @@ import torch
 
 from gloria.data import Row
 from gloria.embeddings import Embeddings
-from gloria.encoding import batches, encode_images, encode_texts, inference
+from gloria.encoding import batches, check_text, encode_images, encode_texts, inference
 from gloria.fingerprint import model_fingerprint, preprocessing_fingerprint
 from gloria.images import is_single_image
 from gloria.index.search import search
@@ -69,7 +69,7 @@ class Retriever:
 
         Raises:
             TypeError: a text instead of an image, or the reverse.
-            ValueError: as `gloria.index.search`; an unreadable image.
+            ValueError: as `gloria.index.search`; an empty text; an unreadable image.
         """
         one = isinstance(queries, str) if self.index.manifest.of == "images" else is_single_image(queries)
         found = self.search([queries] if one else list(queries), min(k, len(self.index)), by=by, candidates=candidates)
@@ -104,6 +104,8 @@ class Retriever:
             # No yield inside: a search that raises would leave gradients switched off.
             with inference(self.model):
                 if self.index.manifest.of == "images":
+                    for text in batch:
+                        check_text("a query", text)
                     encoded = encode_texts(self.model, self.processor, batch, self.batch_size)
                 else:
                     encoded = encode_images(self.model, self.processor, batch)

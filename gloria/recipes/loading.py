@@ -31,9 +31,8 @@ def load_recipe(name_or_path: str, options: Collection[str]) -> dict[str, Any]:
     elif Path(name_or_path).is_file():
         text = Path(name_or_path).read_text(encoding="utf-8")
     else:
-        raise ValueError(
-            f"the recipe {name_or_path!r} is neither one of {', '.join(available_recipes())} nor a file that exists"
-        )
+        names = ", ".join(map(repr, available_recipes()))
+        raise ValueError(f"recipe is {name_or_path!r}; expected {names} or a YAML file")
     try:
         recipe = yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -60,7 +60,9 @@ def prepare(suite: str, data: Path | None, out: Path, budget: Budget) -> dict[st
     if suite not in SUITES:
         raise ValueError(f"suite is {suite!r}; expected one of {', '.join(map(repr, SUITES))}")
     if (data is None) != (suite == "phantom"):
-        wanted = "none, phantoms are drawn" if suite == "phantom" else "the folder that the data set was unpacked to"
+        wanted = (
+            "none, phantoms are drawn" if suite == "phantom" else "the unpacked data set: name its folder with --data"
+        )
         raise ValueError(f"data is {data}; expected of the suite {suite} {wanted}")
     made_of = {"suite": suite, "data": data and str(data.absolute()), "budget": [budget.phantoms, budget.of_each]}
     path = out / DATA / PREPARED

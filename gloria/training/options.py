@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
 from transformers.integrations import get_available_reporting_integrations
+from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_available
 from typer import Option
 
 from gloria.data.pairs import BadFiles
@@ -112,6 +113,8 @@ class TrainingOptions:
             raise ValueError(f"beta1 is {self.beta1}; expected at least 0 and less than 1, such as 0.9")
         if not 0 <= self.all_negatives <= 1:
             raise ValueError(f"all_negatives is {self.all_negatives}; expected a share of the steps, 0 to 1")
+        if self.bf16 and not self.cpu and not is_torch_bf16_gpu_available() and not is_torch_xla_available():
+            raise ValueError("bf16 is True and there is no GPU that computes in it; add --no-bf16 or --cpu")
         available = get_available_reporting_integrations() if self.report_to else []
         for name in self.report_to:
             if name not in available:

@@ -16,6 +16,7 @@ from gloria.configuration import GloriaConfig
 from gloria.data import Row, ShardDataset, write_table
 from gloria.durable import DiskFullError, whole_files, write_json
 from gloria.fingerprint import config_fingerprint, preprocessing_fingerprint
+from gloria.messages import counted
 from gloria.modeling import GloriaModel
 from gloria.objectives import is_collapsed
 from gloria.processing import GloriaProcessor
@@ -111,7 +112,7 @@ def train(
     out = Path(out)
     for name, count in (("training", count_rows(training)), ("held_out", len(held_out))):
         if count < 2:
-            raise ValueError(f"{name} has {count} rows; expected at least two, to contrast one with another")
+            raise ValueError(f"{name} has {counted(count, 'row')}; expected at least two, to contrast one with another")
     check_changes(change)
     with only_run(out, options.cpu), _advise_on_full_disk(out):
         start = on_first_process(

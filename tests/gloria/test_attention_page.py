@@ -339,14 +339,16 @@ def test_an_image_and_a_text(run, tmp_path):
         (["--image", "a.png"], "expected either --image and --report"),
         (["--image", "a.png", "--report", "a", "--table", "b.csv", "--line", "2"], "expected either --image and"),
         (["--table", "TABLE"], "expected either --image and --report"),
-        (["--table", "TABLE", "--line", "9"], "starts on line 9; the first does on 2, the last on 4"),
+        (["--table", "TABLE", "--line", "9"], "starts on line 9; the first does on 2, the last on 5"),
         (["--table", "TABLE", "--line", "4"], "line 4: 1 fields where the header has 2"),
         (["--table", "TABLE", "--line", "3"], "line 3: the image is not named"),
+        (["--image", "none.png", "--report", " "], "--report is empty; expected some words"),
+        (["--table", "TABLE", "--line", "5"], "line 5: the report is empty; expected some words"),
         (["--image", "none.png", "--report", "a"], "none.png cannot be read as an image"),
     ],
 )
 def test_mistakes_end_in_a_line(run, tmp_path, arguments, message):
-    (tmp_path / "table.csv").write_text("image,report\na.png,Words.\n,Words.\nb.png\n")
+    (tmp_path / "table.csv").write_text("image,report\na.png,Words.\n,Words.\nb.png\nc.png,\n")
     given = [str(tmp_path / "table.csv") if argument == "TABLE" else argument for argument in arguments]
     result = attend(run, "--out", tmp_path / "out", *given)
     assert result.exit_code == 2

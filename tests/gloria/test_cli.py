@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from gloria import GloriaProcessor
 from gloria.cli import app
 from gloria.data import read_table, write_table
 from gloria.training import last_checkpoint
@@ -73,6 +74,14 @@ def test_validate_data_names_bad_rows_and_fails(broken):
     assert result.output.endswith("14 rows, 12 good, 2 bad\n")
 
 
+def test_validate_data_names_masks_that_are_not_there(table):
+    masked = table.with_name("masked.csv")
+    masked.write_text(table.read_text().replace("masks/00003.png", "masks/gone.png"))
+    result = gloria("validate-data", masked)
+    assert result.exit_code == 1
+    assert f"line 5: the mask {table.parent / 'masks' / 'gone.png'} does not exist" in result.output
+
+
 def test_train_refuses_bad_rows_unless_told_to_skip_them(broken, tmp_path):
     refused = gloria("train", broken, "--out", tmp_path / "run", *SMALL)
     assert refused.exit_code == 2
@@ -91,6 +100,25 @@ def test_train_on_encoders_from_local_directories(table, encoders, tmp_path):
     assert result.exit_code == 0, result.output
     assert (tmp_path / "run" / "model.safetensors").exists()
     assert list((tmp_path / "cache").glob("*/*.npy"))
+
+
+def test_the_small_preset_sees_as_many_pixels_as_it_is_told(table, tmp_path):
+    given = ["train", table, "--out", tmp_path / "run", "--held-out", 0.5, *SMALL]
+    result = gloria(*given, "--image-size", 64)
+    assert result.exit_code == 0, result.output
+    assert GloriaProcessor.from_pretrained(tmp_path / "run").image_processor.crop_size == 64
+    other = gloria(*given, "--resume")
+    assert "the run has image_size '64', not '160'; image_size cannot change within a run" in other.output
+    assert gloria(*given, "--resume", "--image-size", 64).exit_code == 0
+
+
+def test_encoders_that_cannot_be_loaded_are_named(table, encoders, tmp_path, no_network):
+    for option in ("--image-encoder", "--text-encoder"):
+        result = gloria("train", table, "--out", tmp_path / "run", *encoders, option, "runs/nope")
+        assert result.exit_code == 2
+        assert f"gloria: {option} is 'runs/nope': no folder here, and it could not be loaded from the" in result.output
+    result = gloria("train", table, "--out", tmp_path / "run", *encoders, "--image-encoder", table.parent)
+    assert f"gloria: --image-encoder is '{table.parent}': this folder could not be loaded: " in result.output
 
 
 def test_shards_are_trained_on_with_the_rows_held_out_beside_them(table, encoders, tmp_path):
@@ -143,9 +171,10 @@ def test_retrieve_measures_a_table_without_a_query(run):
         (["train", "TABLE", "--out", "OUT"], "expected either --preset small, or both --image-encoder and"),
         (["train", "TABLE", "--out", "OUT", "--preset", "large"], "--preset is 'large'; expected 'small'"),
         (["train", "TABLE", "--out", "OUT", *SMALL, "--resume"], "holds no checkpoint to resume from"),
+        (["train", "TABLE", "--out", "OUT", *SMALL, "--image-size", "100"], "--image-size is 100; expected a multiple"),
         (["train", "TABLE", "--out", "OUT", *SMALL, "--held-out", "2"], "held_out is 2.0; expected a share"),
         (["retrieve", "OUT", "TABLE"], "holds no trained model; expected the run folder"),
-        (["retrieve", "OUT", "TABLE", "--query", " "], "--query is empty"),
+        (["retrieve", "OUT", "TABLE", "--query", " "], "--query is empty; expected some words"),
         (["retrieve", "OUT", "TABLE", "--query", "a", "--image", "b"], "--query and --image are both given"),
     ],
 )  # fmt: skip

@@ -118,6 +118,21 @@ def test_phantoms_with_second_findings_and_the_fixed_set(tmp_path, monkeypatch):
     assert "--set 5x200 has its own number of phantoms" in refused.output
 
 
+@pytest.mark.parametrize("more", [[], ["--set", "5x200"]])
+def test_phantoms_are_not_written_over(tmp_path, more):
+    (tmp_path / "phantoms.csv").touch()
+    result = gloria("phantoms", tmp_path, *more)
+    assert result.exit_code == 2
+    assert result.output == f"gloria: {tmp_path} already holds phantoms.csv; name another folder\n"
+
+
+def test_a_root_that_is_not_there_is_named(tmp_path):
+    for option, given in (("ROOT", [tmp_path / "nope"]), ("--reports", [tmp_path, "--reports", tmp_path / "nope"])):
+        result = gloria("import", "mimic", *given, "--out", tmp_path / "a.csv")
+        assert result.exit_code == 2
+        assert f"gloria: {option} is {tmp_path / 'nope'}, and there is no such folder" in result.output
+
+
 def test_validation_warns_of_the_whole_table(tmp_path, picture_file):
     for number in range(2):
         picture_file(tmp_path / f"{number}.png", number)

@@ -154,13 +154,32 @@ def test_split_column_decides():
         ("ab", ["train", "holdout?"], "line 3: the split is 'holdout\\?'; expected 'train'"),
         ("ab", ["train", ""], "line 3: the split is ''"),
         ("ab", ["train", "train"], "gives 2 rows to train on and 0 to hold out"),
-        ("aba", ["train", "val", "test"], "patient 'a' is in the split 'train' on line 2 and in 'test' on line 4"),
-        ("aa", None, "there are 1 patients; expected at least two"),
+        ("aba", ["train", "val", "test"], "line 4: patient 'a' is in the split 'test', and in 'train' on line 2"),
+        ("aa", None, "the rows have 1 patient; expected at least two"),
     ],
 )
 def test_impossible_splits(patients, splits, message):
     with pytest.raises(ValueError, match=message):
         split_rows(rows_of(*patients, splits=splits))
+
+
+def test_splits_and_masks_are_checked_if_all_columns_are(tmp_path):
+    for number in range(6):
+        picture(tmp_path / f"{number}.png", number)
+    (tmp_path / "text.png").write_text("no image")
+    lines = ["0.png,A.,p,train,1.png", "1.png,B.,q,val,", "2.png,C.,p,test,gone.png", "3.png,D.,r,,text.png"]
+    lines += ["4.png,E.,s,holdout,", "5.png,F.,s"]
+    rows = read_table(table(tmp_path, "\n".join(["image,report,patient,split,mask", *lines])))
+    assert [problem.line for problem in find_problems(rows)] == [7]
+    found = [str(problem) for problem in find_problems(rows, all_columns=True)]
+    assert found[:2] == [
+        f"line 4: the mask {tmp_path / 'gone.png'} does not exist",
+        "line 4: patient 'p' is in the split 'test', and in 'train' on line 2; put all rows of a patient in one split",
+    ]
+    assert found[2].startswith("line 5: the mask is unreadable: ")
+    allowed = "expected 'train', 'validation' or 'test' in every row, or no such column"
+    assert found[3:5] == [f"line {line}: the split is {word!r}; {allowed}" for line, word in ((5, ""), (6, "holdout"))]
+    assert len(found) == 6
 
 
 @pytest.mark.parametrize("share", [0, 1, -0.1, float("nan")])

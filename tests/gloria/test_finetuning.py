@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from gloria import GloriaConfig, GloriaForImageClassification, GloriaForSemanticSegmentation
 from gloria.cli import app
-from gloria.data import Row, draw_fraction, write_table
+from gloria.data import Row, draw_fraction, read_table, write_phantoms, write_table
 from gloria.finetuning import FinetuningOptions, finetune_classifier, finetune_segmenter, image_vectors
 from gloria.finetuning.probe import fit_classifier
 from gloria.finetuning.targets import classes_of
@@ -175,8 +175,8 @@ def test_what_labels_leave_open_is_unknown():
         ({"labels": {}, "label": ""}, 1, "none of the 12 rows to train on has a label; expected a column labels"),
         ({"labels": {}, "label": "a"}, 1, "every row to train on has the label 'a'; expected at least two classes"),
         ({"labels": {"Block": 1}}, 1, "none of the 12 rows to train on lacks Block; take more rows"),
-        ({}, 0.01, "fraction is 0.01"),
-        ({}, 1.5, "fraction is 1.5; expected a share"),
+        ({}, 0.01, "the draw of 1 of 12 rows has none with"),
+        ({}, 1.5, "labels is 1.5; expected a fraction above 0 and up to 1"),
     ],
 )
 def test_labels_that_tell_nothing_apart_are_refused(run, blocks, change, labels, message):
@@ -185,13 +185,23 @@ def test_labels_that_tell_nothing_apart_are_refused(run, blocks, change, labels,
         finetune_classifier(run, rows[:12], rows[12:], labels=labels)
 
 
-def test_masks_that_do_not_fit_are_refused(run, blocks, tmp_path):
+def test_masks_that_do_not_fit_are_refused(run, blocks, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="none of the 12 rows of training has a mask; expected a column mask"):
         finetune_segmenter(run, [replace(row, mask=None) for row in blocks[:12]], blocks[12:], options=QUICK)
+    with pytest.raises(ValueError, match="labels is 2; expected a fraction above 0 and up to 1"):
+        finetune_segmenter(run, blocks[:12], blocks[12:], labels=2, options=QUICK)
     Image.new("L", (40, 30)).save(tmp_path / "small.png")
-    rows = [replace(blocks[0], mask=tmp_path / "small.png"), *blocks[1:]]
-    with pytest.raises(ValueError, match=r"line 2: the mask .*small.png has 40 x 30 pixels and the image 80 x 60"):
-        finetune_segmenter(run, rows[:4], rows[4:], options=QUICK)
+    # Before training, of the rows to train on and of those to hold out.
+    monkeypatch.setattr("gloria.finetuning.segmentation.train_head", lambda *_: pytest.fail("trained"))
+    for number in (0, 15):
+        rows = list(blocks)
+        rows[number] = replace(blocks[number], mask=tmp_path / "small.png")
+        size = f"line {number + 2}: the mask .*small.png has 40 x 30 pixels and the image 80 x 60"
+        with pytest.raises(ValueError, match=size):
+            finetune_segmenter(run, rows[:12], rows[12:], options=QUICK)
+        rows[number] = replace(blocks[number], mask=tmp_path / "gone.png")
+        with pytest.raises(ValueError, match=rf"line {number + 2}: .*gone\.png"):
+            finetune_segmenter(run, rows[:12], rows[12:], options=QUICK)
 
 
 def test_folders_without_an_image_encoder_are_refused(run, blocks, tmp_path, text_config, model):
@@ -241,6 +251,7 @@ def test_the_page_runs_as_it_stands_but_for_its_size(run, blocks, tmp_path, monk
     reported = [replace(row, report=f"Block {row.line}." if row.labels["Block"] else "Clear lungs.") for row in blocks]
     for name in ("labels.csv", "masks.csv", "reports.csv"):
         write_table(name, reported)
+    write_phantoms("runs/phantoms", 12, size=32)
     page = (Path(__file__).parents[2] / "docs" / "downstream.md").read_text(encoding="utf-8")
     commands = re.findall(r"^gloria (.*)$", page, flags=re.MULTILINE)
     assert len(commands) == 5
@@ -253,6 +264,7 @@ def test_the_page_runs_as_it_stands_but_for_its_size(run, blocks, tmp_path, monk
     exec("\n".join(re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)), names)
     assert names["classify"](str(blocks[1].image))[0]["label"] == "Block"
     assert {"background", "pneumothorax"} >= {each["label"] for each in names["segment"](str(blocks[1].image))}
+    assert {name for row in read_table("pneumothorax.csv") for name in row.labels} == {"Pneumothorax"}
     assert names["model"].config.pos_weight == [4.0, 9.0]
     config = json.loads((tmp_path / "runs" / "vse" / "config.json").read_text())
     assert (config["global_loss"], config["local_weight"]) == ("hinge", 0.0)

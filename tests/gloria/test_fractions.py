@@ -80,7 +80,12 @@ def test_few_labels_are_drawn_ten_times():
         ([row(2), row(3, Edema=1)], 1.0, "line 2 has no label; expected labels such as"),
         ([row(2, Edema=-1), row(3, Edema=1)], 1.0, "line 2 has no label"),
         ([row(2, Edema=1), row(3, Edema=1)], 1.0, "the labels of 2 rows say Edema alone; expected at least two"),
-        ([Row(n, None, "", label=name) for n, name in enumerate("abcd")], 0.5, "2 of 4 rows, .* is c, d; ask for more"),
+        (
+            [Row(n, None, "", label=name) for n, name in enumerate("abcd")],
+            0.5,
+            "draw of 2 of 4 rows has none with c, none with d",
+        ),
+        ([row(2, Edema=1), row(3, Edema=0)], 0.5, "draw of 1 of 2 rows has none with.* Edema; take a larger share"),
     ],
 )
 def test_what_cannot_be_drawn_is_named(rows, fraction, message):

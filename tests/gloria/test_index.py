@@ -361,6 +361,12 @@ def test_queries_that_do_not_fit(model, processor, rows, built):
         Retriever(model, processor, index, batch_size=0)
 
 
+def test_an_empty_text_finds_nothing(model, processor, rows, tmp_path):
+    retriever = Retriever(model, processor, build_index(tmp_path / "index", model, processor, rows, "images"))
+    with pytest.raises(ValueError, match="a query is empty; expected some words"):
+        retriever(["left effusion", " "])
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_corpus_stays_on_the_disk(tmp_path):
     """96 MiB, mapped and scored; the memory that the process itself holds grows by less than a quarter of that."""

@@ -298,6 +298,9 @@ def test_the_command(table, run, tmp_path):
     mass = 100 * np.mean([float(row["mass"]) for row in written])
     assert float(all_line.split()[4]) == pytest.approx(mass, abs=0.05)
     assert {"hit_by_chance", "iou_at_0.1", "iou_at_0.5"} <= set(written[0])
+    refused = CliRunner().invoke(app, [*arguments[:3], "--out", str(table)])
+    assert refused.exit_code == 2
+    assert refused.output == f"gloria: --out is {table}, a file that is read; name another file\n"
 
 
 @pytest.mark.parametrize(

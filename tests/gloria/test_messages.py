@@ -12,7 +12,11 @@ import gloria.cli.command
 from gloria.cli import app
 from gloria.cli.common import plain_errors, say
 from gloria.data import Row, TableDataset
-from gloria.messages import LINE, MESSAGE, plain, plain_lines, shown
+from gloria.messages import LINE, MESSAGE, counted, plain, plain_lines, shown
+
+
+def test_one_thing_is_no_plural():
+    assert [counted(number, "bad row") for number in (0, 1, 2)] == ["0 bad rows", "1 bad row", "2 bad rows"]
 
 
 @pytest.mark.parametrize(

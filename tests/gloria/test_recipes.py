@@ -82,4 +82,4 @@ def test_mistakes_in_a_recipe(table, tmp_path, text, message):
 def test_no_such_recipe(table, tmp_path):
     result = gloria("train", table, "--out", tmp_path, "--recipe", "none.yaml")
     assert result.exit_code == 2
-    assert "gloria: the recipe 'none.yaml' is neither one of released nor a file that exists" in result.output
+    assert "gloria: recipe is 'none.yaml'; expected 'released' or a YAML file" in result.output

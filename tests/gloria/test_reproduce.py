@@ -272,7 +272,7 @@ def test_published_figures_have_a_source():
     ("arguments", "message"),
     [
         (["--suite", "mimic"], "suite is 'mimic'; expected one of 'phantom', 'chexpert5x200', 'rsna', 'siim'"),
-        (["--suite", "rsna"], "data is None; expected of the suite rsna the folder that the data set was unpacked to"),
+        (["--suite", "rsna"], "data is None; expected of the suite rsna the unpacked data set: name its folder with"),
         (["--data", "x"], "data is x; expected of the suite phantom none, phantoms are drawn"),
         (["--suite", "siim", "--data", "nowhere"], "nowhere holds no train-rle.csv"),
     ],

@@ -84,6 +84,11 @@ def test_an_option_that_differs_is_named_and_refused(parts, new_model, crashed, 
     assert "\n" not in str(refused.value)
 
 
+def test_a_run_that_did_not_record_a_setting_goes_on():
+    now = RunRecord({"seed": 0, "image_size": "64"})
+    assert now.going_on_from(RunRecord({"seed": 0}), 3, []) == now
+
+
 def test_all_that_differs_is_named_and_what_cannot_change_is_refused_whatever_is_said(parts, new_model, crashed):
     options = replace(OPTIONS, learning_rate=2e-3, seed=1)
     with pytest.raises(

@@ -119,7 +119,7 @@ def test_runs_are_not_overwritten_and_not_mixed(small, parts, rows, tmp_path, mo
 
 
 def test_too_few_rows(small, parts, tmp_path):
-    with pytest.raises(ValueError, match="held_out has 1 rows; expected at least two"):
+    with pytest.raises(ValueError, match="held_out has 1 row; expected at least two"):
         train(*small, parts[0], parts[1][:1], tmp_path, OPTIONS)
 
 

@@ -157,11 +157,13 @@ def test_tensorboard_holds_the_log(small, parts, tmp_path):
         ({"beta1": 1.0}, "beta1 is 1.0; expected at least 0 and less than 1"),
         ({"optimizer": "sgd"}, r"optimizer is 'sgd'; expected one of \('adamw', 'adam'\)"),
         ({"schedule": "cosine"}, r"schedule is 'cosine'; expected one of \('linear', 'plateau'\)"),
+        ({"bf16": True}, "bf16 is True and there is no GPU that computes in it; add --no-bf16 or --cpu"),
         ({"report_to": ("nowhere",)}, "report_to names 'nowhere'; expected one of .*, or `pip install nowhere`"),
         ({"best_by": "P@1", "retrieval_rows": 0}, "best_by is 'P@1' and retrieval_rows 0; expected 'loss', or rows"),
     ],
 )
-def test_impossible_training_options(option, message):
+def test_impossible_training_options(option, message, monkeypatch):
+    monkeypatch.setattr("gloria.training.options.is_torch_bf16_gpu_available", lambda: False)
     with pytest.raises(ValueError, match=message):
         TrainingOptions(**option)
 

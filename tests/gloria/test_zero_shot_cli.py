@@ -52,7 +52,7 @@ def test_predictions_are_those_of_the_classifier(run, table, tmp_path):
     result = classify(run, table, "--out", tmp_path / "new" / "out.csv", "--form", "paper", "--ensemble", "mean")
     assert result.exit_code == 0, result.output
     assert f"{table}, line 10: the image {table.parent / 'gone.png'} does not exist" in result.output
-    assert "skipping 1 bad rows of 9" in result.output  # and not the row without a report, which needs none here
+    assert "skipping 1 bad row of 9" in result.output  # and not the row without a report, which needs none here
     classifier = ZeroShotClassifier(
         GloriaModel.from_pretrained(run),
         GloriaProcessor.from_pretrained(run),
@@ -130,6 +130,17 @@ def test_a_calibration_is_saved_and_serves_again(run, table, tmp_path):
     assert float(scores.std(correction=0)) == pytest.approx(1, abs=1e-3)
 
 
+def test_what_is_read_is_not_written_over(run, table, tmp_path):
+    for name, option in (("calibrate.csv", "--calibrate"), ("prompts.csv", "--prompts"), ("table.csv", None)):
+        out = tmp_path / name
+        out.write_text(table.read_text())
+        read = [run, table, option, out] if option else [run, out]
+        result = classify(*read, "--out", tmp_path / "." / name)
+        assert result.exit_code == 2
+        assert result.output == f"gloria: --out is {out}, a file that is read; name another file\n"
+        assert out.read_text() == table.read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -138,6 +149,7 @@ def test_a_calibration_is_saved_and_serves_again(run, table, tmp_path):
         (["--prompts", "none.yaml"], "none.yaml does not exist"),
         (["--class", "Pneumonia"], "line 2: the label 'No Finding' is none of the classes 'Pneumonia'"),
         (["--class", "Fracture"], "the vocabulary of the package has no class 'Fracture'"),
+        (["--class", "Fracture"], "take their names as prompts: --prompts FILE.yaml, or --prompts name\n"),
         (["--calibrate", "none.json"], "none.json"),
     ],
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gloria.data.formats import Record, read_records
 from gloria.data.table import Row, is_there
-from gloria.messages import shown
+from gloria.messages import counted, shown
 
 # The labels of CheXpert, which MIMIC-CXR-JPG gives too, in the order of the files.
 CLASSES = (
@@ -57,14 +57,14 @@ class Imported:
     def summary(self) -> list[str]:
         """Return lines that count the rows, what was left out for each reason (with the first), and lost sections."""
         bare = sum(not row.report for row in self.rows)
-        lines = [f"{len(self.rows)} rows, {bare} of them without a report"]
+        lines = [f"{counted(len(self.rows), 'row')}, {bare} of them without a report"]
         lines += [f"left out {len(names)}: {reason} (first: {names[0]})" for reason, names in self.left_out.items()]
         if self.lost:
             counts = Counter(name for names in self.lost.values() for name in set(names)).most_common(KINDS)
             kinds = ", ".join(f"{name} {count}" for name, count in counts)
             lines.append(
-                f"{len(self.lost)} reports lost a section that had text (first: {next(iter(self.lost))}); most often: "
-                f"{kinds}"
+                f"{counted(len(self.lost), 'report')} lost a section that had text (first: "
+                f"{next(iter(self.lost))}); most often: {kinds}"
             )
         return lines
 
