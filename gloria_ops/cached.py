@@ -46,14 +46,14 @@ def in_micro_batches(
         The outputs of `encode` for the whole batch, a tensor or a tuple.
 
     Raises:
-        TypeError: a plain function as `encode`, without `module`; an input or an output that is not a tensor.
+        TypeError: a plain function as `encode`, without `module`; an input or an output that is not a tensor;
+            micro_batch_size is not an integer.
         ValueError: micro_batch_size below 1; inputs without rows, or with different numbers of rows; outputs with
             another number of rows than the inputs.
     """
     call, tensors = _as_positional(encode, inputs)
     rows = _row_count(tensors)
-    if micro_batch_size is not None and micro_batch_size < 1:
-        raise ValueError(f"micro_batch_size is {micro_batch_size}; expected at least 1, or None for the whole batch")
+    _check_micro_batch_size(micro_batch_size)
     if micro_batch_size is None or micro_batch_size >= rows:
         return call(*tensors)
     contexts = functools.partial(_replay_contexts, _module_of(encode) if module is None else module)
@@ -89,6 +89,9 @@ class CachedLocalGlobalLoss(nn.Module):
             `GlobalContrastiveLoss()`.
         local_weight, global_weight: weights of the two in the total. Default 1, released.
         image_module, text_module: as `module` of `in_micro_batches`.
+
+    Raises:
+        TypeError, ValueError: a micro_batch_size that is not an integer, or below 1.
     """
 
     def __init__(
@@ -105,6 +108,7 @@ class CachedLocalGlobalLoss(nn.Module):
         text_module: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        _check_micro_batch_size(micro_batch_size)
         self.encode_images, self.encode_texts = encode_images, encode_texts
         self.micro_batch_size = micro_batch_size
         self.local_loss = local_loss or LocalContrastiveLoss()
@@ -131,6 +135,14 @@ class CachedLocalGlobalLoss(nn.Module):
         return self.local_weight * local + self.global_weight * whole
 
 
+def _check_micro_batch_size(size: int | None) -> None:
+    expected = "expected at least 1, or None for the whole batch"
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool)):
+        raise TypeError(f"micro_batch_size is {size!r}; {expected}")
+    if size is not None and size < 1:
+        raise ValueError(f"micro_batch_size is {size}; {expected}")
+
+
 def _as_positional(encode: Callable[..., Any], inputs: Inputs) -> tuple[Callable[..., Any], list[Tensor | None]]:
     """Return `encode` and its inputs as positional arguments, by which a replay finds the devices of the RNG."""
     if isinstance(inputs, Tensor):
@@ -138,6 +150,8 @@ def _as_positional(encode: Callable[..., Any], inputs: Inputs) -> tuple[Callable
     if isinstance(inputs, Mapping):
         names = list(inputs)
         return lambda *parts: encode(**dict(zip(names, parts, strict=True))), list(inputs.values())
+    if not isinstance(inputs, Sequence):
+        raise TypeError(f"inputs is {inputs!r}; expected a tensor (N, ...), or a sequence or mapping of tensors")
     return encode, list(inputs)
 
 

@@ -8,6 +8,7 @@ import torch
 
 import gloria_ops
 from gloria_ops import LocalScore, backends
+from gloria_ops.backends.contract import Backend
 from gloria_ops.tokens import DTYPES
 
 
@@ -19,7 +20,7 @@ def report() -> str:
 
 def _machine() -> Iterator[str]:
     yield f"gloria_ops {gloria_ops.__version__}, torch {torch.__version__}, Python {platform.python_version()}"
-    yield f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads"
+    yield f"{platform.system()} {platform.machine()}, threads: {torch.get_num_threads()}"
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         yield f"cuda:{index} {properties.name}, sm_{properties.major}{properties.minor}"
@@ -27,9 +28,17 @@ def _machine() -> Iterator[str]:
 
 def _available() -> Iterator[str]:
     for name, backend in backends.BACKENDS.items():
-        missing = backend.unavailable()
-        state = f"available: {backend.describe()}" if missing is None else f"NOT available: {missing}"
-        yield f"  {name:<10} {state}"
+        yield f"  {name:<10} {_state(backend)}"
+
+
+def _state(backend: Backend) -> str:
+    missing = backend.unavailable()
+    if missing is not None:
+        return f"NOT available: {missing}"
+    try:
+        return f"available: {backend.describe()}"
+    except ValueError as error:
+        return f"every call fails: {error}"
 
 
 def _choices() -> Iterator[str]:

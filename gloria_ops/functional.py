@@ -14,10 +14,11 @@ from gloria_ops.pairs import chosen_scores, in_roles, pair_scores, turned
 from gloria_ops.precision import no_autocast, score_dtype
 from gloria_ops.score import LocalScore, checked_scale
 from gloria_ops.targets import check_sums, check_taking_part, check_targets, pair_weights
-from gloria_ops.tokens import Lengths, Ragged, aligned_weights, canonical
+from gloria_ops.tokens import Lengths, Ragged, aligned_weights, canonical, check_floating, check_layout
 
 Reduction = Literal["mean", "sum", "none"]
 RELEASED = LocalScore.released()
+OR_TARGETS = ", or give targets (N_v, N_t)"
 
 
 def local_scores(
@@ -268,7 +269,7 @@ def contrastive_losses(
             wait, these give losses that are NaN or infinite.
     """
     if targets is None:
-        check_square(scores)
+        check_square(scores, OR_TARGETS)
     weights = checked_weights(targets, scores)
     check_reduction(reduction)
     logit_scale = checked_logit_scale(logit_scale, scores.dtype)
@@ -310,12 +311,12 @@ def checked_weights(targets: Tensor | None, scores: Tensor) -> Tensor | None:
     return pair_weights(targets, scores.dtype)
 
 
-def check_pairs(images: int, texts: int) -> None:
-    """Raise ValueError if the numbers of images and texts differ."""
+def check_pairs(images: int, texts: int, or_else: str = ", or take local_scores") -> None:
+    """Raise ValueError if the numbers of images and texts differ; `or_else` is what else helps."""
     if images != texts:
         raise ValueError(
             f"there are {images} images (N_v) and {texts} texts (N_t); expected as many of one as of the other, image "
-            "i with text i: drop what has no partner, or take local_scores"
+            f"i with text i: drop what has no partner{or_else}"
         )
 
 
@@ -345,7 +346,11 @@ def cosines(images: Tensor, texts: Tensor, eps: float = 1e-8) -> Tensor:
 
     Returns:
         (N_v, N_t), float32 (float64 if either is float64).
+
+    Raises:
+        TypeError, ValueError: embeddings that are not (N, D) each, of one width and on one device.
     """
+    _check_vectors_alike("images", images, "texts", texts)
     dtype = score_dtype(images.dtype, texts.dtype)
     with no_autocast(images.device):
         images, texts = images.to(dtype), texts.to(dtype)
@@ -355,34 +360,44 @@ def cosines(images: Tensor, texts: Tensor, eps: float = 1e-8) -> Tensor:
 
 def check_vectors(images: Tensor, texts: Tensor) -> None:
     """Raise TypeError or ValueError if these are not embeddings of images and texts, (N, D) each."""
+    _check_vectors_alike("image_vectors", images, "text_vectors", texts)
     for name, vectors in (("image_vectors", images), ("text_vectors", texts)):
-        if not vectors.is_floating_point():
-            raise TypeError(f"{name} is {vectors.dtype}; expected a floating dtype: {name}.float()")
-        if vectors.dim() != 2 or 0 in vectors.shape:
+        if 0 in vectors.shape:
             raise ValueError(f"{name} has the shape {tuple(vectors.shape)}; expected (N, D) with N and D at least 1")
+
+
+def _check_vectors_alike(name: str, images: Tensor, other: str, texts: Tensor) -> None:
+    """Raise TypeError or ValueError if these are not (N, D) each; N may be 0."""
+    check_layout(name, images, "(N, D)")
+    check_layout(other, texts, "(N, D)")
     if images.shape[1] != texts.shape[1] or images.device != texts.device:
         raise ValueError(
-            f"image_vectors are {tuple(images.shape)} on {images.device} and text_vectors {tuple(texts.shape)} on "
-            f"{texts.device}; expected one width and one device"
+            f"{name} are {tuple(images.shape)} on {images.device} and {other} {tuple(texts.shape)} on {texts.device}; "
+            "expected one width and one device"
         )
 
 
 def check_matrix(scores: Tensor) -> None:
-    """Raise ValueError if the scores are not a matrix."""
+    """Raise TypeError or ValueError if the scores are not a floating matrix."""
+    check_floating("scores", scores)
     if scores.dim() != 2:
         raise ValueError(f"scores has the shape {tuple(scores.shape)}; expected (N, N), images by texts")
 
 
-def check_square(scores: Tensor) -> None:
-    """Raise ValueError if the scores are not (N, N), as many images as texts."""
+def check_square(scores: Tensor, or_else: str = "") -> None:
+    """Raise TypeError or ValueError if the scores are not (N, N), as many images as texts; `or_else` as above."""
     check_matrix(scores)
-    check_pairs(*scores.shape)
+    images, texts = scores.shape
+    check_pairs(images, texts, or_else)
 
 
 def check_score(score: LocalScore) -> None:
     """Raise TypeError if `score` is not a LocalScore."""
     if not isinstance(score, LocalScore):
-        raise TypeError(f"score is {score!r}; expected a gloria_ops.LocalScore, such as LocalScore.released()")
+        raise TypeError(
+            f"score is {score!r}; expected a gloria_ops.LocalScore, such as LocalScore.released() or "
+            "LocalScore.paper(tau2, tau3)"
+        )
 
 
 def check_pair_mask(pair_mask: Tensor, scores: Tensor) -> None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gloria_ops.functional import RELEASED, Reduction, global_contrastive_loss, local_contrastive_loss
+from gloria_ops.functional import RELEASED, Reduction, check_score, global_contrastive_loss, local_contrastive_loss
 from gloria_ops.score import LocalScore, checked_scale
 from gloria_ops.sigmoid import SIGLIP_BIAS, checked_logit_bias, local_sigmoid_loss
 
@@ -95,6 +95,7 @@ class LocalContrastiveLoss(nn.Module):
         backend: str | None = None,
     ) -> None:
         super().__init__()
+        check_score(score)
         self.score = score
         self.logit_scale = Scale("logit_scale", score.logit_scale, learnable_scale)
         self.attention_scale = self.word_scale = None

@@ -11,7 +11,7 @@ from gloria_ops import backends
 from gloria_ops.functional import RELEASED, check_score, checked_pairs
 from gloria_ops.pairs import in_roles, search_scores
 from gloria_ops.score import LocalScore
-from gloria_ops.tokens import Lengths, Ragged, queries_and_corpus
+from gloria_ops.tokens import Lengths, Ragged, check_layout, queries_and_corpus
 
 ItemKind = Literal["images", "texts"]
 
@@ -202,7 +202,11 @@ def merge_best(best: TopK | None, scores: Tensor, first: int, k: int) -> TopK:
         scores: (Q, n), floating, scores of the n items from `first` on.
         first: index of the chunk's first item.
         k: at least 1; fewer are returned until k items have been seen.
+
+    Raises:
+        TypeError, ValueError: scores that are not as above.
     """
+    check_layout("scores", scores, "(Q, n)")
     indices = torch.arange(first, first + scores.shape[1], device=scores.device).expand(scores.shape)
     if best is not None:
         scores, indices = torch.cat([best.scores, scores], dim=1), torch.cat([best.indices, indices], dim=1)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from gloria_ops.functional import check_square, contrastive_losses
+from gloria_ops.score import SCALES, checked_scale
 
 
 def hinge_loss(scores: Tensor, *, margin: float = 0.2, max_violation: bool = False) -> Tensor:
@@ -22,9 +23,11 @@ def hinge_loss(scores: Tensor, *, margin: float = 0.2, max_violation: bool = Fal
         A scalar of the dtype of the scores; 0 for a single pair.
 
     Raises:
-        ValueError: scores that are not (N, N).
+        TypeError, ValueError: scores that are not (N, N), or a margin that is not a finite number.
     """
     check_square(scores)
+    if not torch.compiler.is_compiling():  # a compiled float may be symbolic
+        checked_scale("margin", margin, within=(-SCALES[1], SCALES[1]))
     right = scores.diagonal()
     pairs = torch.eye(scores.shape[0], dtype=torch.bool, device=scores.device)
     wrong_texts = (margin + scores - right[:, None]).clamp(min=0).masked_fill(pairs, 0)
@@ -48,15 +51,18 @@ def symmetric_loss(scores: Tensor, *, logit_scale: float | Tensor = 1.0, image_w
         A scalar of the dtype of the scores.
 
     Raises:
-        ValueError: scores that are not (N, N), or a weight outside 0 to 1.
+        TypeError, ValueError: scores that are not (N, N), or a weight outside 0 to 1.
         TypeError, ValueError: logit_scale, as in `local_contrastive_loss`.
     """
+    check_square(scores)
     check_weight("image_weight", image_weight)
     image_to_text, text_to_image = contrastive_losses(scores, logit_scale=logit_scale)
     return image_weight * image_to_text + (1 - image_weight) * text_to_image
 
 
 def check_weight(name: str, value: float) -> None:
-    """Raise ValueError, with the argument's name, if the weight of image to text is not 0 to 1."""
+    """Raise TypeError or ValueError if the weight of image to text is not a number from 0 to 1."""
+    if not hasattr(value, "__float__"):
+        raise TypeError(f"{name} is {value!r}; expected 0 to 1, the weight of image to text")
     if not 0 <= value <= 1:
         raise ValueError(f"{name} is {value!r}; expected 0 to 1, the weight of image to text")

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gloria_ops.functional import (
+    OR_TARGETS,
     RELEASED,
     Reduction,
     check_pair_mask,
@@ -60,7 +61,7 @@ def sigmoid_loss(
             beyond 0 to 1.
     """
     if targets is None:
-        check_square(scores)
+        check_square(scores, OR_TARGETS)
     weights = checked_weights(targets, scores)
     if weights is not None:
         check_probabilities(weights)

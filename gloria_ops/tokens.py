@@ -81,7 +81,7 @@ def canonical(
         TypeError, ValueError: an argument that does not fit, named with its value and the fix.
     """
     for name, rows in (("regions", regions), ("words", words)):
-        _check_floating(name, rows)
+        check_floating(name, rows)
     if _autocasts(regions) and _autocasts(words):
         dtype = torch.get_autocast_dtype(regions.device.type)
         regions, words = regions.to(dtype), words.to(dtype)
@@ -141,7 +141,7 @@ def queries_and_corpus(
     if isinstance(corpus, np.ndarray):
         corpus = _tensor_over(corpus)
     for name, rows in (("queries", queries), ("corpus", corpus)):
-        _check_floating(name, rows)
+        check_floating(name, rows)
     _check_alike("queries", queries, "corpus", corpus)
     if not corpus.is_contiguous():
         raise ValueError(
@@ -186,11 +186,19 @@ def _check_alike(name: str, rows: Tensor, other: str, others: Tensor) -> None:
         raise TypeError(f"{name} are {rows.dtype} and {other} {others.dtype}; expected one dtype: cast one, .to(dtype)")
 
 
-def _check_floating(name: str, rows: Tensor) -> None:
+def check_floating(name: str, rows: Tensor) -> None:
+    """Raise TypeError if this is not a tensor of one of `DTYPES`."""
     if not isinstance(rows, Tensor):
         raise TypeError(f"{name} is a {type(rows).__name__}; expected a tensor: torch.as_tensor({name})")
     if rows.dtype not in DTYPES:
         raise TypeError(f"{name} is {rows.dtype}; expected float16, bfloat16, float32 or float64: {name}.float()")
+
+
+def check_layout(name: str, rows: Tensor, layout: str, fix: str = "") -> None:
+    """Raise TypeError or ValueError if this is not a floating tensor of a layout, such as "(N, D)"."""
+    check_floating(name, rows)
+    if rows.dim() != layout.count(",") + 1:
+        raise ValueError(f"{name} has the shape {tuple(rows.shape)}; expected {layout}{fix}")
 
 
 def _autocasts(rows: Tensor) -> bool:
@@ -276,12 +284,13 @@ def _padded(name: str, lengths: Lengths | None, rows: Tensor) -> Ragged:
     return Ragged(rows.reshape(count * longest, width).contiguous(), starts, lengths)
 
 
-def real_rows_first(name: str, rows: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def real_rows_first(name: str, rows: Tensor, mask: Tensor, or_else: str = "") -> tuple[Tensor, Tensor]:
     """Return rows (N, L, D) with each item's real rows first, in their order, and the number of real rows (N,).
 
     Args:
         name: name of the mask in messages.
         mask: (N, L) bool or integers, True or 1 = real; at least one in each item.
+        or_else: what else helps an item without a real row, for its message.
 
     Raises:
         TypeError, ValueError: a mask that does not fit.
@@ -295,7 +304,7 @@ def real_rows_first(name: str, rows: Tensor, mask: Tensor) -> tuple[Tensor, Tens
             f"{name} has the shape {tuple(mask.shape)}; expected (N, L) = {tuple(rows.shape[:2])}, that of the rows"
         )
     mask = _checked_on_device(
-        name, mask != 0, rows, lambda value: _check_lengths(f"{name}.sum(1)", value.sum(1), longest)
+        name, mask != 0, rows, lambda value: _check_lengths(f"{name}.sum(1)", value.sum(1), longest, or_else)
     )
     if readable(mask) and bool((mask[:, 1:] <= mask[:, :-1]).all()):
         return rows, mask.sum(dim=1)  # padding at the end, as nearly always: nothing to copy
@@ -353,13 +362,13 @@ def readable(values: Tensor) -> bool:
     )
 
 
-def _check_lengths(name: str, lengths: Tensor, longest: int) -> None:
+def _check_lengths(name: str, lengths: Tensor, longest: int, or_else: str = "") -> None:
     least, most = lengths.aminmax()
     if least >= 1 and most <= longest:
         return
     for item in _first_place((lengths < 1) | (lengths > longest)):
         length = int(lengths[item])
-        fix = "drop empty items" if length == 0 else "count real rows only"
+        fix = f"drop empty items{or_else}" if length == 0 else "count real rows only"
         raise ValueError(f"{name}[{item}] is {length}; expected 1 to {longest}, the padded length: {fix}")
 
 

@@ -39,7 +39,7 @@ class Backend(Protocol):
         """Whether `best` may be given: forward writes it, backward reads it."""
 
     def describe(self) -> str:
-        """Return a line for the doctor: what it runs on."""
+        """Return a line for the doctor: what it runs on; raise ValueError if a setting makes every call fail."""
 
     def unavailable(self) -> str | None:
         """Return why it cannot run on this machine, and the fix; None if it can."""

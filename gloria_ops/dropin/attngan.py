@@ -29,13 +29,14 @@ from gloria_ops.dropin.shared import (
     cosine_similarity,
     learned,
     matched_maps,
+    naming,
     plain_lengths,
     scale,
     scaled,
 )
 from gloria_ops.functional import check_vectors, cosines, local_scores
 from gloria_ops.score import LocalScore
-from gloria_ops.tokens import Lengths
+from gloria_ops.tokens import Lengths, check_floating
 
 __all__ = ["cosine_similarity", "func_attention", "sent_loss", "words_loss"]
 
@@ -43,6 +44,9 @@ DAMSM = LocalScore.damsm()
 ClassIds = np.ndarray | Tensor | Sequence[int]
 
 
+@naming(
+    regions="img_features", words="words_emb", word_lengths="cap_lens", attention_scale="gamma1", word_scale="gamma2"
+)
 def words_loss(
     img_features: Tensor,
     words_emb: Tensor,
@@ -74,14 +78,13 @@ def words_loss(
         labels is None), and a list of B attention maps (1, cap_lens[i], h, w), without a gradient of gamma1.
 
     Raises:
-        TypeError, ValueError: as `gloria_ops.local_contrastive_loss`, which calls the features regions and words;
-            class_ids or a batch_size that do not fit.
+        TypeError, ValueError: an argument that does not fit, named with its value and the fix.
     """
+    words, lengths = channels_last(img_features, words_emb), plain_lengths(cap_lens)
     _check_batch_size(batch_size, img_features)
     gamma1 = _configured("GAMMA1", DAMSM.attention_scale) if gamma1 is None else gamma1
     gamma2 = _configured("GAMMA2", DAMSM.word_scale) if gamma2 is None else gamma2
-    score = replace(DAMSM, attention_scale=scale("gamma1", gamma1), word_scale=scale("gamma2", gamma2))
-    words, lengths = channels_last(words_emb), plain_lengths(cap_lens)
+    score = replace(DAMSM, attention_scale=scale("gamma1", gamma1, infinite=True), word_scale=scale("gamma2", gamma2))
     maps = matched_maps(img_features, words, lengths, score)
     if labels is None:
         return None, None, maps
@@ -89,6 +92,7 @@ def words_loss(
     return *_losses(scores, labels, class_ids, gamma3), maps
 
 
+@naming(image_vectors="cnn_code", text_vectors="rnn_code")
 def sent_loss(
     cnn_code: Tensor,
     rnn_code: Tensor,
@@ -110,13 +114,15 @@ def sent_loss(
         (loss0, loss1): image to text, text to image, means over the batch; (None, None) where labels is None.
 
     Raises:
-        TypeError, ValueError: codes that are not as above; class_ids or a batch_size that do not fit.
+        TypeError, ValueError: an argument that does not fit, named with its value and the fix.
     """
+    for name, code in (("cnn_code", cnn_code), ("rnn_code", rnn_code)):
+        check_floating(name, code)
     images, texts = (code.squeeze(0) if code.dim() == 3 else code for code in (cnn_code, rnn_code))
+    check_vectors(images, texts)
     _check_batch_size(batch_size, images)
     if labels is None:
         return None, None
-    check_vectors(images, texts)
     return _losses(cosines(images, texts, eps), labels, class_ids, gamma3)
 
 
@@ -138,6 +144,8 @@ def _losses(
     scores: Tensor, labels: Tensor, class_ids: ClassIds | None, gamma3: Temperature | None
 ) -> tuple[Tensor, Tensor]:
     logits = scaled(scores, "gamma3", _configured("GAMMA3", DAMSM.logit_scale) if gamma3 is None else gamma3)
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.shape != (len(scores),):
+        raise TypeError(f"labels is {labels}; expected {len(scores)} integers in a tensor: torch.arange({len(scores)})")
     if class_ids is not None:
         logits = logits.masked_fill(~_other_classes(class_ids, scores), -torch.inf)
     return F.cross_entropy(logits, labels), F.cross_entropy(logits.T, labels)

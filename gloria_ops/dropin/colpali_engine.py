@@ -15,19 +15,22 @@ from torch import Tensor
 
 from gloria_ops.dropin.maxsim import maxsim_scores, own_maxsim_scores
 from gloria_ops.dropin.patching import Patch
+from gloria_ops.dropin.shared import naming
 
 __all__ = ["maxsim_inbatch", "maxsim_kd", "patch", "unpatch"]
 
 
+@naming(text="query", image="doc")
 def maxsim_inbatch(query: Tensor, doc: Tensor) -> Tensor:
     """Scores (Q, N) of every query (Q, T, D) with every document (N, L, D), same dtype: the sum over all T tokens.
 
     Raises:
-        TypeError, ValueError: as `gloria_ops.dropin.maxsim.maxsim_scores`, which calls the sides text and image.
+        TypeError, ValueError: an argument that does not fit, named with its value and the fix.
     """
     return maxsim_scores(query, doc, reduction="sum")
 
 
+@naming(text="query", images="doc")
 def maxsim_kd(query: Tensor, doc: Tensor) -> Tensor:
     """Scores (Q, N) of each query (Q, T, D) with documents of its own (Q, N, L, D); else `maxsim_inbatch`."""
     return own_maxsim_scores(query, doc, reduction="sum")

@@ -29,13 +29,14 @@ from gloria_ops.dropin.shared import (
     cosine_similarity,
     learned,
     matched_maps,
+    naming,
     plain_lengths,
     scale,
     scaled,
 )
 from gloria_ops.functional import check_vectors, contrastive_losses, cosines, local_scores
 from gloria_ops.score import LocalScore
-from gloria_ops.tokens import Lengths
+from gloria_ops.tokens import Lengths, check_layout
 
 __all__ = [
     "attention_fn",
@@ -50,6 +51,7 @@ RELEASED = LocalScore.released()
 Aggregation = Literal["sum", "mean"]
 
 
+@naming(regions="img_features", words="words_emb", word_lengths="cap_lens", attention_scale="temp1", word_scale="temp2")
 def local_loss(
     img_features: Tensor,
     words_emb: Tensor,
@@ -76,15 +78,16 @@ def local_loss(
         (1, cap_lens[i], h, w), without a gradient of temp1.
 
     Raises:
-        TypeError, ValueError: as `gloria_ops.local_contrastive_loss`, which calls the features regions and words.
+        TypeError, ValueError: an argument that does not fit, named with its value and the fix.
     """
     score = _score(temp1, temp2, agg)
-    words, lengths = channels_last(words_emb), plain_lengths(cap_lens)
+    words, lengths = channels_last(img_features, words_emb), plain_lengths(cap_lens)
     scores = local_scores(img_features, words, word_lengths=lengths, score=score, **learned(temp1, temp2))
     losses = contrastive_losses(scaled(scores, "temp3", temp3), logit_scale=1.0)
     return *losses, matched_maps(img_features, words, lengths, score)
 
 
+@naming(image_vectors="cnn_code", text_vectors="rnn_code")
 def global_loss(
     cnn_code: Tensor, rnn_code: Tensor, eps: float = 1e-8, temp3: Temperature = 10.0
 ) -> tuple[Tensor, Tensor]:
@@ -97,6 +100,9 @@ def global_loss(
 
     Returns:
         (loss0, loss1): image to text, text to image, means over the batch.
+
+    Raises:
+        TypeError, ValueError: an argument that does not fit, named with its value and the fix.
     """
     check_vectors(cnn_code, rnn_code)
     return contrastive_losses(scaled(cosines(cnn_code, rnn_code, eps), "temp3", temp3), logit_scale=1.0)
@@ -118,6 +124,7 @@ def attention_fn(query: Tensor, context: Tensor, temp1: Temperature) -> tuple[Te
     return torch.bmm(regions, attention.transpose(1, 2)), attention.unflatten(2, context.shape[2:])
 
 
+@naming(img_features="img_emb_l", words_emb="text_emb_l")
 def get_local_similarities(img_emb_l: Tensor, text_emb_l: Tensor, cap_lens: Lengths) -> Tensor:
     """Local similarities of zero-shot classification, as released: 5 times the cosine of the best word.
 
@@ -159,20 +166,22 @@ def compute_local_similarity(
     Raises:
         As `gloria_ops.local_scores`; ValueError where there are several images.
     """
+    check_layout("img_features", img_features, "(1, D, h, w)")
     if len(img_features) != 1:
         raise ValueError(f"img_features has the shape {tuple(img_features.shape)}; expected one image, (1, D, h, w)")
-    scores = _without_cls(img_features, words_emb, cap_lens, _score(temp1, temp2, agg))
-    return float(temp3) * scores[0].double().numpy()
+    score, temp3 = _score(temp1, temp2, agg), scale("temp3", temp3)
+    return temp3 * _without_cls(img_features, words_emb, cap_lens, score)[0].double().numpy()
 
 
 def _score(temp1: Temperature, temp2: Temperature, agg: Aggregation) -> LocalScore:
     if agg not in ("sum", "mean"):
         raise ValueError(f"agg is {agg!r}; expected 'sum' (released) or 'mean'")
-    attention_scale, word_scale = scale("temp1", temp1), scale("temp2", temp2)
+    attention_scale, word_scale = scale("temp1", temp1, infinite=True), scale("temp2", temp2)
     return replace(RELEASED, attention_scale=attention_scale, word_scale=word_scale, pool_mean=agg == "mean")
 
 
 @torch.no_grad()
-def _without_cls(images: Tensor, texts: Tensor, cap_lens: Lengths, score: LocalScore) -> Tensor:
-    words = channels_last(texts)[:, 1:]
-    return local_scores(images, words, word_lengths=plain_lengths(cap_lens), score=score).cpu()
+@naming(regions="img_features", words="words_emb", word_lengths="cap_lens")
+def _without_cls(img_features: Tensor, words_emb: Tensor, cap_lens: Lengths, score: LocalScore) -> Tensor:
+    words = channels_last(img_features, words_emb)[:, 1:]
+    return local_scores(img_features, words, word_lengths=plain_lengths(cap_lens), score=score).cpu()

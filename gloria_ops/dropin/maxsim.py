@@ -15,14 +15,16 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from gloria_ops.dropin.shared import naming
 from gloria_ops.functional import local_pair_scores, local_scores
 from gloria_ops.score import Direction, LocalScore
-from gloria_ops.tokens import readable, real_rows_first
+from gloria_ops.tokens import check_floating, check_layout, readable, real_rows_first
 
 MaxsimDirection = Literal["text_to_image", "image_to_text"]
 MaxsimReduction = Literal["mean", "sum"]
 
 
+@naming(words="text", regions="image")
 def maxsim_scores(
     text: Tensor,
     image: Tensor,
@@ -50,16 +52,14 @@ def maxsim_scores(
         (X, Y), float32 (float64 for float64). A temperature is yours to multiply.
 
     Raises:
-        TypeError, ValueError: a mask, direction or reduction that does not fit; the rest as `gloria_ops.local_scores`,
-            which calls the sides words and regions.
+        TypeError, ValueError: an argument that does not fit, named with its value and the fix.
     """
     if direction not in get_args(MaxsimDirection):
         raise ValueError(f"direction is {direction!r}; expected 'text_to_image' or 'image_to_text'")
     if reduction not in get_args(MaxsimReduction):
         raise ValueError(f"reduction is {reduction!r}; expected 'mean' (FILIP) or 'sum' (ColBERT)")
     for name, rows, layout in (("text", text, "(X, T, D)"), ("image", image, "(Y, I, D)")):
-        if rows.dim() != 3:
-            raise ValueError(f"{name} has the shape {tuple(rows.shape)}; expected {layout}")
+        check_layout(name, rows, layout)
     words, word_lengths, no_word = _real_rows("text_mask", text, text_mask, empty)
     regions, region_lengths, no_region = _real_rows("image_mask", image, image_mask, empty)
     attention: Direction = "t2i" if direction == "text_to_image" else "i2t"
@@ -69,6 +69,7 @@ def maxsim_scores(
     return _with_empty(scores, no_word, no_region, empty)
 
 
+@naming(words="text", regions="images")
 def own_maxsim_scores(
     text: Tensor,
     images: Tensor,
@@ -91,13 +92,15 @@ def own_maxsim_scores(
     Raises:
         As `maxsim_scores`.
     """
+    check_layout("text", text, "(X, T, D)")
+    check_floating("images", images)
     if images.dim() != 4 or len(images) != len(text):
         raise ValueError(
             f"images has the shape {tuple(images.shape)}; expected (X, K, I, D) with X = {len(text)} texts"
         )
     words, word_lengths, no_word = _real_rows("text_mask", text, text_mask, empty)
-    flat, mask = images.flatten(0, 1), None if images_mask is None else images_mask.flatten(0, 1)
-    regions, region_lengths, no_region = _real_rows("images_mask", flat, mask, empty)
+    mask = images_mask.flatten(0, 1) if isinstance(images_mask, Tensor) and images_mask.dim() == 3 else images_mask
+    regions, region_lengths, no_region = _real_rows("images_mask", images.flatten(0, 1), mask, empty)
     owners = torch.arange(len(text), device=text.device).repeat_interleave(images.shape[1])
     pairs = torch.stack([torch.arange(len(owners), device=text.device), owners], dim=1)
     score = replace(LocalScore.maxsim(), pool=reduction)
@@ -124,14 +127,14 @@ def _real_rows(
     if isinstance(mask, Tensor) and mask.is_floating_point():
         mask = _real(name, mask)
     nothing = None
-    if empty is not None and mask.shape == rows.shape[:2]:
+    if empty is not None and isinstance(mask, Tensor) and mask.shape == rows.shape[:2]:
         nothing = (mask == 0).all(1)
         if readable(nothing) and not nothing.any():
             return *real_rows_first(name, rows, mask), None
         # Zeros for its rows, whose scores are replaced: what they hold must not reach a gradient.
         rows = rows.masked_fill(nothing[:, None, None], 0)
         mask = (mask != 0) | nothing[:, None]
-    return *real_rows_first(name, rows, mask), nothing
+    return *real_rows_first(name, rows, mask, or_else=", or give their score, empty=0.0"), nothing
 
 
 def _real(name: str, mask: Tensor) -> Tensor:

@@ -21,12 +21,14 @@ from torch.nn.utils.rnn import pad_sequence
 
 from gloria_ops.dropin.maxsim import maxsim_scores, own_maxsim_scores
 from gloria_ops.dropin.patching import Patch
+from gloria_ops.dropin.shared import COLBERT, naming
 
 __all__ = ["colbert_kd_scores", "colbert_scores", "colbert_scores_pairwise", "patch", "unpatch"]
 
 Embeddings = Tensor | np.ndarray | Sequence[Any]
 
 
+@naming(**COLBERT)
 def colbert_scores(
     queries_embeddings: Embeddings,
     documents_embeddings: Embeddings,
@@ -47,12 +49,13 @@ def colbert_scores(
         (Q, N), float32 (float64 for float64). An item without a real token scores 0, as there.
 
     Raises:
-        TypeError, ValueError: as `gloria_ops.dropin.maxsim.maxsim_scores`, which calls the sides text and image.
+        TypeError, ValueError: an argument that does not fit, named with its value and the fix.
     """
     given = (queries_embeddings, documents_embeddings, queries_mask, documents_mask)
     return maxsim_scores(*map(_tensor, given), reduction="sum", empty=0.0)
 
 
+@naming(**COLBERT)
 def colbert_kd_scores(
     queries_embeddings: Embeddings,
     documents_embeddings: Embeddings,
@@ -65,6 +68,7 @@ def colbert_kd_scores(
     return own_maxsim_scores(*map(_tensor, given), reduction="sum", empty=0.0)
 
 
+@naming(**COLBERT)
 def colbert_scores_pairwise(
     queries_embeddings: Embeddings, documents_embeddings: Embeddings, backend: str | None = None
 ) -> Tensor:

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from gloria_ops import reference
-from gloria_ops.dropin.shared import cosine_similarity, plain_lengths
+from gloria_ops.dropin.shared import cosine_similarity, naming, plain_lengths
 from gloria_ops.functional import local_scores
 from gloria_ops.score import Direction, LocalScore, Pool, WordNorm
 from gloria_ops.score_losses import hinge_loss
-from gloria_ops.tokens import Lengths
+from gloria_ops.tokens import Lengths, check_layout
 
 __all__ = ["ContrastiveLoss", "cosine_similarity", "func_attention", "xattn_score_i2t", "xattn_score_t2i"]
 
@@ -51,15 +51,14 @@ def xattn_score_t2i(images: Tensor, captions: Tensor, cap_lens: Lengths, opt: An
         (n_image, n_caption), float32 (float64 for float64).
 
     Raises:
-        TypeError, ValueError: as `gloria_ops.local_scores`, which calls the sides regions and words; an `opt` of
-            unknown values.
+        TypeError, ValueError: an argument that does not fit, or a value of `opt`, named with its value and the fix.
     """
-    return local_scores(images, captions, word_lengths=plain_lengths(cap_lens), score=_score(opt, "t2i"))
+    return _scores(images, captions, cap_lens, opt, "t2i")
 
 
 def xattn_score_i2t(images: Tensor, captions: Tensor, cap_lens: Lengths, opt: Any) -> Tensor:
     """Scores of every image with every caption, regions attending to words; all else as in `xattn_score_t2i`."""
-    return local_scores(images, captions, word_lengths=plain_lengths(cap_lens), score=_score(opt, "i2t"))
+    return _scores(images, captions, cap_lens, opt, "i2t")
 
 
 def func_attention(query: Tensor, context: Tensor, opt: Any, smooth: float, eps: float = 1e-8) -> tuple[Tensor, Tensor]:
@@ -75,7 +74,8 @@ def func_attention(query: Tensor, context: Tensor, opt: Any, smooth: float, eps:
     Returns:
         (weightedContext (n, queryL, d), attnT (n, sourceL, queryL)), in the dtype of the inputs.
     """
-    score = LocalScore(word_norm=_word_norm(opt), attention_scale=smooth)
+    with naming(attention_scale="smooth"):
+        score = LocalScore(word_norm=_word_norm(opt), attention_scale=smooth)
     attention = reference.attention(torch.bmm(query, context.transpose(1, 2)), score)
     return torch.bmm(attention, context), attention.transpose(1, 2)
 
@@ -98,27 +98,50 @@ class ContrastiveLoss(nn.Module):
     def forward(self, im: Tensor, s: Tensor, s_l: Lengths) -> Tensor:
         """A scalar, the sum over the batch, from images, captions and their lengths as in `xattn_score_t2i`."""
         score = {"t2i": xattn_score_t2i, "i2t": xattn_score_i2t}
-        scores = _option("cross_attn", self.opt.cross_attn, score)(im, s, s_l, self.opt)
+        xattn_score = _option(self.opt, "cross_attn", score)
+        with naming(images="im", captions="s", cap_lens="s_l"):
+            scores = xattn_score(im, s, s_l, self.opt)
         return hinge_loss(scores, margin=self.margin, max_violation=self.max_violation)
 
 
+@naming(
+    regions="images",
+    words="captions",
+    word_lengths="cap_lens",
+    attention_scale="opt.lambda_softmax",
+    word_scale="opt.lambda_lse",
+)
+def _scores(images: Tensor, captions: Tensor, cap_lens: Lengths, opt: Any, direction: Direction) -> Tensor:
+    check_layout("images", images, "(n_image, n_regions, d)")
+    check_layout("captions", captions, "(n_caption, max_n_word, d)")
+    return local_scores(images, captions, word_lengths=plain_lengths(cap_lens), score=_score(opt, direction))
+
+
 def _score(opt: Any, direction: Direction) -> LocalScore:
-    pool = _option("agg_func", opt.agg_func, AGGREGATIONS)
+    pool = _option(opt, "agg_func", AGGREGATIONS)
     return LocalScore(
         word_norm=_word_norm(opt),
-        attention_scale=opt.lambda_softmax,
+        attention_scale=_value(opt, "lambda_softmax", "a number above 0"),
         pool=pool,
-        word_scale=opt.lambda_lse if pool == "logsumexp" else 1.0,
+        word_scale=_value(opt, "lambda_lse", "a number above 0") if pool == "logsumexp" else 1.0,
         pool_divide=True,
         direction=direction,
     )
 
 
 def _word_norm(opt: Any) -> WordNorm:
-    return _option("raw_feature_norm", opt.raw_feature_norm, NORMS)
+    return _option(opt, "raw_feature_norm", NORMS)
 
 
-def _option(name: str, value: Any, choices: dict[str, Any]) -> Any:
+def _option(opt: Any, name: str, choices: dict[str, Any]) -> Any:
+    expected = f"one of {', '.join(map(repr, choices))}"
+    value = _value(opt, name, expected)
     if value not in choices:
-        raise ValueError(f"opt.{name} is {value!r}; expected one of {', '.join(map(repr, choices))}")
+        raise ValueError(f"opt.{name} is {value!r}; expected {expected}")
     return choices[value]
+
+
+def _value(opt: Any, name: str, expected: str) -> Any:
+    if not hasattr(opt, name):
+        raise TypeError(f"opt has no {name}; expected {expected}: set opt.{name}")
+    return getattr(opt, name)

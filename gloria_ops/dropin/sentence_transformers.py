@@ -16,6 +16,8 @@ from functools import partial
 from torch import Tensor
 
 from gloria_ops.dropin.maxsim import maxsim_scores, own_maxsim_scores
+from gloria_ops.dropin.shared import COLBERT, naming
+from gloria_ops.tokens import check_layout
 
 __all__ = [
     "colbert_kd_scores",
@@ -30,6 +32,7 @@ EMPTY_DOCUMENT = -1e9  # as there
 EMPTY_QUERY = 0.0
 
 
+@naming(**COLBERT)
 def colbert_scores(
     queries_embeddings: Tensor,
     documents_embeddings: Tensor,
@@ -53,19 +56,16 @@ def colbert_scores(
         token scores 0, a document without one -1e9, as there.
 
     Raises:
-        TypeError, ValueError: as `gloria_ops.dropin.maxsim.maxsim_scores`, which calls the sides text and image.
+        TypeError, ValueError: an argument that does not fit, named with its value and the fix.
     """
-    if documents_embeddings.dim() != 4:
-        raise ValueError(
-            f"documents_embeddings has the shape {tuple(documents_embeddings.shape)}; expected (G, N, L, D), groups of "
-            "documents: documents_embeddings[:, None]"
-        )
-    mask = None if documents_mask is None else documents_mask.flatten(0, 1)
+    check_layout("documents_embeddings", documents_embeddings, "(G, N, L, D)", ": documents_embeddings[:, None]")
+    mask = documents_mask.flatten(0, 1) if isinstance(documents_mask, Tensor) else documents_mask
     documents = documents_embeddings.flatten(0, 1)
     scores = maxsim_scores(queries_embeddings, documents, queries_mask, mask, reduction="sum", empty=EMPTY_QUERY)
     return _finished(scores, queries_embeddings, queries_mask, mask, length_normalize)
 
 
+@naming(**COLBERT)
 def colbert_kd_scores(
     queries_embeddings: Tensor,
     documents_embeddings: Tensor,
@@ -89,7 +89,8 @@ def colbert_scores_pairwise(
     length_normalize: bool = False,
 ) -> Tensor:
     """Scores of query i with document i: (Q,), documents being (Q, L, D); else `colbert_scores`."""
-    mask = None if documents_mask is None else documents_mask[:, None]
+    check_layout("documents_embeddings", documents_embeddings, "(Q, L, D)")
+    mask = documents_mask[:, None] if isinstance(documents_mask, Tensor) else documents_mask
     return colbert_kd_scores(
         queries_embeddings, documents_embeddings[:, None], queries_mask, mask, chunk_elements, length_normalize
     )[:, 0]

@@ -1,27 +1,53 @@
-"""What the replaced projects have in common: temperatures, attention maps, layouts, lengths, a cosine."""
+"""What the replaced projects have in common: names, temperatures, attention maps, layouts, lengths, a cosine."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gloria_ops.functional import attention_maps
+from gloria_ops.functional import attention_maps, check_square
 from gloria_ops.reference import EPS
-from gloria_ops.score import SCALES, LocalScore
-from gloria_ops.tokens import Lengths
+from gloria_ops.score import SCALES, LocalScore, checked_scale
+from gloria_ops.tokens import Lengths, check_layout
 
 Temperature = float | Tensor
 
+# The arguments of `gloria_ops.dropin.maxsim` in what replaces ColBERT's scores, for `naming`.
+COLBERT = {
+    "text": "queries_embeddings",
+    "image": "documents_embeddings",
+    "images": "documents_embeddings",
+    "text_mask": "queries_mask",
+    "image_mask": "documents_mask",
+    "images_mask": "documents_mask",
+}
 
-def scale(name: str, temperature: Temperature) -> float:
+
+@contextmanager
+def naming(**theirs: str) -> Iterator[None]:
+    """Let errors within name arguments as the caller knows them: what replaces each of our names. Also a decorator."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        ours = rf"(?<!')\b({'|'.join(theirs)})\b"  # what is quoted is a value, or a keyword that was given
+        error.args = (re.sub(ours, lambda found: theirs[found[0]], str(error)),)
+        raise
+
+
+def scale(name: str, temperature: Temperature, infinite: bool = False) -> float:
     """A temperature as a number for `LocalScore`; for 0, which that does not take, its least scale.
 
     Then scores are those of 0 to the last bit, and a gradient that should be 0 is some 1e-38 times another.
+
+    Raises:
+        TypeError, ValueError: a temperature below 0, without a value, or infinite where that is not allowed.
     """
     if isinstance(temperature, Tensor):
         temperature = float(_scalar(name, temperature).detach())
-    return SCALES[0] if temperature == 0 else temperature
+    return checked_scale(name, SCALES[0] if temperature == 0 else temperature, infinite=infinite)
 
 
 def learned(temp1: Temperature, temp2: Temperature) -> dict[str, Any]:
@@ -31,7 +57,8 @@ def learned(temp1: Temperature, temp2: Temperature) -> dict[str, Any]:
 
 
 def scaled(scores: Tensor, name: str, temperature: Temperature) -> Tensor:
-    """Scores times a temperature, which may be learned."""
+    """Scores (B, B) times a temperature, which may be learned."""
+    check_square(scores)
     if isinstance(temperature, Tensor):
         return _scalar(name, temperature).to(scores.dtype) * scores
     return scale(name, temperature) * scores
@@ -49,10 +76,10 @@ def matched_maps(regions: Tensor, words: Tensor, lengths: Lengths, score: LocalS
     return [each[None] for each in attention_maps(regions, words, word_lengths=lengths, score=score)]
 
 
-def channels_last(words_emb: Tensor) -> Tensor:
-    """Words (B, D, L), as GLoRIA and AttnGAN keep them, as (B, L, D)."""
-    if words_emb.dim() != 3:
-        raise ValueError(f"words_emb has the shape {tuple(words_emb.shape)}; expected (B, D, L)")
+def channels_last(img_features: Tensor, words_emb: Tensor) -> Tensor:
+    """Words (B, D, L), as GLoRIA and AttnGAN keep them, as (B, L, D); both layouts are checked."""
+    check_layout("img_features", img_features, "(B, D, h, w)")
+    check_layout("words_emb", words_emb, "(B, D, L)")
     return words_emb.transpose(1, 2)
 
 

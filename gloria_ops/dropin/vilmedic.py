@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from gloria_ops.dropin.gloria import attention_fn as gloria_attention_fn
 from gloria_ops.dropin.gloria import global_loss, local_loss
-from gloria_ops.dropin.shared import Temperature, cosine_similarity
-from gloria_ops.functional import check_vectors, contrastive_losses, cosines
+from gloria_ops.dropin.shared import Temperature, cosine_similarity, naming
+from gloria_ops.functional import check_square, check_vectors, contrastive_losses, cosines
 from gloria_ops.score import TEMPERATURES, checked_scale
 from gloria_ops.score_losses import check_weight
 
@@ -45,6 +45,13 @@ class GLoRIALoss(nn.Module):
         self.temp2 = temp2
         self.temp3 = temp3
 
+    @naming(
+        img_features="local_features",
+        words_emb="word_embeddings",
+        cap_lens="the length of sents",
+        cnn_code="global_features",
+        rnn_code="sent_embeddings",
+    )
     def forward(
         self,
         global_features: Tensor,
@@ -95,6 +102,7 @@ class ConVIRTLoss(nn.Module):
         self.tau = checked_scale("tau", tau, TEMPERATURES)
         self.lambda_ = lambda_
 
+    @naming(image_vectors="visual", text_vectors="linguistic")
     def forward(self, linguistic: Tensor, visual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The loss, and its two parts item by item.
 
@@ -105,7 +113,9 @@ class ConVIRTLoss(nn.Module):
             (loss, loss_l, loss_v): a scalar, text to image (B,), image to text (B,).
         """
         check_vectors(visual, linguistic)
-        loss_v, loss_l = contrastive_losses(cosines(visual, linguistic), logit_scale=1 / self.tau, reduction="none")
+        scores = cosines(visual, linguistic)
+        check_square(scores)
+        loss_v, loss_l = contrastive_losses(scores, logit_scale=1 / self.tau, reduction="none")
         loss = (self.lambda_ * loss_v + (1 - self.lambda_) * loss_l).mean()
         return loss, loss_l, loss_v
 

@@ -10,6 +10,8 @@ gradients, where there they are NaN. Over any other scores it is `gloria_ops.hin
 import torch
 from torch import Tensor, nn
 
+from gloria_ops.dropin.shared import naming
+from gloria_ops.functional import check_vectors
 from gloria_ops.score_losses import hinge_loss
 
 
@@ -33,11 +35,15 @@ class ContrastiveLoss(nn.Module):
         return hinge_loss(self.sim(im, s), margin=self.margin, max_violation=self.max_violation)
 
 
+@naming(image_vectors="im", text_vectors="s")
 def cosine_sim(im: Tensor, s: Tensor) -> Tensor:
     """(N_v, N_t) dot products of images (N_v, D) and captions (N_t, D): cosines where the vectors have length 1."""
+    check_vectors(im, s)
     return im @ s.T
 
 
+@naming(image_vectors="im", text_vectors="s")
 def order_sim(im: Tensor, s: Tensor) -> Tensor:
     """(N_v, N_t): minus the length of max(0, s - im), of images (N_v, D) and captions (N_t, D)."""
+    check_vectors(im, s)
     return -torch.linalg.vector_norm((s - im[:, None]).clamp(min=0), dim=2)

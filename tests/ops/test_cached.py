@@ -256,6 +256,12 @@ def test_mistakes_are_named():
     rows, linear = torch.randn(7, 2), nn.Linear(2, 2)
     with pytest.raises(ValueError, match="micro_batch_size is 0; expected at least 1, or None"):
         in_micro_batches(linear, rows, 0)
+    with pytest.raises(ValueError, match="micro_batch_size is 0; expected at least 1, or None"):
+        CachedLocalGlobalLoss(linear, linear, 0)
+    with pytest.raises(TypeError, match=r"micro_batch_size is 2\.5; expected at least 1, or None"):
+        CachedLocalGlobalLoss(linear, linear, 2.5)
+    with pytest.raises(TypeError, match="inputs is 3; expected a tensor"):
+        in_micro_batches(linear, 3, 2)
     with pytest.raises(TypeError, match="does not tell whose running statistics it updates; give module="):
         in_micro_batches(lambda each: each, rows, 3)
     with pytest.raises(ValueError, match=r"inputs have \[7, 6\] rows; expected tensors of one number of rows"):

@@ -1,9 +1,13 @@
 """The doctor names every backend, every dtype and the reason of each choice."""
 
+import re
 import subprocess
 import sys
 
-from gloria_ops import doctor
+import pytest
+import torch
+
+from gloria_ops import doctor, local_scores
 from gloria_ops.backends import cpu
 
 
@@ -20,6 +24,21 @@ def test_every_backend_and_dtype_is_reported():
 def test_a_missing_extension_is_reported_with_the_fix(monkeypatch):
     monkeypatch.setattr(cpu, "unavailable", lambda: "no extension; build it")
     assert "NOT available: no extension; build it" in doctor.report()
+
+
+def test_an_instruction_set_that_the_processor_lacks_is_named(monkeypatch):
+    """By the doctor and by a call."""
+    monkeypatch.setenv("GLORIA_OPS_ISA", "foo")
+    cpu._default_isa.cache_clear()
+    message = r"GLORIA_OPS_ISA is 'foo'; expected one of .*baseline"
+    assert re.search(f"^  cpu +every call fails: {message}", doctor.report(), flags=re.MULTILINE)
+    with pytest.raises(ValueError, match=message):
+        local_scores(torch.ones(1, 2, 3), torch.ones(1, 2, 3))
+
+
+def test_threads_are_counted_without_a_plural():
+    assert f"threads: {torch.get_num_threads()}\n" in doctor.report()
+    assert cpu.describe().endswith(f"; threads: {torch.get_num_threads()}")
 
 
 def test_runs_as_a_module():

@@ -119,3 +119,13 @@ def test_what_does_not_fit_has_a_message():
         words_loss(IMAGES, WORDS, LABELS, LENGTHS, CLASSES[:3], 4)
     with pytest.raises(ValueError, match=r"words_emb has the shape \(6, 6\); expected \(B, D, L\)"):
         words_loss(IMAGES, WORDS[0], LABELS, LENGTHS, None, 4)
+    with pytest.raises(ValueError, match=r"cap_lens\[0\] is 9; expected 1 to 6"):
+        words_loss(IMAGES, WORDS, LABELS, [9, 1, 1, 1], None, 4)
+    with pytest.raises(ValueError, match=r"gamma2 is -1\.0; expected a number from"):
+        words_loss(IMAGES, WORDS, LABELS, LENGTHS, None, 4, gamma2=-1.0)
+    with pytest.raises(ValueError, match=r"cnn_code are \(4, 5\) on cpu and rnn_code \(4, \d\) on cpu"):
+        sent_loss(CODES[0][:, :5], CODES[1], LABELS, None, 4)
+    with pytest.raises(TypeError, match="cnn_code is a int; expected a tensor"):
+        sent_loss(3, CODES[1], LABELS, None, 4)
+    with pytest.raises(TypeError, match=r"labels is tensor\(\[0, 1, 2\]\); expected 4 integers in a tensor"):
+        sent_loss(*CODES, LABELS[:3], None, 4)

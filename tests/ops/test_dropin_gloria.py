@@ -133,8 +133,10 @@ def test_zero_shot_similarities(features):
     ours = get_local_similarities(images[:2], words, torch.tensor([4, 1, 6]))
     assert not ours.requires_grad
     torch.testing.assert_close(ours, plain_zero_shot(images[:2], words, [4, 1, 6]).detach(), **FLOAT64)
-    with pytest.raises(ValueError, match=r"word_lengths\[2\] is 7; expected 1 to 6"):
+    with pytest.raises(ValueError, match=r"cap_lens\[2\] is 7; expected 1 to 6"):
         get_local_similarities(images, words, [4, 1, 7])
+    with pytest.raises(ValueError, match=r"img_emb_l are 6 wide and text_emb_l 5 \(D\)"):
+        get_local_similarities(images, words[:, :5], [4, 1, 6])
 
 
 @pytest.mark.parametrize("agg", ["sum", "mean"])
@@ -146,20 +148,35 @@ def test_retrieval_similarities(features, agg):
     torch.testing.assert_close(torch.tensor(ours), expected.detach(), **FLOAT64)
     with pytest.raises(ValueError, match=r"img_features has the shape \(3, 6, 2, 4\); expected one image"):
         compute_local_similarity(images, words, [4, 1, 6])
+    with pytest.raises(TypeError, match=r"temp3 is 'a'; expected a number"):
+        compute_local_similarity(images[:1], words, [4, 1, 6], temp3="a")
+    with pytest.raises(TypeError, match="img_features is a int; expected a tensor"):
+        compute_local_similarity(3, words, [4, 1, 6])
 
 
 def test_what_the_released_code_crashes_on_has_a_message(features):
     images, words = features
-    with pytest.raises(ValueError, match=r"word_lengths\[1\] is 0"):
+    with pytest.raises(ValueError, match=r"cap_lens\[1\] is 0"):
         local_loss(images, words, [5, 0, 7])
-    with pytest.raises(ValueError, match=r"2 images \(N_v\) and 3 texts"):
+    with pytest.raises(ValueError, match=r"2 images \(N_v\) and 3 texts.*drop what has no partner$"):
         local_loss(images[:2], words, LENGTHS)
     with pytest.raises(ValueError, match=r"agg is 'max'; expected 'sum' .* or 'mean'"):
         local_loss(images, words, LENGTHS, agg="max")
     with pytest.raises(ValueError, match=r"temp1 has the shape \(2,\); expected a number, or one element"):
         local_loss(images, words, LENGTHS, temp1=torch.ones(2))
-    with pytest.raises(ValueError, match=r"attention_scale is -1\.0; expected a number from"):
-        local_loss(images, words, LENGTHS, temp1=-1.0)
+    for name in ("temp1", "temp2", "temp3"):
+        with pytest.raises(ValueError, match=rf"{name} is -1\.0; expected a number from"):
+            local_loss(images, words, LENGTHS, **{name: -1.0})
+    with pytest.raises(ValueError, match=r"temp1 is 0\.0; expected a number from"):
+        local_loss(images, words, LENGTHS, temp1=torch.tensor(0.0, requires_grad=True))
+    with pytest.raises(ValueError, match=r"img_features has the shape \(3, 6, 8\); expected \(B, D, h, w\)"):
+        local_loss(images.flatten(2), words, LENGTHS)
+    with pytest.raises(TypeError, match="img_features is a int; expected a tensor"):
+        local_loss(3, words, LENGTHS)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'regions'"):
+        local_loss(regions=images)
+    with pytest.raises(TypeError, match=r"img_features are torch.float64 and words_emb torch.float32"):
+        local_loss(images, words.float(), LENGTHS)
     with pytest.raises(ValueError, match=r"words_emb has the shape \(6, 7\); expected \(B, D, L\)"):
         local_loss(images, words[0], LENGTHS)
 
@@ -197,3 +214,10 @@ def test_cosine_similarity():
     torch.testing.assert_close(cosines, F.cosine_similarity(one, other, dim=2).squeeze(1), **FLOAT64)
     assert cosine_similarity(torch.zeros(3, 4), torch.zeros(3, 4)).tolist() == [0, 0, 0]
     assert cosine_similarity(one[:1], other[:1], dim=2).shape == ()
+
+
+def test_global_loss_names_its_own_arguments():
+    with pytest.raises(ValueError, match=r"cnn_code are \(4, 6\) on cpu and rnn_code \(4, 5\) on cpu"):
+        global_loss(torch.ones(4, 6), torch.ones(4, 5))
+    with pytest.raises(ValueError, match=r"4 images \(N_v\) and 3 texts.*drop what has no partner$"):
+        global_loss(torch.ones(4, 6), torch.ones(3, 6))

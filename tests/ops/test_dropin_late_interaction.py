@@ -71,6 +71,32 @@ def test_of_sentence_transformers(mean):
     assert every(QUERIES, GROUPS, documents_mask=GROUPS_MASK)[0, 4] == (-1e9 / 4 if mean else -1e9)
     with pytest.raises(ValueError, match=r"documents_embeddings has the shape \(3, 5, 6\); expected \(G, N, L, D\)"):
         every(QUERIES, GROUPS[:, 0])
+    with pytest.raises(ValueError, match=r"documents_embeddings has the shape \(3, 2, 5, 6\); expected \(Q, L, D\)"):
+        pairs(QUERIES, GROUPS)
+    for function, documents in ((every, GROUPS), (own, GROUPS), (pairs, GROUPS[:, 0])):
+        with pytest.raises(TypeError, match="documents_mask is int; expected a bool or integer tensor"):
+            function(QUERIES, documents, documents_mask=3)
+
+
+@pytest.mark.parametrize(
+    ("function", "queries", "documents", "expected"),
+    [
+        (
+            sentence_transformers.colbert_scores,
+            QUERIES,
+            GROUPS[..., 1:],
+            "documents_embeddings are 5 wide and queries_",
+        ),
+        (sentence_transformers.colbert_kd_scores, QUERIES, GROUPS[:2], r"documents_embeddings has the shape \(2, 2, 5"),
+        (pylate.colbert_scores, QUERIES[0], GROUPS[:, 0], r"queries_embeddings has the shape .*; expected \(X, T, D\)"),
+        (pylate.colbert_kd_scores, QUERIES, GROUPS[..., 1:], "documents_embeddings are 5 wide and queries_embeddings"),
+        (colpali_engine.maxsim_inbatch, QUERIES, GROUPS[:, 0, :, 1:], "doc are 5 wide and query 6"),
+        (colpali_engine.maxsim_kd, QUERIES, GROUPS[..., 1:], "doc are 5 wide and query 6"),
+    ],
+)
+def test_messages_name_the_arguments_of_the_function(function, queries, documents, expected):
+    with pytest.raises(ValueError, match=expected):
+        function(queries, documents)
 
 
 def test_of_pylate():

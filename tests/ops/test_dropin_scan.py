@@ -136,10 +136,31 @@ def test_only_logsumexp_reads_lambda_lse(batch):
         ({"agg_func": "LSE"}, "opt.agg_func is 'LSE'; expected one of 'LogSumExp', 'Max', 'Sum', 'Mean'"),
         ({"raw_feature_norm": "l2"}, "opt.raw_feature_norm is 'l2'; expected one of 'softmax', .*, 'no_norm'"),
         ({"cross_attn": "both"}, "opt.cross_attn is 'both'; expected one of 't2i', 'i2t'"),
-        ({"cross_attn": "t2i", "lambda_softmax": 0}, "attention_scale is 0.0; expected a number from 1.2e-38"),
+        ({"cross_attn": "t2i", "lambda_softmax": 0}, "opt.lambda_softmax is 0.0; expected a number from 1.2e-38"),
     ],
 )
 def test_unknown_options(batch, changed, message):
     opt = options(**{"cross_attn": "i2t"} | changed)
     with pytest.raises(ValueError, match=message):
         ContrastiveLoss(opt)(*batch, LENGTHS)
+
+
+@pytest.mark.parametrize("name", ["agg_func", "raw_feature_norm", "cross_attn", "lambda_softmax", "lambda_lse"])
+def test_a_missing_option(batch, name):
+    opt = options(cross_attn="t2i")
+    delattr(opt, name)
+    with pytest.raises(TypeError, match=rf"opt has no {name}; expected .*: set opt\.{name}"):
+        ContrastiveLoss(opt)(*batch, LENGTHS)
+
+
+def test_messages_name_the_arguments_of_the_function(batch):
+    images, captions = batch
+    with pytest.raises(ValueError, match=r"cap_lens has the shape \(3,\); expected \(4,\)"):
+        xattn_score_t2i(images, captions, LENGTHS[:3], options())
+    with pytest.raises(ValueError, match=r"images has the shape \(5, 6\); expected \(n_image, n_regions, d\)"):
+        xattn_score_i2t(images[0], captions, LENGTHS, options())
+    loss = ContrastiveLoss(options(cross_attn="t2i"))
+    with pytest.raises(ValueError, match=r"s_l has the shape \(3,\); expected \(4,\)"):
+        loss(images, captions, LENGTHS[:3])
+    with pytest.raises(ValueError, match=r"im are 5 wide and s 6"):
+        loss(images[:, :, 1:], captions, LENGTHS)

@@ -75,5 +75,27 @@ def test_convirt_settings_refused(settings, message):
         ConVIRTLoss(**settings)
 
 
+def test_messages_name_the_arguments_of_the_function():
+    given = {
+        "global_features": torch.ones(2, 3),
+        "local_features": torch.ones(2, 3, 2, 2),
+        "word_embeddings": torch.ones(2, 3, 4),
+        "sent_embeddings": torch.ones(2, 3),
+        "sents": [["[CLS]", "a"], ["[CLS]", "b"]],
+    }
+    for changed, message in (
+        ({"sents": [["a"] * 9] * 2}, r"the length of sents\[0\] is 10; expected 1 to 4"),
+        ({"local_features": torch.ones(2, 3, 4)}, r"local_features has the shape .*; expected \(B, D, h, w\)"),
+        ({"word_embeddings": torch.ones(2, 5, 4)}, "local_features are 3 wide and word_embeddings 5"),
+        ({"sent_embeddings": torch.ones(2, 5)}, r"global_features are \(2, 3\) on cpu and sent_embeddings \(2, 5\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            GLoRIALoss()(**given | changed)
+    with pytest.raises(ValueError, match=r"visual are \(2, 3\) on cpu and linguistic \(2, 4\) on cpu"):
+        ConVIRTLoss(0.1, 0.75)(torch.ones(2, 4), torch.ones(2, 3))
+    with pytest.raises(ValueError, match=r"2 images \(N_v\) and 3 texts.*drop what has no partner$"):
+        ConVIRTLoss(0.1, 0.75)(torch.ones(3, 3), torch.ones(2, 3))
+
+
 def test_the_attention_is_that_of_gloria():
     assert gloria_attention_fn is gloria.attention_fn

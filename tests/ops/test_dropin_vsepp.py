@@ -41,3 +41,12 @@ def test_the_order_at_distance_zero_has_gradients():
     loss = ContrastiveLoss(margin=0.2, measure="order")(above, below)
     assert loss.item() == pytest.approx(2 * 5 * 4 * 0.2)
     assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(loss, (above, below)))
+
+
+@pytest.mark.parametrize("measure", ["cosine", "order"])
+def test_messages_name_the_arguments_of_the_function(measure):
+    loss = ContrastiveLoss(measure=measure)
+    with pytest.raises(ValueError, match=r"im are \(5, 6\) on cpu and s \(5, 4\) on cpu; expected one width"):
+        loss(VECTORS[0], VECTORS[1][:, :4])
+    with pytest.raises(TypeError, match=r"s is torch.int64; expected float16"):
+        loss(VECTORS[0], VECTORS[1].long())

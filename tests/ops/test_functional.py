@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from problems import PRESETS, problem
 from tolerances import FLOAT32, FLOAT64
 
-from gloria_ops import LocalScore, attention_maps, local_contrastive_loss, local_scores
+from gloria_ops import LocalScore, attention_maps, cosines, local_contrastive_loss, local_scores
 
 BACKENDS = ["cpu", "reference"]
 ONE = problem("random", images=4, texts=4, most_regions=12, most_words=7, width=8)
@@ -224,3 +224,21 @@ MAPS_REFUSED = {
 def test_maps_refuse(pairs, error, message):
     with pytest.raises(error, match=message):
         attention_maps(ONE.regions, ONE.words[:3], pairs=pairs)
+
+
+@pytest.mark.parametrize(
+    ("images", "texts", "error", "message"),
+    [
+        (torch.ones(3, 4), torch.ones(2, 5), ValueError, r"images are \(3, 4\) on cpu and texts \(2, 5\) on cpu; exp"),
+        (torch.ones(4), torch.ones(2, 4), ValueError, r"images has the shape \(4,\); expected \(N, D\)"),
+        (torch.ones(3, 4), torch.ones(2, 4).long(), TypeError, "texts is torch.int64; expected float16"),
+        (3, torch.ones(2, 4), TypeError, "images is a int; expected a tensor"),
+    ],
+)
+def test_cosines_refuse(images, texts, error, message):
+    with pytest.raises(error, match=message):
+        cosines(images, texts)
+
+
+def test_cosines_of_nothing():
+    assert cosines(torch.ones(0, 4), torch.ones(2, 4)).shape == (0, 2)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from problems import PRESETS, problem
 from tolerances import FLOAT32
 
-from gloria_ops import LocalScore, backends, local_scores, local_topk, retrieval
+from gloria_ops import LocalScore, backends, local_scores, local_topk, merge_best, retrieval
 
 # The same numbers as words of texts and as regions of images; a corpus of 23 items and 5 queries of it.
 MANY = problem("random", images=23, texts=5, most_regions=12, most_words=7, width=8)
@@ -361,3 +361,10 @@ def test_triton_is_not_given_unequal_items_to_attend_to(monkeypatch):
         MANY.words.float(), MANY.regions.float(), 1, of="images", corpus_lengths=MANY.region_lengths, backend="triton"
     )
     assert len(padded) == 1
+
+
+def test_merged_scores_that_are_no_matrix_are_refused():
+    with pytest.raises(ValueError, match=r"scores has the shape \(3,\); expected \(Q, n\)"):
+        merge_best(None, torch.ones(3), 0, 1)
+    with pytest.raises(TypeError, match="scores is a int; expected a tensor"):
+        merge_best(None, 3, 0, 1)

@@ -8,7 +8,13 @@ import torch.nn.functional as F
 from problems import problem
 from tolerances import FLOAT64
 
-from gloria_ops import GlobalContrastiveLoss, LocalContrastiveLoss, LocalScore, local_contrastive_loss
+from gloria_ops import (
+    GlobalContrastiveLoss,
+    LocalContrastiveLoss,
+    LocalScore,
+    LocalSigmoidLoss,
+    local_contrastive_loss,
+)
 
 ONE = problem("random", images=4, texts=4, most_regions=12, most_words=7, width=8)
 MASK = torch.eye(4, dtype=torch.bool) | (torch.arange(4) < 2)
@@ -72,12 +78,18 @@ def test_printed_modules_say_what_they_hold():
         (IMAGES, TEXTS[:0], ValueError, r"text_vectors has the shape \(0, 8\); expected \(N, D\)"),
         (IMAGES, TEXTS[:, :4], ValueError, r"image_vectors are \(4, 8\) on cpu and text_vectors \(4, 4\) on cpu"),
         (IMAGES, TEXTS[:2], ValueError, r"4 images \(N_v\) and 2 texts \(N_t\)"),
-        (IMAGES.long(), TEXTS, TypeError, "image_vectors is torch.int64; expected a floating dtype"),
+        (IMAGES.long(), TEXTS, TypeError, "image_vectors is torch.int64; expected float16"),
     ],
 )
 def test_global_loss_refuses(images, texts, error, message):
     with pytest.raises(error, match=message):
         GlobalContrastiveLoss()(images, texts)
+
+
+@pytest.mark.parametrize("loss", [LocalContrastiveLoss, LocalSigmoidLoss])
+def test_a_score_that_is_a_name_is_refused(loss):
+    with pytest.raises(TypeError, match=r"score is 'paper'; expected a gloria_ops.LocalScore.*LocalScore.paper\(tau2"):
+        loss(score="paper")
 
 
 def test_scales_refused():

@@ -1,5 +1,7 @@
 """The losses over any matrix of scores, against plain loops; over the fused scores as well."""
 
+import math
+
 import pytest
 import torch
 from dropin_checks import assert_replaces, plain_cross_entropies, plain_hinge
@@ -67,10 +69,23 @@ def test_a_pair_alone_loses_nothing(loss):
 
 @pytest.mark.parametrize("loss", [hinge_loss, symmetric_loss])
 def test_scores_that_are_not_square(loss):
-    with pytest.raises(ValueError, match=r"there are 5 images \(N_v\) and 4 texts \(N_t\)"):
+    with pytest.raises(ValueError, match=r"there are 5 images \(N_v\) and 4 texts \(N_t\).*drop what has no partner$"):
         loss(SCORES[:, :4])
     with pytest.raises(ValueError, match=r"scores has the shape \(5,\); expected \(N, N\), images by texts"):
         loss(SCORES[0])
+    with pytest.raises(TypeError, match="scores is a int; expected a tensor"):
+        loss(3)
+
+
+@pytest.mark.parametrize(("margin", "error"), [("a", TypeError), (math.nan, ValueError), (math.inf, ValueError)])
+def test_margins_refused(margin, error):
+    with pytest.raises(error, match=f"margin is {margin!r}; expected a number from"):
+        hinge_loss(SCORES, margin=margin)
+
+
+def test_a_weight_that_is_no_number_is_refused():
+    with pytest.raises(TypeError, match="image_weight is 'a'; expected 0 to 1"):
+        symmetric_loss(SCORES, image_weight="a")
 
 
 @pytest.mark.parametrize("weight", [-0.1, 1.1, float("nan")])
