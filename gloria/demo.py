@@ -41,7 +41,7 @@ from gloria.training import CHECKPOINTS, METRICS, PairCollator, TrainingOptions,
 from gloria_ops import local_contrastive_loss
 
 PHANTOMS = "phantoms"
-# Together about three minutes on two cores, most of it the training. Fewer steps at more pixels learn less at some
+# Together two and a half minutes on two cores, most of it the training. Fewer steps at more pixels learn less at some
 # seeds (bench/README.md).
 PIXELS = 96
 STEPS = 550
