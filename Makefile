@@ -25,13 +25,16 @@ $(VENV)/.built: $(VENV)/.installed setup.py $(KERNELS)
 demo: setup
 	$(BIN)/python -m gloria.demo --out runs/demo
 
+# Each once: a folder that is named beside the one around it loses its place.
+FIRST := tests/triton tests/cuda bench
+TESTS := $(FIRST) $(filter-out tests/peers $(FIRST),$(patsubst %/,%,$(wildcard tests/*/))) $(wildcard tests/test_*.py)
+
 # A process on each core, with one thread of torch's: tests that need more threads set them. A file stays in one process, which keeps
 # what its tests share; the longest come first, so that no process ends long after the others.
 test: setup
 	$(BIN)/cmake --build build/release --target kernels_test
 	build/release/kernels_test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder --ignore tests/peers \
-		tests/triton tests/cuda bench tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 # The drop-ins against the packages that they are for, each in a folder of its own: their pins exclude one another's, and ours.
 test-peers: $(PEERS:%=test-peer-%)
