@@ -64,7 +64,7 @@ class Code:
 
     @cached_property
     def loops(self) -> tuple[Loop, ...]:
-        """In the order of the code, that outside them first. To ask for them takes longer than to compile."""
+        """In the order of the code, that outside them first. The disassembler takes 0.2 s to start."""
         return loops(_tool("nvdisasm", self.cubin, "-c", "-ndf"))
 
     @property
